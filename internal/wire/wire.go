@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package wire is the protocol between the host's runner and the guest's
+// agent, encoder and decoder side by side.
+//
+// Control messages travel as frames, a 4-byte big-endian length and that many
+// bytes of JSON, over the virtio-serial port [PortControl]. The standard
+// streams of the program that runs have ports of their own and carry raw
+// bytes; only standard input is framed ([StdinFrame]), because a virtio port
+// cannot say end-of-file. Nothing the program prints can therefore be taken
+// for a control message: the kernel lets one process open a port at a time
+// (drivers/char/virtio_console.c: port_fops_open), and that is the agent.
+//
+// The host must treat everything read from a guest as hostile: [Reader]
+// bounds every frame, and no message carries a host path.
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+)
+
+// Version is the protocol's; both sides must agree.
+const Version = 1
+
+// Names of the virtio-serial ports.
+const (
+	PortControl = "kvmrun.ctl"
+	PortStdin   = "kvmrun.in"
+	PortStdout  = "kvmrun.out"
+	PortStderr  = "kvmrun.err"
+)
+
+// Ports lists all of them, in the order in which the host creates them.
+var Ports = []string{PortControl, PortStdin, PortStdout, PortStderr}
+
+// MaxFrame bounds a frame's body in bytes. A larger one is a protocol error.
+const MaxFrame = 1 << 20
+
+// Chunk is how much file content goes into one [File] message, in bytes: in
+// base64 and with its envelope it stays well below MaxFrame.
+const Chunk = 256 << 10
+
+// Message is a union: exactly one field is set.
+type Message struct {
+	// Host to guest.
+	Run      *Run      `json:"run,omitempty"`
+	Resize   *Winsize  `json:"resize,omitempty"`
+	Signal   *Signal   `json:"signal,omitempty"`
+	Shutdown *Shutdown `json:"shutdown,omitempty"`
+
+	// Guest to host.
+	Ready   *Ready   `json:"ready,omitempty"`
+	Started *Started `json:"started,omitempty"`
+	File    *File    `json:"file,omitempty"`
+	Exited  *Exited  `json:"exited,omitempty"`
+	Done    *Done    `json:"done,omitempty"`
+	Fault   *Fault   `json:"fault,omitempty"`
+}
+
+// Run asks the agent to start a program. One program runs at a time.
+type Run struct {
+	Argv []string `json:"argv"` // Argv[0] is a guest path, or a name looked up in PATH
+	Env  []string `json:"env,omitempty"`
+	Dir  string   `json:"dir,omitempty"` // working directory, created when missing; "" is /tmp
+	// Stdin says that frames will come on PortStdin; otherwise the program
+	// reads /dev/null.
+	Stdin bool `json:"stdin,omitempty"`
+	// Merge sends stderr into stdout's pipe, so that their order survives.
+	Merge bool `json:"merge,omitempty"`
+	// TTY, when set, runs the program on a pseudo-terminal of that size; its
+	// output is on PortStdout.
+	TTY *Winsize `json:"tty,omitempty"`
+	// Fetch lists guest files, or directories whose files are wanted, that are
+	// sent back after the program has ended. Missing ones are not an error.
+	Fetch []string `json:"fetch,omitempty"`
+	// Nonce is echoed in Done and in the last line of the kernel log.
+	Nonce string `json:"nonce"`
+}
+
+// Winsize is a terminal's size in characters.
+type Winsize struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Signal is sent to the running program's process group.
+type Signal struct {
+	Number int `json:"number"`
+}
+
+// Shutdown asks the agent to power the machine off.
+type Shutdown struct{}
+
+// Ready is the agent's first message.
+type Ready struct {
+	Version  int      `json:"version"`
+	Release  string   `json:"release"`            // uname -r
+	UptimeNS int64    `json:"uptimeNS"`           // CLOCK_BOOTTIME when the agent was ready
+	Modules  []string `json:"modules,omitempty"`  // loaded by the agent, in order
+	Warnings []string `json:"warnings,omitempty"` // what could not be set up, one line each
+}
+
+// Started says that the program runs.
+type Started struct {
+	PID int `json:"pid"`
+}
+
+// File carries a piece of a fetched file.
+type File struct {
+	Index int    `json:"index"`          // into Run.Fetch
+	Name  string `json:"name,omitempty"` // base name below a fetched directory, never with a slash
+	Data  []byte `json:"data,omitempty"`
+	EOF   bool   `json:"eof,omitempty"`
+	Err   string `json:"err,omitempty"`
+}
+
+// Exited says how the program ended. All its output has been written to the
+// ports before; the byte counts let the host know when it has all of it.
+type Exited struct {
+	Code   int    `json:"code"`             // exit status, -1 when killed by a signal
+	Signal int    `json:"signal,omitempty"` // number of the signal that killed it
+	Core   bool   `json:"core,omitempty"`
+	Stdout int64  `json:"stdout"`
+	Stderr int64  `json:"stderr"`
+	Err    string `json:"err,omitempty"` // why it could not be started
+	// NotFound and NotExecutable tell a shell's 127 from its 126.
+	NotFound      bool `json:"notFound,omitempty"`
+	NotExecutable bool `json:"notExecutable,omitempty"`
+}
+
+// Done is the explicit end marker: files sent, file systems unmounted or
+// synced, and "kvmrun: end NONCE" written to the kernel log. A run without it
+// has failed, whatever it printed.
+type Done struct {
+	Nonce string `json:"nonce"`
+}
+
+// Fault is the agent's own failure; the run cannot be trusted.
+type Fault struct {
+	Message string `json:"message"`
+}
+
+// EndMark is the line that the agent writes to the kernel log before Done. The
+// host has read the whole log once it has seen it.
+func EndMark(nonce string) string { return "kvmrun: end " + nonce }
+
+// ErrTooLarge is returned for a frame over MaxFrame.
+var ErrTooLarge = errors.New("frame too large")
+
+// Writer writes messages. It is safe for concurrent use; each message is one
+// Write call on the underlying writer, which it does not own.
+type Writer struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// NewWriter returns a Writer on w.
+func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
+
+// Send writes one message.
+func (w *Writer) Send(m Message) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	return w.frame(b)
+}
+
+func (w *Writer) frame(b []byte) error {
+	if len(b) > MaxFrame {
+		return fmt.Errorf("send %d bytes: %w", len(b), ErrTooLarge)
+	}
+	buf := make([]byte, 4, 4+len(b))
+	binary.BigEndian.PutUint32(buf, uint32(len(b)))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, err := w.w.Write(append(buf, b...)); err != nil {
+		return fmt.Errorf("send message: %w", err)
+	}
+	return nil
+}
+
+// Reader reads messages; one goroutine at a time. It does not own r.
+type Reader struct{ r io.Reader }
+
+// NewReader returns a Reader on r.
+func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
+
+// Receive reads one message. It returns io.EOF between messages and
+// io.ErrUnexpectedEOF inside one; an oversized or malformed frame, or one that
+// is not exactly one message, is an error after which the stream is useless.
+func (r *Reader) Receive() (Message, error) {
+	var m Message
+	b, err := r.frame()
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, fmt.Errorf("decode message: %w", err)
+	}
+	n := 0
+	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.Shutdown != nil,
+		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil} {
+		if set {
+			n++
+		}
+	}
+	if n != 1 {
+		return m, fmt.Errorf("decode message: %d kinds in one frame, want 1", n)
+	}
+	return m, nil
+}
+
+func (r *Reader) frame() ([]byte, error) {
+	var h [4]byte
+	if _, err := io.ReadFull(r.r, h[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(h[:])
+	if n > MaxFrame {
+		return nil, fmt.Errorf("receive %d bytes: %w", n, ErrTooLarge)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r.r, b); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	return b, nil
+}
+
+// SendStdin writes a piece of standard input as one frame; an empty one means
+// end of file.
+func (w *Writer) SendStdin(p []byte) error { return w.frame(p) }
+
+// ReceiveStdin reads a piece of standard input; io.EOF after the empty frame.
+func (r *Reader) ReceiveStdin() ([]byte, error) {
+	b, err := r.frame()
+	if err == nil && len(b) == 0 {
+		return nil, io.EOF
+	}
+	return b, err
+}
