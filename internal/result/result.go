@@ -138,21 +138,27 @@ type Counts struct {
 	Unearned int
 }
 
-// Count counts cases. A case without a valid status counts as failed.
-func Count(cases []Case) Counts {
-	c := Counts{Run: len(cases)}
-	for i := range cases {
-		switch cases[i].Status {
-		case StatusPass:
-			c.Pass++
-		case StatusSkip:
-			c.Skip++
-			if cases[i].Unearned {
-				c.Unearned++
-			}
-		default:
-			c.Fail++
+// Add counts one more case. A case without a valid status counts as failed.
+func (c *Counts) Add(one *Case) {
+	c.Run++
+	switch one.Status {
+	case StatusPass:
+		c.Pass++
+	case StatusSkip:
+		c.Skip++
+		if one.Unearned {
+			c.Unearned++
 		}
+	default:
+		c.Fail++
+	}
+}
+
+// Count counts cases.
+func Count(cases []Case) Counts {
+	var c Counts
+	for i := range cases {
+		c.Add(&cases[i])
 	}
 	return c
 }
