@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 )
 
@@ -246,4 +247,31 @@ func (r *Reader) ReceiveStdin() ([]byte, error) {
 		return nil, io.EOF
 	}
 	return b, err
+}
+
+// FatalMark begins the agent's last words in the kernel log when it cannot
+// work and has no other way to say why.
+const FatalMark = "kvmrun: fatal: "
+
+const (
+	testBegin = "kvmrun: test begin "
+	testEnd   = "kvmrun: test end "
+)
+
+// TestMark is the kernel log line that says that a test begins or ends, so
+// that what the kernel prints in between can be attributed to it.
+func TestMark(test string, begin bool) string {
+	if begin {
+		return testBegin + test
+	}
+	return testEnd + test
+}
+
+// ParseTestMark is the inverse of TestMark.
+func ParseTestMark(line string) (test string, begin, ok bool) {
+	if test, ok = strings.CutPrefix(line, testBegin); ok {
+		return test, true, true
+	}
+	test, ok = strings.CutPrefix(line, testEnd)
+	return test, false, ok
 }
