@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package args
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Accelerators as QEMU names them.
+const (
+	TCG = "tcg"
+	KVM = "kvm"
+)
+
+// Arch is what the driver knows about one guest architecture.
+type Arch struct {
+	GOARCH string // as in GOARCH
+	QEMU   string // name of the system emulator's binary
+	// Machine is the default value of -machine.
+	Machine string
+	// CPU is the default value of -cpu for each accelerator.
+	CPU map[string]string
+	// Console are the kernel parameters for a console that is complete from
+	// the first byte, and for a kernel that reboots at once when it panics.
+	Console []string
+	// CmdlineMax is COMMAND_LINE_SIZE of the architecture, with the
+	// terminating NUL (arch/*/include/asm/setup.h).
+	CmdlineMax int
+	// VirtFlags are the flags of /proc/cpuinfo of which a host of this
+	// architecture must have one for KVM to work; empty: nothing to see there.
+	VirtFlags []string
+}
+
+// ForArch returns the row for the GOARCH, "" meaning amd64.
+func ForArch(goarch string) (Arch, error) {
+	switch goarch {
+	case "", "amd64":
+		return Arch{
+			GOARCH:  "amd64",
+			QEMU:    "qemu-system-x86_64",
+			Machine: "q35",
+			CPU:     map[string]string{TCG: "max,la57=off", KVM: "host"},
+			Console: []string{
+				// No ",keep": the early console leaves when the real one
+				// arrives, so that no line is printed twice.
+				"earlyprintk=serial,ttyS0,115200",
+				"console=ttyS0,115200",
+				"panic=-1",
+			},
+			CmdlineMax: 2048,
+			VirtFlags:  []string{"vmx", "svm"},
+		}, nil
+	case "arm64":
+		return Arch{}, fmt.Errorf("guest architecture arm64 is not supported yet: only amd64 guests can be run")
+	}
+	return Arch{}, fmt.Errorf("guest architecture %q is not known: only amd64 guests can be run", goarch)
+}
+
+// Disk is one virtio-blk device.
+type Disk struct {
+	Path     string // file on the host, when FD is negative
+	FD       int    // inherited descriptor, or negative
+	Serial   string // at most 20 bytes; the guest sees it in /sys/block/*/serial
+	ReadOnly bool
+	Format   string // QEMU's block driver: "raw", "qcow2"
+}
+
+// Port is one virtio-serial port.
+type Port struct {
+	Name string
+	FD   int // inherited, connected stream socket
+}
+
+// Spec describes a machine completely: every default is resolved and every
+// descriptor has its number in the QEMU process.
+type Spec struct {
+	Arch      Arch
+	Kernel    string
+	Initrd    string // "" for none
+	Cmdline   []string
+	Machine   string // "" for the architecture's default
+	CPU       string // "" for the architecture's default
+	Accel     string // TCG or KVM
+	CPUs      int
+	MemoryMiB int
+	Disks     []Disk
+	Ports     []Port
+	QMP       int // inherited, connected stream socket
+	Console   int // inherited write end of a pipe
+}
+
+// Build returns the arguments for the specification.
+func Build(s Spec) []Arg {
+	machine, cpu := s.Machine, s.CPU
+	if machine == "" {
+		machine = s.Arch.Machine
+	}
+	if cpu == "" {
+		cpu = s.Arch.CPU[s.Accel]
+	}
+	accel := s.Accel
+	if accel == TCG {
+		accel = "tcg,thread=multi"
+	}
+	list := []Arg{
+		Flag("nodefaults"),
+		Flag("no-user-config"),
+		Unique("display", "none"),
+		Unique("machine", machine),
+		Unique("accel", accel),
+		Unique("cpu", cpu),
+		Unique("smp", strconv.Itoa(s.CPUs)),
+		Unique("m", strconv.Itoa(s.MemoryMiB)+"M"),
+		// A reset ends the process, with its reason in the SHUTDOWN event. A
+		// panic reported by a pvpanic device is only noted: the kernel must be
+		// able to print the rest of its report, and reboots by itself
+		// (panic=-1).
+		Unique("action", "reboot=shutdown,panic=none"),
+		Unique("kernel", s.Kernel),
+	}
+	if s.Initrd != "" {
+		list = append(list, Unique("initrd", s.Initrd))
+	}
+	list = append(list,
+		Unique("append", strings.Join(append(append([]string(nil), s.Arch.Console...), s.Cmdline...), " ")),
+
+		Repeat("chardev", "qmp", opts("socket", "id", "qmp", "fd", strconv.Itoa(s.QMP))),
+		Unique("mon", "chardev=qmp,mode=control"),
+
+		// The console is a pipe handed over as a descriptor set, not a socket:
+		// the serial port writes byte by byte, and a pipe packs those into
+		// pages where a unix socket spends a buffer on each. Without
+		// append=on QEMU would truncate it, which a pipe refuses.
+		Repeat("add-fd", "1", opts("", "fd", strconv.Itoa(s.Console), "set", "1")),
+		Repeat("chardev", "console", opts("file", "id", "console", "path", "/dev/fdset/1", "append", "on")),
+		Unique("serial", "chardev:console"),
+
+		Repeat("device", "rng", opts("virtio-rng-pci", "id", "rng")),
+		Repeat("device", "panic", opts("pvpanic", "id", "panic")),
+	)
+	if len(s.Ports) > 0 {
+		// Port 0 is reserved for a console device, so the first is number 1.
+		list = append(list, Repeat("device", "ports", opts("virtio-serial-pci", "id", "ports",
+			"max_ports", strconv.Itoa(len(s.Ports)+1))))
+	}
+	for i, p := range s.Ports {
+		id := "port" + strconv.Itoa(i+1)
+		list = append(list,
+			Repeat("chardev", id+"c", opts("socket", "id", id+"c", "fd", strconv.Itoa(p.FD))),
+			Repeat("device", id, opts("virtserialport", "id", id, "bus", "ports.0",
+				"nr", strconv.Itoa(i+1), "chardev", id+"c", "name", p.Name)),
+		)
+	}
+	for i, d := range s.Disks {
+		list = append(list, disk(i, d)...)
+	}
+	return list
+}
+
+// disk returns the arguments of the i-th disk.
+func disk(i int, d Disk) []Arg {
+	id := "disk" + strconv.Itoa(i)
+	path := d.Path
+	var list []Arg
+	if d.FD >= 0 {
+		// Set 1 is the console's.
+		set := strconv.Itoa(i + 2)
+		list = append(list, Repeat("add-fd", set, opts("", "fd", strconv.Itoa(d.FD), "set", set)))
+		path = "/dev/fdset/" + set
+	}
+	list = append(list,
+		Repeat("blockdev", id, blockdev(map[string]any{
+			"driver":    d.Format,
+			"node-name": id,
+			"read-only": d.ReadOnly,
+			"discard":   "unmap",
+			// The disk must survive the guest, not the host: what the guest
+			// flushes stays in the host's page cache, where tools run after
+			// the VM see it.
+			"cache": map[string]any{"no-flush": true},
+			"file":  map[string]any{"driver": "file", "filename": path, "discard": "unmap"},
+		})),
+	)
+	pairs := []string{"id", id + "d", "drive", id}
+	if d.Serial != "" {
+		pairs = append(pairs, "serial", d.Serial)
+	}
+	return append(list, Repeat("device", id+"d", opts("virtio-blk-pci", pairs...)))
+}
+
+// blockdev renders -blockdev's JSON form, whose strings need no escaping of
+// commas. Keys are sorted by encoding/json.
+func blockdev(v map[string]any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		// Only strings, bools and maps of them: cannot fail.
+		panic(err)
+	}
+	return string(b)
+}

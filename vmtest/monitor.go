@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vmtest
+
+import (
+	"context"
+
+	"github.com/kvmrun/kvmrun/vmtest/internal/monitor"
+)
+
+// Event is one of QEMU's asynchronous messages: its name, its data and QEMU's
+// time stamp.
+type Event = monitor.Event
+
+// EventsLost is the name of an event that stands for some the reader was too
+// slow for; its data has their number as "count".
+const EventsLost = monitor.EventsLost
+
+// MonitorError is a monitor command QEMU refused, with QEMU's error class.
+type MonitorError = monitor.Error
+
+// ErrMonitorClosed is wrapped by errors of a monitor whose QEMU has gone.
+var ErrMonitorClosed = monitor.ErrClosed
+
+// Monitor runs commands of QEMU's machine protocol (QMP). It is a reference to
+// its VM and may be copied.
+type Monitor struct{ m *monitor.Monitor }
+
+// Monitor returns the machine's monitor.
+func (vm *VM) Monitor() Monitor { return Monitor{vm.monitor} }
+
+// Run runs a command, such as "query-status". The arguments become a JSON
+// object, nil for none. What QEMU returns is unmarshalled into result, unless
+// that is nil. A refusal is a [*MonitorError].
+func (m Monitor) Run(ctx context.Context, command string, arguments, result any) error {
+	return m.m.Execute(ctx, command, arguments, result)
+}
+
+// Events returns QEMU's events from now on, until ctx or the machine ends; then
+// the channel is closed. A slow reader loses the oldest and is told by an
+// event named EventsLost.
+func (m Monitor) Events(ctx context.Context) (<-chan Event, error) { return m.m.Events(ctx) }
