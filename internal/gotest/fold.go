@@ -122,6 +122,10 @@ func (f *Folder) begin(name string) {
 	}
 }
 
+func (f *Folder) room(name string) bool {
+	return len(f.cases) < f.cfg.MaxCases && f.names+len(name) <= f.cfg.MaxNames
+}
+
 // endBenchmarks ends the benchmarks that cannot be running when the test next
 // begins ("" for the end of the binary). Benchmarks print no result line when
 // they pass, but they run one after the other.
@@ -141,7 +145,7 @@ func (f *Folder) endBenchmarks(next string) {
 
 // add appends a case, or returns nil when there is no room for it.
 func (f *Folder) add(name string) *foldCase {
-	if len(f.cases) >= f.cfg.MaxCases || f.names+len(name) > f.cfg.MaxNames {
+	if !f.room(name) {
 		f.lost++
 		return nil
 	}
@@ -207,6 +211,9 @@ func (f *Folder) end(e Event) {
 	c := f.open[e.Test]
 	switch {
 	case c == nil:
+		if f.lost > 0 && !f.room(e.Test) {
+			return // one of those that were counted as lost
+		}
 		f.ghosts++
 		if c = f.add(e.Test); c == nil {
 			return
@@ -234,6 +241,9 @@ func (f *Folder) settle(c *foldCase, status result.Status) {
 		switch status {
 		case result.StatusFail:
 			c.Reason = c.log
+			if strings.HasPrefix(c.Name, "Example") && !c.logged {
+				c.Reason = "the example's output differs from its comment"
+			}
 		case result.StatusSkip:
 			c.Reason = c.log
 			if _, text, ok := logEntry(c.log); ok {
@@ -395,7 +405,7 @@ func (f *Folder) Finish() Summary {
 		s.Cases = append(s.Cases, c.Case)
 	}
 	if f.lost > 0 {
-		reason := fmt.Sprintf("%d more tests began than can be remembered (%d)", f.lost, len(f.cases))
+		reason := fmt.Sprintf("%d more tests than can be remembered (%d)", f.lost, len(f.cases))
 		s.Cases = append(s.Cases, result.Case{Name: "(further tests)", Status: result.StatusFail, Reason: reason})
 		s.Notes = append(s.Notes, reason)
 	}
@@ -422,8 +432,16 @@ func (f *Folder) blame() {
 			c.Reason = "did not finish: " + f.crash.title
 		}
 	}
-	if c := f.lastEnded; len(f.crash.tests) == 0 && c != nil && c.Status == result.StatusFail {
-		c.Reason = f.crash.title
+	last := f.lastEnded
+	if len(f.crash.tests) > 0 || last == nil || last.Status != result.StatusFail {
+		return
+	}
+	last.Reason = f.crash.title
+	for _, c := range f.cases {
+		// The failures of its parents are reported after its own.
+		if c.Status == result.StatusFail && c.Reason == "" && strings.HasPrefix(c.Name, last.Name+"/") {
+			c.Reason = f.crash.title
+		}
 	}
 }
 

@@ -190,7 +190,11 @@ var rules = []struct {
 	}},
 	{VerdictTestFailed, func(f Facts) string { return prefixed("the program was killed by ", f.Signal) }},
 	{VerdictTestFailed, func(f Facts) string {
-		return when(f.ExitCode != 0, "the program exited with status %d although no test failed", f.ExitCode)
+		reason := when(f.ExitCode != 0, "the program exited with status %d", f.ExitCode)
+		if reason != "" && f.TestsRun > 0 {
+			reason += " although no test failed"
+		}
+		return reason
 	}},
 	{VerdictTestFailed, func(f Facts) string {
 		return when(f.TestsRun <= 0 && !f.Program, "no tests ran")
