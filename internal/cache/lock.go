@@ -67,7 +67,7 @@ func flock(ctx context.Context, f *os.File) error {
 		return nil
 	case <-ctx.Done():
 		go func() {
-			_ = <-got // got or not, it is given back
+			<-got //nolint:errcheck // got or not, it is given back
 			_ = f.Close()
 		}()
 		return ctx.Err()
