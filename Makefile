@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# make demo   installs what is missing, fetches a kernel and runs the suites
+# make test   all tests, those in VMs included
+# make lint   golangci-lint and actionlint
+# make bench  the speed figures, as ratios
+
+# The kernel of demo, test and bench: a file, or debian:VERSION.
+KERNEL ?= debian:6.12
+GO ?= go
+GOTEST ?= $(GO) test
+
+GOLANGCI_LINT_VERSION := v2.15.0
+ACTIONLINT_VERSION := v1.7.12
+
+SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name 'go.*.in' 2>/dev/null)
+
+.PHONY: demo test lint bench setup clean
+
+demo: setup bin/kvmrun
+	@kernel=$$(bin/kvmrun kernel fetch $(KERNEL)) && bin/kvmrun run -kernel "$$kernel"
+
+test: setup bin/kvmrun
+	@kernel=$$(bin/kvmrun kernel fetch $(KERNEL)) && \
+	KVMRUN_KERNEL="$$kernel" $(GOTEST) -timeout 40m ./...
+
+bench: setup bin/kvmrun
+	@kernel=$$(bin/kvmrun kernel fetch $(KERNEL)) && \
+	KVMRUN_KERNEL="$$kernel" $(GO) test -run '^$$' -bench . -benchtime 1x ./internal/runner
+
+lint:
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION) run ./...
+	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+
+setup:
+	@.ci/setup
+
+bin/kvmrun: $(SOURCES)
+	$(GO) build -o $@ ./cmd/kvmrun
+
+clean:
+	rm -rf bin
