@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deps
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+)
+
+const module = "github.com/kvmrun/kvmrun/"
+
+// imports returns what a package needs, itself included, without its tests.
+func imports(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps", module+pkg).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	list := strings.Fields(string(out))
+	assert.Assert(t, len(list) > 0)
+	return list
+}
+
+func packages(t *testing.T, pattern string) []string {
+	t.Helper()
+	cmd := exec.Command("go", "list", pattern)
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	return strings.Fields(string(out))
+}
+
+// TestImportsPointOneWay holds the table in ARCHITECTURE.md.
+func TestImportsPointOneWay(t *testing.T) {
+	host := []string{
+		module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch",
+		module + "internal/kbuild", module + "internal/kimage", module + "internal/cache", module + "internal/report",
+		module + "cmd/", "github.com/digitalocean/go-qemu", "github.com/u-root/mkuimage", "net/http",
+	}
+	// initramfs/guest lies below the host package initramfs, and only it.
+	guestOK := module + "initramfs/guest"
+	guest := []string{"initramfs/guest", "suites", "suites/kit"}
+	for _, p := range packages(t, "./suites/...") {
+		p = strings.TrimPrefix(p, module)
+		if p != "suites/testmain" {
+			guest = append(guest, p)
+		}
+	}
+	rules := []struct {
+		who    []string
+		banned []string
+		why    string
+	}{
+		{guest, host, "guest code never imports host code"},
+		{[]string{"initramfs/guest", "suites"}, []string{"testing"}, "only tests and the kit import testing"},
+		{[]string{"vmtest"}, []string{module + "suites", module + "initramfs", module + "internal/", "testing"}, "the VM driver knows no test"},
+		{[]string{"initramfs"}, []string{module + "vmtest", module + "internal/runner", module + "internal/result", "testing"}, "the initramfs knows no VM"},
+		{[]string{"internal/oops", "internal/ktap", "internal/wire", "internal/kconfig", "suites", "kconfigs"},
+			[]string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "cmd/", "os/exec", "net"}, "pure packages touch nothing"},
+		{[]string{"internal/runner"}, []string{module + "cmd/", module + "internal/report", "flag"}, "the runner knows neither flags nor formats"},
+	}
+	for _, r := range rules {
+		for _, who := range r.who {
+			for _, dep := range imports(t, who) {
+				for _, b := range r.banned {
+					same := dep == strings.TrimSuffix(b, "/") || strings.HasPrefix(dep, strings.TrimSuffix(b, "/")+"/")
+					own := strings.HasPrefix(dep, module+who)
+					if same && !own && dep != guestOK {
+						t.Errorf("%s imports %s: %s", who, dep, r.why)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestOnlyTheFenceImportsGoQEMU keeps go-qemu's transport out.
+func TestOnlyTheFenceImportsGoQEMU(t *testing.T) {
+	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}: {{join .Imports \" \"}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	for _, l := range strings.Split(string(out), "\n") {
+		pkg, deps, _ := strings.Cut(l, ": ")
+		if strings.Contains(deps, "digitalocean/go-qemu") && pkg != module+"vmtest/internal/monitor" {
+			t.Errorf("%s imports go-qemu; only vmtest/internal/monitor may", pkg)
+		}
+	}
+}
+
+// TestEveryPackageSaysWhatItIs demands a package comment.
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}} {{if .GoFiles}}{{len .Doc}}{{else}}-{{end}}", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	for _, l := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		assert.Check(t, !strings.HasSuffix(l, " 0"), "no package comment: %s", l)
+	}
+}

@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package deps has the module's rules on imports, as tests, and keeps in
+// go.mod what is only built at run time: the guest's u-root tools.
+package deps
