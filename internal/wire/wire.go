@@ -69,7 +69,9 @@ type Run struct {
 	Env  []string `json:"env,omitempty"`
 	Dir  string   `json:"dir,omitempty"` // working directory, created when missing; "" is /tmp
 	// Stdin says that frames will come on PortStdin; otherwise the program
-	// reads /dev/null.
+	// reads /dev/null. The host ends them with an empty frame in any case, also
+	// when the program has ended without reading them: the next program's
+	// input begins after it.
 	Stdin bool `json:"stdin,omitempty"`
 	// Merge sends stderr into stdout's pipe, so that their order survives.
 	Merge bool `json:"merge,omitempty"`
@@ -138,7 +140,8 @@ type Exited struct {
 // synced, and "kvmrun: end NONCE" written to the kernel log. A run without it
 // has failed, whatever it printed.
 type Done struct {
-	Nonce string `json:"nonce"`
+	Nonce    string   `json:"nonce"`
+	Warnings []string `json:"warnings,omitempty"` // what could not be cleaned up, one line each
 }
 
 // Fault is the agent's own failure; the run cannot be trusted.

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// agent serves the host. Its fields belong to the goroutine in serve, but for
+// those that are safe for concurrent use themselves.
+type agent struct {
+	sys    system
+	ports  *ports
+	w      *wire.Writer
+	reaper *reaper
+
+	// grace is how long output of processes that outlive the program is
+	// waited for after its end.
+	grace time.Duration
+	// killGrace bounds the wait for killed processes to be gone, and
+	// finishLimit the unmounting and syncing after them.
+	killGrace, finishLimit time.Duration
+
+	known     map[string]bool // mount IDs of the boot
+	lastStdin chan struct{}   // closed when the last run's input has been read up
+}
+
+func newAgent(sys system, p *ports) *agent {
+	a := &agent{
+		sys:         sys,
+		ports:       p,
+		w:           wire.NewWriter(p.ctl),
+		reaper:      newReaper(),
+		grace:       250 * time.Millisecond,
+		killGrace:   5 * time.Second,
+		finishLimit: 2 * time.Minute,
+		lastStdin:   make(chan struct{}),
+	}
+	close(a.lastStdin)
+	return a
+}
+
+// serve answers the host until it says Shutdown or goes away.
+func (a *agent) serve(b *bootReport) {
+	go func() {
+		defer dieOnPanic(a.sys)
+		a.reaper.run()
+	}()
+	a.send(wire.Message{Ready: &wire.Ready{
+		Version:  wire.Version,
+		Release:  release(),
+		UptimeNS: boottime(),
+		Modules:  b.modules,
+		Warnings: b.warnings,
+	}})
+	a.known = map[string]bool{}
+	mounts, err := a.sys.mounts()
+	if err != nil {
+		a.fault("read mounts: %v", err)
+		return
+	}
+	for _, m := range mounts {
+		a.known[m.id] = true
+	}
+
+	messages := make(chan wire.Message)
+	go func() {
+		defer dieOnPanic(a.sys)
+		defer close(messages)
+		r := wire.NewReader(a.ports.ctl)
+		for {
+			m, err := r.Receive()
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					a.fault("read control port: %v", err)
+				}
+				return
+			}
+			messages <- m
+		}
+	}()
+
+	var current *program
+	ended := make(chan struct{})
+	for {
+		select {
+		case <-ended:
+			current = nil
+		case m, ok := <-messages:
+			switch {
+			case !ok, m.Shutdown != nil:
+				return
+			case m.Run != nil:
+				if current != nil {
+					a.fault("asked to run %q while a program runs", m.Run.Argv)
+					return
+				}
+				current = a.start(m.Run)
+				go func(p *program, r *wire.Run) {
+					defer dieOnPanic(a.sys)
+					a.attend(p, r)
+					ended <- struct{}{}
+				}(current, m.Run)
+			case m.Signal != nil:
+				if current != nil {
+					a.reaper.signal(current.pid, unix.Signal(m.Signal.Number))
+				}
+			case m.Resize != nil:
+				if current != nil {
+					current.resize(*m.Resize)
+				}
+			default:
+				a.fault("message from the host that only a guest sends")
+				return
+			}
+		}
+	}
+}
+
+// attend sees a program through to Done.
+func (a *agent) attend(p *program, r *wire.Run) {
+	a.send(wire.Message{Exited: p.wait(a.grace)})
+	a.fetch(r.Fetch)
+	warnings := a.cleanUp()
+	if err := a.sys.consoleLevel(8); err != nil {
+		warnings = append(warnings, fmt.Sprintf("set console log level: %v", err))
+	}
+	a.sys.kernelLog(wire.EndMark(r.Nonce))
+	a.send(wire.Message{Done: &wire.Done{Nonce: r.Nonce, Warnings: warnings}})
+}
+
+// send writes a message. Without a host there is nothing left to do.
+func (a *agent) send(m wire.Message) {
+	if err := a.w.Send(m); err != nil {
+		die(a.sys, fmt.Sprintf("send to host: %v", err))
+	}
+}
+
+// fault ends everything because the agent itself failed.
+func (a *agent) fault(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	// Should the port be the problem, the kernel log still says it.
+	_ = a.w.Send(wire.Message{Fault: &wire.Fault{Message: text}})
+	die(a.sys, text)
+}
+
+func release() string {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}

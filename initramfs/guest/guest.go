@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// IsInit reports whether this process was started by the kernel as /init or
+// /sbin/init: PID 1, under such a name. (In a container, PID 1 has the name of
+// the command.)
+func IsInit() bool {
+	if os.Getpid() != 1 || len(os.Args) == 0 {
+		return false
+	}
+	switch os.Args[0] {
+	case "/init", "init", "/sbin/init":
+		return true
+	}
+	return false
+}
+
+// Main runs the agent as PID 1. It never returns: it ends by powering the
+// machine off.
+func Main() {
+	sys := &linux{}
+	defer dieOnPanic(sys)
+	// Ports are read by blocking calls; with as many of these as there are
+	// processors the rest would wait for the runtime to notice.
+	runtime.GOMAXPROCS(max(runtime.NumCPU(), 4))
+
+	boot := setUp(sys)
+	ports, err := openPorts(sys, portTimeout)
+	if err != nil {
+		die(sys, err.Error())
+	}
+	a := newAgent(sys, ports)
+	a.serve(boot)
+	sys.powerOff()
+}
+
+// portTimeout bounds the wait for the virtio ports, which appear a moment
+// after their driver.
+const portTimeout = 10 * time.Second
+
+// die writes the agent's last words where the host looks for them, and powers
+// off.
+func die(sys system, why string) {
+	sys.kernelLog(wire.FatalMark + why)
+	sys.powerOff()
+}
+
+// dieOnPanic turns a panic into last words. It is deferred in every goroutine
+// of the agent: a panicking PID 1 would only read "Attempted to kill init".
+func dieOnPanic(sys system) {
+	if p := recover(); p != nil {
+		sys.kernelLog(fmt.Sprintf("kvmrun: %s", debug.Stack()))
+		die(sys, fmt.Sprintf("panic: %v", p))
+	}
+}
+
+// boottime is the time since boot in nanoseconds, suspends included.
+func boottime() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return ts.Nano()
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// modulesFile is initramfs.ModulesFile, which cannot be imported here: guest
+// code never imports host code. A test compares them.
+const modulesFile = "/etc/kvmrun/modules"
+
+// mount is one call of mount(2).
+type mount struct {
+	source, target, fstype string
+	flags                  uintptr
+	data                   string
+}
+
+// mountPoint is one line of /proc/self/mountinfo.
+type mountPoint struct {
+	id     string
+	target string
+}
+
+const (
+	noDev  = unix.MS_NOSUID | unix.MS_NODEV
+	noExec = noDev | unix.MS_NOEXEC
+)
+
+// bootMounts are what a Linux system usually has (file-hierarchy(7)), in order.
+// group 5 is tty.
+var bootMounts = []mount{
+	{"proc", "/proc", "proc", noExec, ""},
+	{"sysfs", "/sys", "sysfs", noExec, ""},
+	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
+	{"tmpfs", "/dev/shm", "tmpfs", noDev, "mode=1777"},
+	{"tmpfs", "/tmp", "tmpfs", noDev, "mode=1777"},
+	{"tmpfs", "/run", "tmpfs", noDev, "mode=0755"},
+	{"securityfs", "/sys/kernel/security", "securityfs", noExec, ""},
+	{"debugfs", "/sys/kernel/debug", "debugfs", noExec, ""},
+	{"tracefs", "/sys/kernel/tracing", "tracefs", noExec, ""},
+	{"cgroup2", "/sys/fs/cgroup", "cgroup2", noExec, ""},
+	{"bpf", "/sys/fs/bpf", "bpf", noExec, "mode=0700"},
+	{"mqueue", "/dev/mqueue", "mqueue", noExec, ""},
+	{"hugetlbfs", "/dev/hugepages", "hugetlbfs", noDev, ""},
+}
+
+// bootReport is what came of the set-up.
+type bootReport struct {
+	modules  []string
+	warnings []string
+}
+
+func (b *bootReport) warn(format string, a ...any) {
+	b.warnings = append(b.warnings, fmt.Sprintf(format, a...))
+}
+
+// setUp makes the machine usable. It goes on after every failure: what is
+// missing will be named by whoever needs it.
+func setUp(sys system) *bootReport {
+	b := &bootReport{}
+	unix.Umask(0o022)
+	for _, m := range bootMounts {
+		mountOne(sys, m, b)
+	}
+	if err := sys.consoleLevel(8); err != nil {
+		b.warn("set console log level: %v", err)
+	}
+	// Writers of /dev/kmsg are rate limited by default (kernel/printk/printk.c:
+	// devkmsg_write); markers must not get lost.
+	if err := sys.writeFile("/proc/sys/kernel/printk_devkmsg", "on\n"); err != nil && !errors.Is(err, unix.ENOENT) {
+		b.warn("set printk_devkmsg: %v", err)
+	}
+	if err := sys.setHostname("kvmrun"); err != nil {
+		b.warn("set host name: %v", err)
+	}
+	if err := sys.loopbackUp(); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+		b.warn("bring up the loopback interface: %v", err)
+	}
+	for _, l := range []struct {
+		name       string
+		resource   int
+		soft, hard uint64
+	}{
+		// As systemd sets them (systemd-system.conf(5)): programs and tests
+		// expect these, not the kernel's 1024 and 4096.
+		{"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, 1024, 524288},
+		{"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 8 << 20, 8 << 20},
+		{"RLIMIT_CORE", unix.RLIMIT_CORE, 0, unix.RLIM_INFINITY},
+	} {
+		if err := sys.setLimit(l.resource, l.soft, l.hard); err != nil {
+			b.warn("set %s: %v", l.name, err)
+		}
+	}
+	list, err := os.ReadFile(modulesFile)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		b.warn("read list of modules: %v", err)
+	}
+	loadModules(sys, string(list), b)
+	return b
+}
+
+// mountOne mounts m where the kernel has the file system.
+func mountOne(sys system, m mount, b *bootReport) {
+	err := sys.mount(m)
+	if errors.Is(err, unix.ENOENT) && !strings.HasPrefix(m.target, "/sys/") {
+		if err := sys.mkdir(m.target); err != nil {
+			b.warn("make directory %s: %v", m.target, err)
+			return
+		}
+		err = sys.mount(m)
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EBUSY): // mounted by the kernel
+	case errors.Is(err, unix.ENODEV): // not in this kernel
+	case errors.Is(err, unix.ENOENT): // no mount point in sysfs: neither
+	default:
+		b.warn("mount %s on %s: %v", m.fstype, m.target, err)
+	}
+}
+
+// loadModules loads what the list says, one absolute path a line, '?' before
+// those that need not load.
+func loadModules(sys system, list string, b *bootReport) {
+	for line := range strings.Lines(list) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		file, soft := strings.CutPrefix(line, "?")
+		name := strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
+		err := sys.loadModule(file)
+		switch {
+		case err == nil:
+			b.modules = append(b.modules, name)
+		case errors.Is(err, unix.EEXIST): // loaded or built in meanwhile
+			b.modules = append(b.modules, name)
+		case soft:
+		default:
+			b.warn("load kernel module %s: %v (the kernel log may say why)", name, err)
+		}
+	}
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// system is what only PID 1 of a machine of its own may do.
+type system interface {
+	mkdir(dir string) error
+	mount(m mount) error
+	unmount(target string, flags int) error
+	mounts() ([]mountPoint, error)
+	loadModule(path string) error
+	writeFile(path, text string) error
+	setHostname(name string) error
+	setLimit(resource int, soft, hard uint64) error
+	consoleLevel(level int) error
+	loopbackUp() error
+	// kernelLog writes one line or several to the kernel's log.
+	kernelLog(text string)
+	// killAll kills every other process.
+	killAll() error
+	sync()
+	// powerOff does not return in a real system.
+	powerOff()
+}
+
+// linux is the real one.
+type linux struct{}
+
+func (*linux) mkdir(dir string) error { return os.MkdirAll(dir, 0o755) }
+
+func (*linux) mount(m mount) error {
+	return unix.Mount(m.source, m.target, m.fstype, m.flags, m.data)
+}
+
+func (*linux) unmount(target string, flags int) error { return unix.Unmount(target, flags) }
+
+func (*linux) mounts() ([]mountPoint, error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	return parseMounts(string(text)), nil
+}
+
+func (*linux) setLimit(resource int, soft, hard uint64) error {
+	// Of package syscall: it then knows that RLIMIT_NOFILE is not what it
+	// found at the start, and leaves it to children as it is now.
+	return syscall.Setrlimit(resource, &syscall.Rlimit{Cur: soft, Max: hard})
+}
+
+func (*linux) loadModule(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	return unix.FinitModule(fd, "", 0)
+}
+
+func (*linux) writeFile(path, text string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = unix.Write(fd, []byte(text))
+	return errors.Join(err, unix.Close(fd))
+}
+
+func (*linux) setHostname(name string) error { return unix.Sethostname([]byte(name)) }
+
+func (*linux) consoleLevel(level int) error {
+	// syslog(2): SYSLOG_ACTION_CONSOLE_LEVEL takes the level as its length.
+	_, _, errno := unix.Syscall(unix.SYS_SYSLOG, unix.SYSLOG_ACTION_CONSOLE_LEVEL, 0, uintptr(level))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (*linux) loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	// inetdev_event (net/ipv4/devinet.c) gives it 127.0.0.1/8.
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}
+
+// maxKmsg is the longest line that /dev/kmsg takes, less its prefix
+// (kernel/printk/printk.c: PRINTKRB_RECORD_MAX is 1024).
+const maxKmsg = 960
+
+func (*linux) kernelLog(text string) {
+	fd, err := unix.Open("/dev/kmsg", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		// A kernel without printk: the console is what is left.
+		fmt.Fprintln(os.Stderr, text)
+		return
+	}
+	defer unix.Close(fd) //nolint:errcheck // each write was a record
+	for _, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		if len(line) > maxKmsg {
+			line = line[:maxKmsg] + "..."
+		}
+		// Level 1 (alert) reaches the console whatever level a test has set,
+		// short of 0.
+		if _, err := unix.Write(fd, []byte("<1>"+line)); err != nil {
+			fmt.Fprintln(os.Stderr, line)
+		}
+	}
+}
+
+func (*linux) killAll() error {
+	err := unix.Kill(-1, unix.SIGKILL)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+func (*linux) sync() { unix.Sync() }
+
+func (*linux) powerOff() {
+	err := unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	// A kernel that cannot power off halts instead and does not come back
+	// either; this is for one that refuses.
+	fmt.Fprintln(os.Stderr, "kvmrun: power off:", err)
+	for {
+		time.Sleep(time.Hour)
+	}
+}
