@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ktap
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// maxNumber bounds test numbers and plans; larger ones are not numbers.
+const maxNumber = 1_000_000_000
+
+// parseVersion parses "TAP version 14" into "TAP 14".
+func parseVersion(s string) (string, bool) {
+	for _, kind := range []string{"TAP", "KTAP"} {
+		rest, ok := strings.CutPrefix(s, kind+" version ")
+		if n, isNumber := parseNumber(strings.TrimSpace(rest)); ok && isNumber {
+			return kind + " " + strconv.Itoa(n), true
+		}
+	}
+	return "", false
+}
+
+// parsePlan parses "1..N", with an optional comment. skip is the reason of a
+// plan that skips everything.
+func parsePlan(s string) (n int, skip string, ok bool) {
+	rest, ok := strings.CutPrefix(s, "1..")
+	if !ok {
+		return 0, "", false
+	}
+	number, comment, _ := strings.Cut(rest, "#")
+	n, ok = parseNumber(strings.TrimSpace(number))
+	if !ok {
+		return 0, "", false
+	}
+	if n == 0 {
+		d, reason := parseDirective(strings.TrimSpace(comment))
+		if d == Skip || comment == "" {
+			skip = reason
+		} else {
+			skip = strings.TrimSpace(comment)
+		}
+		if skip == "" {
+			skip = "skipped"
+		}
+	}
+	return n, skip, true
+}
+
+// parseNumber parses a decimal number without a sign, up to maxNumber.
+func parseNumber(s string) (int, bool) {
+	if s == "" || len(s) > 10 {
+		return 0, false
+	}
+	n := 0
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+		n = n*10 + int(s[i]-'0')
+	}
+	return n, n <= maxNumber
+}
+
+// parseResult parses a result line. escapes is whether the document is of a
+// version that has backslash escapes.
+func parseResult(s string, escapes bool) (*Test, bool) {
+	t := &Test{}
+	rest, notOK := strings.CutPrefix(s, "not ok")
+	if !notOK {
+		rest, t.OK = strings.CutPrefix(s, "ok")
+		if !t.OK {
+			return nil, false
+		}
+	}
+	if rest != "" && rest[0] != ' ' && rest[0] != '\t' {
+		return nil, false // "okay", "ok:"
+	}
+	rest = strings.TrimSpace(rest)
+	digits := 0
+	for digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9' {
+		digits++
+	}
+	if n, ok := parseNumber(rest[:digits]); ok && n > 0 && (digits == len(rest) || strings.ContainsRune(" \t#-", rune(rest[digits]))) {
+		t.Number = n
+		rest = strings.TrimLeft(rest[digits:], " \t")
+	}
+	if rest == "-" {
+		rest = ""
+	}
+	rest = strings.TrimLeft(strings.TrimPrefix(rest, "- "), " \t")
+	name, comment, found := cutComment(rest, escapes)
+	t.Name = unescape(strings.TrimSpace(name), escapes)
+	if found {
+		t.Directive, t.Reason = parseDirective(unescape(strings.TrimSpace(comment), escapes))
+	}
+	return t, true
+}
+
+// cutComment splits s around the "#" that begins its comment: the first that
+// is followed by a blank or nothing, or is a word of its own and followed by a
+// directive. Others are part of a name, as in "seed#0" and "issue #12".
+func cutComment(s string, escapes bool) (before, after string, found bool) {
+	for i := 0; i < len(s); i++ {
+		if escapes && s[i] == '\\' {
+			i++
+			continue
+		}
+		if s[i] != '#' {
+			continue
+		}
+		if i+1 == len(s) || isBlank(s[i+1]) {
+			return s[:i], s[i+1:], true
+		}
+		if i == 0 || isBlank(s[i-1]) {
+			if d, _ := parseDirective(s[i+1:]); d != None {
+				return s[:i], s[i+1:], true
+			}
+		}
+	}
+	return s, "", false
+}
+
+func isBlank(c byte) bool { return c == ' ' || c == '\t' }
+
+// parseDirective splits the text after "#" into the directive and the rest.
+func parseDirective(s string) (Directive, string) {
+	word, rest, _ := strings.Cut(s, " ")
+	upper := strings.ToUpper(strings.TrimSuffix(word, ":"))
+	d := None
+	switch upper {
+	case "SKIP", "SKIPPED":
+		d = Skip
+	case "TODO":
+		d = Todo
+	case "XFAIL":
+		d = XFail
+	case "XPASS":
+		d = XPass
+	case "TIMEOUT":
+		d = Timeout
+	case "ERROR":
+		d = Error
+	default:
+		return None, s
+	}
+	return d, strings.TrimSpace(rest)
+}
+
+// unescape undoes TAP 14's escapes of "#" and the backslash.
+func unescape(s string, escapes bool) string {
+	if !escapes || !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) && (s[i+1] == '\\' || s[i+1] == '#') {
+			i++
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// parseTotals parses kselftest.h's "Totals: pass:9 fail:0 ...".
+func parseTotals(s string) (*Totals, bool) {
+	rest, ok := strings.CutPrefix(s, "Totals: ")
+	if !ok {
+		return nil, false
+	}
+	var t Totals
+	fields := []struct {
+		name string
+		n    *int
+	}{
+		{"pass", &t.Pass}, {"fail", &t.Fail}, {"xfail", &t.XFail},
+		{"xpass", &t.XPass}, {"skip", &t.Skip}, {"error", &t.Error},
+	}
+	for _, word := range strings.Fields(rest) {
+		name, value, _ := strings.Cut(word, ":")
+		known := false
+		for _, f := range fields {
+			if f.name == name {
+				*f.n, known = parseNumber(value)
+			}
+		}
+		if !known {
+			return nil, false
+		}
+	}
+	return &t, true
+}
+
+// check compares the totals with the results they are about and says what
+// differs, "" if nothing does.
+func (t *Totals) check(tests []*Test) string {
+	var got Totals
+	for _, test := range tests {
+		switch d := test.Directive; {
+		case d == Skip:
+			got.Skip++
+		case d == XFail:
+			got.XFail++
+		case d == XPass:
+			got.XPass++
+		case d == Error:
+			got.Error++
+		case test.OK:
+			got.Pass++
+		default:
+			got.Fail++
+		}
+	}
+	if got == *t {
+		return ""
+	}
+	return fmt.Sprintf("the totals say %s, the results %s", t, &got)
+}
+
+// String returns the totals as the line has them.
+func (t *Totals) String() string {
+	return fmt.Sprintf("pass:%d fail:%d xfail:%d xpass:%d skip:%d error:%d",
+		t.Pass, t.Fail, t.XFail, t.XPass, t.Skip, t.Error)
+}
+
+// harnessRun returns the test's name in kselftest_harness.h's line
+// "#  RUN           fixture.test ...", without the "#".
+func harnessRun(s string) (string, bool) {
+	rest, ok := strings.CutPrefix(s, "  RUN ")
+	if !ok {
+		return "", false
+	}
+	return strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "...")), true
+}
+
+// An embedded result is one that stands within another line.
+type embedded struct {
+	number int
+	line   string // the whole line
+	at     int    // where the result begins in it
+	host   *Test  // the result that begins the line, or nil
+}
+
+// findEmbedded returns the results that may begin within line, not at its
+// beginning.
+func findEmbedded(line string) []embedded {
+	var found []embedded
+	for i := 1; i < len(line) && len(found) < 8; {
+		j := strings.Index(line[i:], "ok ")
+		if j < 0 {
+			break
+		}
+		at := i + j
+		i = at + len("ok ")
+		if before, ok := strings.CutSuffix(line[:at], "not "); ok {
+			at = len(before)
+		}
+		if t, ok := parseResult(line[at:], false); ok && t.Number > 0 && at > 0 {
+			found = append(found, embedded{number: t.Number, line: line, at: at})
+		}
+	}
+	return found
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ktap
+
+import "strings"
+
+// A Doc is a TAP document or a group of subtests.
+type Doc struct {
+	// Version is the version line's content, such as "TAP 14" or "KTAP 1".
+	// Empty if there was none.
+	Version string
+	// Planned is the number of tests that the plan promises. It is the sum
+	// of all plans if there are several documents in a row, and -1 without a
+	// plan.
+	Planned int
+	// SkipAll is why a plan of no tests ("1..0 # SKIP reason") skips
+	// everything; "skipped" if it does not say why.
+	SkipAll string
+	// Tests are the results in the order of their appearance.
+	Tests []*Test
+	// Missing is how many tests were planned, or skipped over by the
+	// numbering, and have no result. They are failures without a name.
+	Missing int
+	// Bailed is whether "Bail out!" was printed; BailOut says why.
+	Bailed  bool
+	BailOut string
+	// Totals is the last "# Totals:" line's content, as kselftest.h prints
+	// it. Nil if there was none.
+	Totals *Totals
+	// Problems are defects that make the document fail, a line each.
+	Problems []string
+	// Notes are oddities that do not.
+	Notes []string
+	// Output is what was printed after the last result, bounded.
+	Output string
+}
+
+// A Test is one result line and what belongs to it.
+type Test struct {
+	// Number is the result's number, 0 if it has none.
+	Number int
+	// Name is the description without the leading dash. It may be empty, see
+	// [Test.Label].
+	Name string
+	// OK is whether the line said "ok". Use [Test.Status] to learn what it
+	// means together with the directive.
+	OK bool
+	// Directive is the word after "#", and Reason the text after that, or
+	// after the "#" if the directive is none.
+	Directive Directive
+	Reason    string
+	// YAML is the diagnostic block below the result, without its markers and
+	// indentation, bounded.
+	YAML string
+	// Output are the lines printed since the result before this one,
+	// comments without their "# ", bounded.
+	Output string
+	// Sub is the group of subtests whose result this is. Nil if there are
+	// none.
+	Sub *Doc
+}
+
+// A Directive modifies the meaning of a result.
+type Directive uint8
+
+// The directives. Skip and Todo are TAP's, the others are of KTAP and
+// kselftest.h.
+const (
+	None Directive = iota
+	Skip
+	Todo
+	XFail
+	XPass
+	Timeout
+	Error
+)
+
+var directiveNames = [...]string{"", "SKIP", "TODO", "XFAIL", "XPASS", "TIMEOUT", "ERROR"}
+
+// String returns the directive as it is written, "" for None.
+func (d Directive) String() string {
+	if int(d) >= len(directiveNames) {
+		return ""
+	}
+	return directiveNames[d]
+}
+
+// A Status is what a result means.
+type Status uint8
+
+// The statuses.
+const (
+	// StatusFail: the test failed. It is the zero value.
+	StatusFail Status = iota
+	// StatusPass: the test passed.
+	StatusPass
+	// StatusSkip: the test did not run.
+	StatusSkip
+	// StatusXFail: the test failed, or may have, and was expected to.
+	StatusXFail
+)
+
+// String returns "fail", "pass", "skip" or "xfail".
+func (s Status) String() string {
+	switch s {
+	case StatusPass:
+		return "pass"
+	case StatusSkip:
+		return "skip"
+	case StatusXFail:
+		return "xfail"
+	}
+	return "fail"
+}
+
+// Status returns what the test's own result line means, whatever is below it.
+func (t *Test) Status() Status {
+	switch t.Directive {
+	case Skip:
+		// "not ok # SKIP" is how kselftest's runner wrote it before Linux 5.2.
+		return StatusSkip
+	case XFail:
+		return StatusXFail
+	case Todo:
+		if !t.OK {
+			return StatusXFail
+		}
+	case XPass, Timeout, Error:
+		// An unexpected pass fails in kselftest.h's ksft_finished.
+		return StatusFail
+	}
+	if t.OK {
+		return StatusPass
+	}
+	return StatusFail
+}
+
+// Label returns the name of the test, or what stands in for it: kselftest.h
+// prints some results as "ok 3 # SKIP name".
+func (t *Test) Label() string {
+	if t.Name != "" {
+		return t.Name
+	}
+	return t.Reason
+}
+
+// Why says in one line why the test did not pass: its reason, or else what is
+// wrong below it, or else the first line of its output that is not
+// kselftest_harness.h's framing.
+func (t *Test) Why() string {
+	if t.Reason != "" || t.Status() == StatusPass {
+		return t.Reason
+	}
+	if t.Sub != nil && len(t.Sub.Problems) > 0 {
+		return t.Sub.Problems[0]
+	}
+	if t.Sub != nil && t.Sub.Failed() {
+		return "a subtest failed"
+	}
+	for line := range strings.Lines(t.Output) {
+		if line = strings.Trim(line, " \t\n#"); line != "" && !isHarnessFraming(line) {
+			return line
+		}
+	}
+	return ""
+}
+
+// isHarnessFraming reports whether line is one of those with which
+// kselftest_harness.h accompanies a result, without its "#".
+func isHarnessFraming(line string) bool {
+	for _, word := range []string{"RUN ", "OK ", "FAIL ", "Starting "} {
+		if strings.HasPrefix(line, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// Counts are the numbers of tests by outcome.
+type Counts struct {
+	Pass, Fail, Skip, XFail int
+	// Missing counts the planned tests without a result; they are not part
+	// of Fail.
+	Missing int
+}
+
+// Total returns the number of all tests.
+func (c Counts) Total() int { return c.Pass + c.Fail + c.Skip + c.XFail + c.Missing }
+
+// Count counts the tests that have no subtests, at all levels. A test with
+// subtests counts only if it failed and nothing below it says why.
+func (d *Doc) Count() Counts {
+	var c Counts
+	d.count(&c)
+	return c
+}
+
+func (d *Doc) count(c *Counts) {
+	c.Missing += d.Missing
+	for _, t := range d.Tests {
+		s := t.Status()
+		if t.Sub != nil && len(t.Sub.Tests)+t.Sub.Missing > 0 {
+			before := c.Fail + c.Missing
+			t.Sub.count(c)
+			if s != StatusFail || c.Fail+c.Missing > before {
+				continue
+			}
+		}
+		switch s {
+		case StatusPass:
+			c.Pass++
+		case StatusSkip:
+			c.Skip++
+		case StatusXFail:
+			c.XFail++
+		default:
+			c.Fail++
+		}
+	}
+}
+
+// Failed reports whether anything in the document is a failure. What is below
+// a test that may fail (TODO, XFAIL) may fail too.
+func (d *Doc) Failed() bool {
+	if d.Bailed || d.Missing > 0 || len(d.Problems) > 0 {
+		return true
+	}
+	for _, t := range d.Tests {
+		s := t.Status()
+		if s == StatusFail || s == StatusPass && t.Sub != nil && t.Sub.Failed() {
+			return true
+		}
+	}
+	return false
+}
+
+// Empty reports whether the document says nothing about tests: what was
+// parsed was not TAP.
+func (d *Doc) Empty() bool {
+	return d.Version == "" && d.Planned < 0 && len(d.Tests) == 0 && !d.Bailed
+}
+
+// Totals are the counts that kselftest.h's ksft_print_cnts prints at the end
+// of a program. They are about the result lines of one level.
+type Totals struct {
+	Pass, Fail, XFail, XPass, Skip, Error int
+}
