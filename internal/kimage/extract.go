@@ -26,6 +26,11 @@ const MaxVmlinux = 1 << 30
 // (lib/decompress_unlz4.c, LZ4_DEFAULT_UNCOMPRESSED_CHUNK_SIZE).
 const lz4BlockMax = 8 << 20
 
+// maxRatio bounds how much smaller a kernel can be than its vmlinux, so that a
+// small file cannot make us allocate MaxVmlinux. Debian's cloud kernel has 1:5
+// with zstd.
+const maxRatio = 256
+
 var errTooBig = errors.New("it unpacks to more than its header says")
 
 // unpack decompresses a bzImage's payload. The payload ends with its unpacked
@@ -41,8 +46,8 @@ func unpack(ctx context.Context, c Compression, payload []byte) ([]byte, error) 
 	}
 	body, trailer := payload[:len(payload)-4], payload[len(payload)-4:]
 	size := int(binary.LittleEndian.Uint32(trailer))
-	if size > MaxVmlinux {
-		return nil, fmt.Errorf("it says that it unpacks to %d bytes, more than a kernel can have", size)
+	if size > MaxVmlinux || size/maxRatio > len(body) {
+		return nil, fmt.Errorf("it says that %d bytes unpack to %d, which no kernel does", len(body), size)
 	}
 	var out []byte
 	var err error

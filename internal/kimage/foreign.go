@@ -87,7 +87,7 @@ func foreignGzip(r io.ReaderAt, size int64, path string) error {
 	head := make([]byte, 4096)
 	n, _ := io.ReadFull(z, head)
 	head = head[:n]
-	what := ""
+	var what string
 	switch {
 	case isARM64Image(head):
 		what = "arm64 Image"

@@ -58,7 +58,7 @@ func FuzzUnpack(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, which byte, payload []byte) {
 		out, err := unpack(context.Background(), all[int(which)%len(all)], payload)
-		if err == nil && len(out) > max(MaxVmlinux, len(payload)) {
+		if err == nil && len(out) > (maxRatio+1)*len(payload) {
 			t.Fatal("too much")
 		}
 	})

@@ -56,7 +56,7 @@ func TestRealKernel(t *testing.T) {
 	assert.NilError(t, err)
 	f, err := elf.Open(vmlinux)
 	assert.NilError(t, err)
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	assert.Equal(t, f.Machine, elf.EM_X86_64)
 	inner := mustOpen(t, vmlinux)
 	assert.Equal(t, inner.Format, Vmlinux)
