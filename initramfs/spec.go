@@ -44,14 +44,9 @@ type Spec struct {
 	// Release is the kernel's release (uname -r). A ModulesDir of another
 	// release is an error. Empty means unknown.
 	Release string
-	// Shell puts u-root's commands on the guest's PATH, and its shell at
-	// /bin/sh. It needs Busybox.
-	Shell bool
-	// Busybox returns the directory with the commands: the function Build of
-	// package busybox. It is not called from here directly because it brings
-	// parts of the Go toolchain with it, which have no place in a test binary
-	// that is also a guest's init.
-	Busybox func(ctx context.Context, c *cache.Cache, progress func(string)) (dir string, err error)
+	// Busybox is the directory that package busybox made: its commands are put
+	// on the guest's PATH, and its shell at /bin/sh. Empty means none.
+	Busybox string
 	// Config is the kernel's .config, for suites.GuestConfigFile. Nil means
 	// unknown.
 	Config []byte
@@ -176,8 +171,8 @@ func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*
 		}
 		add(libs.need(f.Host, guest))
 	}
-	if s.Shell {
-		add(addBusybox(ctx, t, s, c, progress))
+	if s.Busybox != "" {
+		add(addBusybox(t, s.Busybox))
 	}
 	add(addModules(ctx, t, s, progress))
 	if err := errors.Join(errs...); err != nil {
@@ -228,14 +223,7 @@ func addDefaults(t *tree) {
 }
 
 // addBusybox adds the shell and its tools.
-func addBusybox(ctx context.Context, t *tree, s Spec, c *cache.Cache, progress func(string)) error {
-	if s.Busybox == nil {
-		return errors.New("a shell was asked for, but this program cannot build one (use the command kvmrun)")
-	}
-	dir, err := s.Busybox(ctx, c, progress)
-	if err != nil {
-		return err
-	}
+func addBusybox(t *tree, dir string) error {
 	list, err := readSmall(filepath.Join(dir, BusyboxList))
 	if err != nil {
 		return fmt.Errorf("read busybox command list: %w", err)
