@@ -24,7 +24,7 @@ func parseVersion(s string) (string, bool) {
 
 // parsePlan parses "1..N", with an optional comment. skip is the reason of a
 // plan that skips everything.
-func parsePlan(s string) (n int, skip string, ok bool) {
+func parsePlan(s string, escapes bool) (n int, skip string, ok bool) {
 	rest, ok := strings.CutPrefix(s, "1..")
 	if !ok {
 		return 0, "", false
@@ -35,11 +35,10 @@ func parsePlan(s string) (n int, skip string, ok bool) {
 		return 0, "", false
 	}
 	if n == 0 {
-		d, reason := parseDirective(strings.TrimSpace(comment))
-		if d == Skip || comment == "" {
+		comment = unescape(strings.TrimSpace(comment), escapes)
+		skip = comment
+		if d, reason := parseDirective(comment); d == Skip {
 			skip = reason
-		} else {
-			skip = strings.TrimSpace(comment)
 		}
 		if skip == "" {
 			skip = "skipped"

@@ -72,7 +72,7 @@ type frame struct {
 	// escapes is whether the version has escapes; the outer frame's holds
 	// until there is a version line.
 	escapes bool
-	next   string // name announced for the frame to be nested here
+	next    string // name announced for the frame to be nested here
 
 	// The segment: one of several documents in a row.
 	first   int           // index of its first test in doc.Tests
@@ -231,7 +231,7 @@ func opens(f *frame, line string) (prefix, rest string, ok bool) {
 	if strings.HasPrefix(rest, "# Subtest: ") {
 		return prefix, rest, true
 	}
-	if _, _, ok := parsePlan(rest); ok {
+	if _, _, ok := parsePlan(rest, false); ok {
 		return prefix, rest, true
 	}
 	// A comment that looks like a result is one only in a document that was
@@ -257,7 +257,7 @@ func (p *Parser) content(depth int, f *frame, line string) {
 		}
 		return
 	}
-	if n, skip, ok := parsePlan(line); ok {
+	if n, skip, ok := parsePlan(line, f.escapes); ok {
 		p.plan(f, n, skip)
 		return
 	}
@@ -401,6 +401,7 @@ func (p *Parser) comment(f *frame, text string) {
 	}
 	text = strings.TrimPrefix(text, " ")
 	if name, ok := strings.CutPrefix(text, "Subtest: "); ok {
+		name = strings.TrimSpace(name)
 		// Printed within the group, or right before it.
 		if f.name == "" && f.doc.Empty() && f.prefix != "" {
 			f.name = p.keep(name)

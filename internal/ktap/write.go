@@ -52,7 +52,7 @@ func writeDoc(w *bufio.Writer, d *Doc, indent string) {
 	}
 	for i, t := range d.Tests {
 		if t.Sub != nil {
-			line("# Subtest: %s", clean(t.Name))
+			line("# Subtest: %s", strings.TrimSpace(clean(t.Name)))
 			writeDoc(w, t.Sub, indent+"    ")
 		}
 		line("%s", resultLine(i+1, t))
