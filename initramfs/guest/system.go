@@ -121,7 +121,10 @@ func (*linux) kernelLog(text string) {
 		}
 		// Level 1 (alert) reaches the console whatever level a test has set,
 		// short of 0.
-		if _, err := unix.Write(fd, []byte("<1>"+line)); err != nil {
+		// The newline ends the record: without it printk keeps the record open
+		// for a continuation, and no console prints it before the next one
+		// (kernel/printk/printk.c: vprintk_store).
+		if _, err := unix.Write(fd, []byte("<1>"+line+"\n")); err != nil {
 			fmt.Fprintln(os.Stderr, line)
 		}
 	}
