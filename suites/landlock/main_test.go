@@ -7,11 +7,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/kvmrun/kvmrun/suites/kit"
 )
-
-var helpers = kit.Helpers{}
 
 func TestMain(m *testing.M) {
 	helpers.RunHelper()

@@ -3,6 +3,7 @@
 package landlock
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"unsafe"
@@ -170,8 +171,10 @@ func TestForeignAddressFamily(t *testing.T) {
 		in(func() {
 			for i, call := range []uintptr{unix.SYS_BIND, unix.SYS_CONNECT} {
 				err := rawCall(call, tcp4.socket(t), a, len(a))
-				e, ok := err.(unix.Errno)
-				assert.Assert(t, ok, "call %d: got %v", call, err)
+				var e unix.Errno
+				if !errors.As(err, &e) {
+					t.Fatalf("call %d: got %s, want an errno", call, kit.ErrnoName(err))
+				}
 				if !confined {
 					want[i] = e
 				}
