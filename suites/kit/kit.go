@@ -190,13 +190,30 @@ func Config() suites.Config { load(); return kernel.config }
 // Release returns what uname -r prints.
 func Release() string { load(); return kernel.release }
 
+// earned remembers the tests that were skipped for a stated reason.
+var earned sync.Map
+
+// skip skips the test for a reason that suites.Spec.Earned understands.
+func skip(t testing.TB, reason string) {
+	t.Helper()
+	earned.Store(t.Name(), true)
+	t.Skip(reason)
+}
+
+// SkipEarned says whether the test was skipped by one of this package's
+// functions. A test that skips by itself stopped testing, and nobody knows why.
+func SkipEarned(t testing.TB) bool {
+	_, ok := earned.Load(t.Name())
+	return ok
+}
+
 // NeedKconfig skips the test unless the kernel has every option, given as
 // "SYMBOL" or "SYMBOL=y". Where the configuration is not known the test runs.
 func NeedKconfig(t testing.TB, needs ...string) {
 	t.Helper()
 	for _, n := range needs {
 		if c := Config(); !c.Has(n) {
-			t.Skip(suites.KconfigReason(n, c[strings.TrimSuffix(n, "=y")]))
+			skip(t, suites.KconfigReason(n, c[strings.TrimSuffix(n, "=y")]))
 		}
 	}
 }
@@ -206,7 +223,7 @@ func NeedKconfig(t testing.TB, needs ...string) {
 func NeedLinux(t testing.TB, min, why string) {
 	t.Helper()
 	if suites.CompareRelease(Release(), min) < 0 {
-		t.Skip(suites.LinuxReason(min, Release(), why))
+		skip(t, suites.LinuxReason(min, Release(), why))
 	}
 }
 
@@ -215,7 +232,7 @@ func NeedLinux(t testing.TB, min, why string) {
 func NeedFeature(t testing.TB, name string, err error) {
 	t.Helper()
 	if err != nil {
-		t.Skip(suites.FeatureReason(name, err.Error()))
+		skip(t, suites.FeatureReason(name, err.Error()))
 	}
 }
 
@@ -223,7 +240,7 @@ func NeedFeature(t testing.TB, name string, err error) {
 func NotShort(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip(suites.ShortReason())
+		skip(t, suites.ShortReason())
 	}
 }
 

@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/ktap"
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+var execCommand = command{
+	name: "exec", args: "-- PROGRAM [ARGUMENT...]",
+	short: "run one program in a VM",
+	long: `Runs a program of this host, with its shared libraries, in a VM: standard
+input, output and error and the exit status are as if it ran here. A PROGRAM
+that this host does not have is looked up among the guest's own tools (u-root:
+sh, ip, ls, mount, dmesg ...).
+
+The working directory has the same name in the guest, and holds the files named
+by -file. Output in TAP or KTAP is counted: a failed, missing or unplanned test
+makes the exit status 1, whatever the program says. So does a kernel splat.
+
+Exit status: the program's; 128+N when signal N killed it; 126 and 127 when it
+could not be started, as in a shell; 1 when the kernel or a TAP test failed;
+3 when the infrastructure failed.`,
+	run: doExec,
+}
+
+func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	var v vmFlags
+	v.register(fs, false)
+	var files, modules multi
+	var env multi
+	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
+	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on; repeatable")
+	fs.Var(&env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
+	timeout := fs.Duration("timeout", 0, "limit for the program, e.g. 5m; default: none")
+	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
+	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	if fs.NArg() == 0 {
+		return usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
+	}
+	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir}
+	doc := ktap.NewParser()
+	g.stdout = teeWriter(io.Out, doc)
+	out, err := g.run(ctx, io)
+	if err != nil {
+		return err
+	}
+	return g.conclude(io, out, doc.Finish(), *tapFile)
+}
+
+// guestProgram is what exec and shell have in common.
+type guestProgram struct {
+	v            vmFlags
+	files        []string
+	modules, env []string
+	argv         []string
+	timeout      time.Duration
+	dir          string
+	tty          *wire.Winsize
+	resize       <-chan wire.Winsize
+	stdout       io.Writer
+}
+
+func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
+	ui := newProgress(io.Err)
+	var none runner.Outcome
+	m, err := g.v.machine(io, ui.say)
+	if err != nil {
+		return none, err
+	}
+	if len(g.v.kernels) > 1 {
+		return none, usagef("give one -kernel")
+	}
+	ks, err := g.v.open(ctx, io, m)
+	if err != nil {
+		return none, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return none, err
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		return none, err
+	}
+	p := runner.Program{
+		Kernel: ks[0], Init: self, Modules: g.modules, Shell: true,
+		Timeout: g.timeout, Stdin: io.In, Stdout: g.stdout, Stderr: io.Err, Resize: g.resize,
+		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty},
+	}
+	if f, ok := io.Out.(*os.File); ok && g.tty == nil {
+		if e, ok := io.Err.(*os.File); ok && sameFile(f, e) {
+			p.Run.Merge = true // keeps the order of both, as on a terminal here
+		}
+	}
+	if err := g.pack(&p, wd); err != nil {
+		return none, &exitError{exitUsage, err}
+	}
+	if g.dir == "" {
+		if g.dir, err = m.NewRunDir("exec"); err != nil {
+			return none, err
+		}
+	} else if err := os.MkdirAll(g.dir, 0o755); err != nil {
+		return none, err
+	}
+	p.Dir = absolute(g.dir)
+	// The program decides what an interrupt means; a second one, or TERM,
+	// ends the VM.
+	if g.tty == nil {
+		sig := make(chan int, 4)
+		p.Signals = sig
+		stop := forwardInterrupt(sig)
+		defer stop()
+		ctx = context.WithoutCancel(ctx)
+		var cancel context.CancelFunc
+		ctx, cancel = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGHUP)
+		defer cancel()
+	}
+	return m.Exec(ctx, p), nil
+}
+
+// forwardInterrupt passes Ctrl-C on to the guest.
+func forwardInterrupt(to chan<- int) (stop func()) {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, os.Interrupt)
+	done := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-c:
+				select {
+				case to <- int(syscall.SIGINT):
+				default:
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { signal.Stop(c); close(done) }
+}
+
+func (g *guestProgram) environ(io IO) []string {
+	env := []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/bbin", "HOME=/root", "TMPDIR=/tmp", "USER=root"}
+	for _, k := range []string{"TERM", "LANG", "TZ"} {
+		if v := io.getenv(k); v != "" {
+			env = append(env, k+"="+v)
+		}
+	}
+	return append(env, g.env...)
+}
+
+// pack puts the program and the files into the initramfs.
+func (g *guestProgram) pack(p *runner.Program, wd string) error {
+	name := g.argv[0]
+	path, err := exec.LookPath(name)
+	switch {
+	case err == nil:
+		path = absolute(path)
+		p.Files = append(p.Files, initramfs.File{Host: path, Guest: path})
+		p.Run.Argv = append([]string{path}, g.argv[1:]...)
+	case strings.Contains(name, "/") && !filepath.IsAbs(name):
+		return fmt.Errorf("program %s: %w", name, err)
+	}
+	for _, f := range g.files {
+		host, guest, given := strings.Cut(f, ":")
+		if !given {
+			guest = host
+		}
+		if !filepath.IsAbs(guest) {
+			guest = filepath.Join(wd, guest)
+		}
+		host = absolute(host)
+		st, err := os.Stat(host)
+		if err != nil {
+			return fmt.Errorf("-file %s: %w", f, err)
+		}
+		if !st.IsDir() {
+			p.Files = append(p.Files, initramfs.File{Host: host, Guest: guest})
+			continue
+		}
+		if err := filepath.WalkDir(host, func(h string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			rel, err := filepath.Rel(host, h)
+			if err == nil {
+				p.Files = append(p.Files, initramfs.File{Host: h, Guest: filepath.Join(guest, rel)})
+			}
+			return err
+		}); err != nil {
+			return fmt.Errorf("-file %s: %w", f, err)
+		}
+	}
+	return nil
+}
+
+// conclude turns facts into an exit status, through the one verdict function.
+func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFile string) error {
+	facts := out.Facts()
+	facts.Program = true
+	counts := doc.Counts()
+	if doc.Tests() {
+		facts.TestsRun, facts.TestsFailed, facts.TestsSkipped = counts.Total, counts.Failed, counts.Skipped
+		fmt.Fprintf(io.Err, "kvmrun: tests: %d run, %d passed, %d skipped, %d failed\n", counts.Total, counts.Passed, counts.Skipped, counts.Failed)
+		for _, p := range doc.Problems() {
+			fmt.Fprintln(io.Err, "kvmrun: tests:", p)
+		}
+		if tapFile != "" {
+			if err := writeFile(tapFile, func(w io2) error { return ktap.Emit(w, doc) }); err != nil {
+				return fmt.Errorf("write %s: %w", tapFile, err)
+			}
+		}
+	}
+	verdict, reason := result.Judge(facts)
+	for _, n := range out.Notes {
+		fmt.Fprintln(io.Err, "kvmrun:", n)
+	}
+	if verdict == result.VerdictPass {
+		return nil
+	}
+	if e := out.Exited; verdict == result.VerdictTestFailed && e != nil {
+		switch {
+		case e.NotFound:
+			return &exitError{127, fmt.Errorf("%s: not found on this host or in the guest", g.argv[0])}
+		case e.NotExecutable:
+			return &exitError{126, fmt.Errorf("%s: cannot be executed in the guest: %s", g.argv[0], e.Err)}
+		case e.Signal != 0:
+			return &exitError{code: 128 + e.Signal}
+		case e.Code > 0:
+			return &exitError{code: e.Code}
+		}
+	}
+	for _, s := range facts.Splats {
+		fmt.Fprintf(io.Err, "kvmrun: kernel splat: %s\n%s\n", s.Title, strings.TrimRight(s.Raw, "\n"))
+	}
+	code := exitFail
+	if verdict == result.VerdictInfra {
+		code = exitInfra
+	}
+	return &exitError{code, fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, filepath.Join(g.dir, "console.log"))}
+}
+
+func sameFile(a, b *os.File) bool {
+	x, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	y, err := b.Stat()
+	return err == nil && os.SameFile(x, y)
+}
+
+func teeWriter(a, b io.Writer) io.Writer { return io.MultiWriter(a, b) }
+
+var shellCommand = command{
+	name:  "shell",
+	short: "an interactive shell in a VM",
+	long: `Starts u-root's shell in a VM, with the guest's usual tools, modules and files
+as for kvmrun exec. Leave it with exit or Ctrl-D.`,
+	run: doShell,
+}
+
+func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	var v vmFlags
+	v.register(fs, false)
+	var files, modules multi
+	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
+	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on; repeatable")
+	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return usagef("shell: unexpected argument %q; kvmrun exec runs programs", fs.Arg(0))
+	}
+	g := guestProgram{v: v, files: files, modules: modules, argv: []string{"/bin/sh"}, dir: *dir, stdout: io.Out}
+	if io.In == nil || !term.IsTerminal(int(io.In.Fd())) {
+		return usagef("shell: standard input is not a terminal; for a script: kvmrun exec -kernel K -- sh -c '...'")
+	}
+	fd := int(io.In.Fd())
+	cols, rows, err := term.GetSize(fd)
+	if err != nil {
+		return fmt.Errorf("ask the terminal for its size: %w", err)
+	}
+	g.tty = &wire.Winsize{Rows: uint16(rows), Cols: uint16(cols)}
+	resize := make(chan wire.Winsize, 1)
+	g.resize = resize
+	winch := make(chan os.Signal, 1)
+	signal.Notify(winch, syscall.SIGWINCH)
+	defer signal.Stop(winch)
+	go func() {
+		for range winch {
+			if c, r, err := term.GetSize(fd); err == nil {
+				select {
+				case resize <- wire.Winsize{Rows: uint16(r), Cols: uint16(c)}:
+				default:
+				}
+			}
+		}
+	}()
+	old, err := term.MakeRaw(fd)
+	if err != nil {
+		return fmt.Errorf("put the terminal into raw mode: %w", err)
+	}
+	out, err := g.run(ctx, io)
+	_ = term.Restore(fd, old)
+	if err != nil {
+		return err
+	}
+	return g.conclude(io, out, ktap.NewParser().Finish(), "")
+}

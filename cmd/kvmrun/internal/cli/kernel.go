@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"strings"
+
+	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/runner"
+)
+
+var kernelCommand = command{
+	name:  "kernel",
+	short: "fetch and examine kernels",
+	run: func(ctx context.Context, io IO, _ *flag.FlagSet, args []string) error {
+		return dispatch(ctx, io, "kvmrun kernel", kernelCommands(), args)
+	},
+}
+
+func kernelCommands() []command {
+	return []command{fetchCommand, infoCommand, checkCommand}
+}
+
+var infoCommand = command{
+	name: "info", short: "what a kernel file is",
+	long: `Prints version, architecture, format, compression, PVH, build-id, compiler and
+what of the sanitizers, fault injection, lockdep and KASLR is built in.`,
+	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var v vmFlags
+		v.register(fs, false)
+		asJSON := fs.Bool("json", false, "print JSON")
+		if err := parse(fs, args); err != nil {
+			return err
+		}
+		m, err := v.machine(io, nil)
+		if err != nil {
+			return err
+		}
+		ks, err := v.open(ctx, io, m)
+		if err != nil {
+			return err
+		}
+		info, err := ks[0].Image.Info(ctx, m.Cache)
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		if *asJSON {
+			e := json.NewEncoder(io.Out)
+			e.SetIndent("", "  ")
+			return e.Encode(info)
+		}
+		return info.WriteText(io.Out)
+	},
+}
+
+var checkCommand = command{
+	name: "check", short: "what the suites will find in a kernel, before it boots",
+	long: `Reads the kernel's configuration (embedded, beside it, in /boot, or -kconfig)
+and prints for every suite which options are there, missing, or only a module.
+Exit status 1 when something is missing.`,
+	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var v vmFlags
+		v.register(fs, true)
+		var names list
+		fs.Var(&names, "suite", "a suite to check for; several with commas; default: all")
+		src := fs.String("src", ".", "find suites in the Go module of this `directory`")
+		if err := parse(fs, args); err != nil {
+			return err
+		}
+		m, err := v.machine(io, newProgress(io.Err).say)
+		if err != nil {
+			return err
+		}
+		ks, err := v.open(ctx, io, m)
+		if err != nil {
+			return err
+		}
+		source, err := runner.FindSource(absolute(*src))
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		if len(names) == 0 {
+			if names, err = source.Names(); err != nil {
+				return &exitError{exitUsage, err}
+			}
+		}
+		suites, err := m.Suites(ctx, source, names)
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		short := false
+		for _, k := range ks {
+			if k.Config == nil {
+				return fail(fmt.Errorf("the configuration of %s is not known; name it with -kconfig", k.Path))
+			}
+			fmt.Fprintf(io.Out, "%s (configuration: %s)\n", k.Release, k.ConfigSource)
+			for _, s := range suites {
+				short = checkSuite(io, k, s) || short
+			}
+		}
+		if short {
+			return &exitError{code: exitFail}
+		}
+		return nil
+	},
+}
+
+// checkSuite prints what a suite finds in a kernel, and says whether it is
+// short of something.
+func checkSuite(io IO, k *runner.Kernel, s runner.Suite) (short bool) {
+	fmt.Fprintf(io.Out, "  %s\n", s.Spec.Name)
+	for _, g := range []struct {
+		needs []string
+		what  string
+	}{{s.Spec.Kconfig, "the whole suite is skipped"}, {s.Spec.OptionalKconfig, "tests that need it are skipped"}} {
+		for _, need := range g.needs {
+			have := k.Config[strings.TrimSuffix(need, "=y")]
+			switch {
+			case !k.Config.Has(need) && have == "m":
+				short = true
+				fmt.Fprintf(io.Out, "    CONFIG_%-34s only a module: %s\n", need, g.what)
+			case !k.Config.Has(need):
+				short = true
+				fmt.Fprintf(io.Out, "    CONFIG_%-34s missing: %s\n", need, g.what)
+			case have == "m":
+				fmt.Fprintf(io.Out, "    CONFIG_%-34s module\n", need)
+			default:
+				fmt.Fprintf(io.Out, "    CONFIG_%-34s present\n", need)
+			}
+		}
+	}
+	return short
+}
+
+var _ = kfetch.IsSpec

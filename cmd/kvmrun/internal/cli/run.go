@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/kvmrun/kvmrun/internal/report"
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/runner"
+)
+
+var runCommand = command{
+	name:  "run",
+	short: "run test suites on kernels, a VM each",
+	long: `Runs every suite on every kernel, each in a VM of its own, as many at a time as
+the host's cores and free memory allow, and prints a table.
+
+Without -suite all suites of the module in the current directory are run. A
+suite is a name (ext4), a package (./my/suite) or a test binary (./ext4.test).
+
+Exit status: 0 everything passed; 1 a test or a kernel failed; 2 wrong usage;
+3 the infrastructure failed (QEMU missing, a VM did not boot, out of disk).`,
+	run: doRun,
+}
+
+func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	var v vmFlags
+	v.register(fs, true)
+	var names list
+	var x runner.Matrix
+	fs.Var(&names, "suite", "a suite to run; several with commas; default: all")
+	fs.StringVar(&x.Run, "run", "", "run only tests matching this `regexp`, as go test -run")
+	fs.StringVar(&x.Skip, "skip", "", "skip tests matching this `regexp`, as go test -skip")
+	fs.BoolVar(&x.Short, "short", false, "leave out slow tests")
+	fs.IntVar(&x.Count, "count", 1, "run each test this many times")
+	fs.DurationVar(&x.Timeout, "timeout", 0, "limit for one suite, e.g. 5m; default: the suite's own, three times that without KVM")
+	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
+	strict := fs.Bool("strict", false, "fail, instead of skipping, what the kernel's configuration has no support for")
+	tapFile := fs.String("tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
+	jsonFile := fs.String("json", "", "write the results as JSON to this `file`")
+	junitFile := fs.String("junit", "", "write the results as JUnit XML to this `file`")
+	dir := fs.String("o", "", "keep logs and results in this `directory`; default: in the cache")
+	src := fs.String("src", ".", "find suites in the Go module of this `directory`")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return usagef("run: unexpected argument %q; kernels are given by -kernel, suites by -suite", fs.Arg(0))
+	}
+	ui := newProgress(io.Err)
+	defer ui.close()
+	m, err := v.machine(io, ui.say)
+	if err != nil {
+		return err
+	}
+	if x.Kernels, err = v.open(ctx, io, m); err != nil {
+		return err
+	}
+	source, err := runner.FindSource(absolute(*src))
+	if err != nil && !allFiles(names) {
+		return &exitError{exitUsage, err}
+	}
+	if len(names) == 0 {
+		if names, err = source.Names(); err != nil {
+			return &exitError{exitUsage, err}
+		}
+	}
+	if x.Suites, err = m.Suites(ctx, source, names); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if x.Dir = *dir; x.Dir == "" {
+		if x.Dir, err = m.NewRunDir("run"); err != nil {
+			return err
+		}
+	}
+	x.Dir = absolute(x.Dir)
+	x.Command = "kvmrun run -kernel " + strings.Join(kernelPaths(x.Kernels), " -kernel ")
+	if *strict {
+		if err := strictly(x); err != nil {
+			return err
+		}
+	}
+	shortOf(io.Err, x)
+	ui.begin(x)
+	x.OnStart, x.OnEvent, x.OnDone = ui.onStart, ui.onEvent, ui.onDone
+	res, err := m.RunMatrix(ctx, x)
+	ui.close()
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	var errs []error
+	table := io.Out
+	write := func(name string, f func(w io2, r result.Run) error) {
+		if name == "-" {
+			errs = append(errs, f(io.Out, res))
+			table = io.Err
+			return
+		}
+		if name != "" {
+			errs = append(errs, writeFile(name, func(w io2) error { return f(w, res) }))
+		}
+	}
+	write(*tapFile, func(w io2, r result.Run) error { return report.TAP(w, r) })
+	write(*jsonFile, func(w io2, r result.Run) error { return report.JSON(w, r) })
+	write(*junitFile, func(w io2, r result.Run) error { return report.JUnit(w, r) })
+	write(filepath.Join(x.Dir, "result.json"), func(w io2, r result.Run) error { return report.JSON(w, r) })
+	if s := io.getenv("GITHUB_STEP_SUMMARY"); s != "" {
+		errs = append(errs, appendFile(s, func(w io2) error { return report.GitHub(w, res) }))
+	}
+	errs = append(errs, report.Table(table, res, tableOptions(table)))
+	fmt.Fprintf(table, "\nlogs: %s\n", x.Dir)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("write the results: %w", err)
+	}
+	if code := res.ExitCode(); code != exitOK {
+		return &exitError{code: code}
+	}
+	return nil
+}
+
+// io2 is io.Writer; the parameter io hides the package.
+type io2 = io.Writer
+
+func absolute(p string) string {
+	if a, err := filepath.Abs(p); err == nil {
+		return a
+	}
+	return p
+}
+
+func allFiles(names []string) bool {
+	for _, n := range names {
+		if st, err := os.Stat(n); err != nil || !st.Mode().IsRegular() {
+			return false
+		}
+	}
+	return len(names) > 0
+}
+
+func kernelPaths(ks []*runner.Kernel) (out []string) {
+	for _, k := range ks {
+		out = append(out, k.Path)
+	}
+	return out
+}
+
+// shortOf says, before anything boots, which suites will lack something.
+func shortOf(w io.Writer, x runner.Matrix) {
+	for _, k := range x.Kernels {
+		for _, s := range x.Suites {
+			miss := append(k.Config.Missing(s.Spec.Kconfig), k.Config.Missing(s.Spec.OptionalKconfig)...)
+			if len(miss) > 0 {
+				fmt.Fprintf(w, "kvmrun: %s: suite %s will skip what needs CONFIG_%s\n", k.Image.Release, s.Spec.Name, strings.Join(miss, ", CONFIG_"))
+			}
+		}
+	}
+}
+
+// strictly refuses kernels that would make a suite skip something.
+func strictly(x runner.Matrix) error {
+	var errs []error
+	for _, k := range x.Kernels {
+		if k.Config == nil {
+			errs = append(errs, fmt.Errorf("the configuration of %s is not known; name it with -kconfig", k.Path))
+		}
+		for _, s := range x.Suites {
+			miss := append(k.Config.Missing(s.Spec.Kconfig), k.Config.Missing(s.Spec.OptionalKconfig)...)
+			if len(miss) > 0 {
+				errs = append(errs, fmt.Errorf("%s: suite %s needs CONFIG_%s", k.Path, s.Spec.Name, strings.Join(miss, ", CONFIG_")))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fail(fmt.Errorf("-strict: %w", err))
+	}
+	return nil
+}
+
+func tableOptions(w io.Writer) report.TableOptions {
+	f, ok := terminal(w)
+	if !ok {
+		return report.TableOptions{}
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 0
+	}
+	return report.TableOptions{Color: os.Getenv("NO_COLOR") == "", Width: width}
+}
+
+// writeFile writes a file in one go: it appears complete or not at all.
+func writeFile(name string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".kvmrun-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+func appendFile(name string, write func(io.Writer) error) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// seconds formats a duration for people.
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command kvmrun boots Linux kernels in virtual machines and runs tests and
+// programs in them. See kvmrun help.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/kvmrun/kvmrun/cmd/kvmrun/internal/cli"
+	"github.com/kvmrun/kvmrun/initramfs/guest"
+)
+
+func main() {
+	if guest.IsInit() {
+		guest.Main()
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	code := cli.Run(ctx, os.Args[1:], cli.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Environ()})
+	stop()
+	os.Exit(code)
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strings"
+	"sync"
+)
+
+// DescribeEnv, set to 1, makes a suite's test binary print its Suite as JSON
+// and exit, on the host.
+const DescribeEnv = "KVMRUN_DESCRIBE"
+
+// Describe asks a test binary what it is.
+func Describe(ctx context.Context, binary string) (Suite, error) {
+	s := Suite{Binary: binary}
+	cmd := exec.CommandContext(ctx, binary)
+	cmd.Env = append(os.Environ(), DescribeEnv+"=1")
+	out, err := cmd.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &s)
+	}
+	if err == nil {
+		err = s.Spec.Validate()
+	}
+	if err != nil {
+		return s, fmt.Errorf("ask %s for its suite: %w; is it a test binary whose TestMain calls testmain.Run?", binary, err)
+	}
+	return s, nil
+}
+
+// Source finds Go packages with suites and builds their test binaries once.
+type Source struct {
+	Dir string // a directory of the module
+}
+
+// FindSource looks for the module of dir, upwards.
+func FindSource(dir string) (Source, error) {
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
+			return Source{Dir: d}, nil
+		}
+		if d == filepath.Dir(d) {
+			return Source{}, fmt.Errorf("find the suites' source: no go.mod in %s or above; run in a checkout of kvmrun, or name test binaries: -suite ./ext4.test", dir)
+		}
+	}
+}
+
+// Names returns the module's suites: the directories below suites/ that have
+// tests.
+func (s Source) Names() ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(s.Dir, "suites", "*", "main_test.go"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("find suites: no suites/*/main_test.go in %s", s.Dir)
+	}
+	var out []string
+	for _, f := range files {
+		out = append(out, filepath.Base(filepath.Dir(f)))
+	}
+	sort.Strings(out)
+	return out, nil
+}
+
+// Suites builds (when the source has changed) and describes suites, given by
+// name, as "./package/dir", or as a test binary's path.
+func (m *Machine) Suites(ctx context.Context, src Source, names []string) ([]Suite, error) {
+	var pkgs []string
+	out := make([]Suite, len(names))
+	for i, n := range names {
+		if st, err := os.Stat(n); err == nil && st.Mode().IsRegular() {
+			abs, err := filepath.Abs(n)
+			if err != nil {
+				return nil, err
+			}
+			out[i].Binary = abs
+			continue
+		}
+		if !strings.HasPrefix(n, ".") && !filepath.IsAbs(n) {
+			known, err := src.Names()
+			if err != nil {
+				return nil, err
+			}
+			if !contains(known, n) {
+				return nil, fmt.Errorf("no suite %q; there are: %s%s", n, strings.Join(known, ", "), Nearest(n, known))
+			}
+			n = "./suites/" + n
+		}
+		pkgs = append(pkgs, n)
+		out[i].Binary = filepath.Base(n) + ".test"
+	}
+	dir := ""
+	if len(pkgs) > 0 {
+		var err error
+		if dir, err = m.buildTests(ctx, src, pkgs); err != nil {
+			return nil, err
+		}
+	}
+	errs := make([]error, len(out))
+	var wg sync.WaitGroup
+	for i := range out {
+		if !filepath.IsAbs(out[i].Binary) {
+			out[i].Binary = filepath.Join(dir, out[i].Binary)
+		}
+		wg.Go(func() { out[i], errs[i] = Describe(ctx, out[i].Binary) })
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+// buildTests compiles test binaries into the cache. The entry's key is made of
+// the names, sizes and times of the module's files, so that an unchanged tree
+// costs a few milliseconds; what really changed is go's own cache's business.
+func (m *Machine) buildTests(ctx context.Context, src Source, pkgs []string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version(), src.Dir, pkgs, os.Getenv("CGO_ENABLED"), os.Getenv("GOFLAGS"))
+	err := filepath.WalkDir(src.Dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if n := d.Name(); p != src.Dir && (strings.HasPrefix(n, ".") || n == "testdata" || n == "bin") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		i, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			fmt.Fprintln(h, p, i.Size(), i.ModTime().UnixNano())
+		}
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("look at the suites' source: %w", err)
+	}
+	dir, _, err := m.Cache.Get(ctx, "suites", fmt.Sprintf("%x", h.Sum(nil)[:16]), func(ctx context.Context, tmp string) error {
+		m.progress("compiling %s", strings.Join(pkgs, " "))
+		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-c", "-o", tmp + "/"}, pkgs...)...)
+		cmd.Dir = src.Dir
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Run(); err != nil {
+			if errors.Is(err, exec.ErrNotFound) {
+				return errors.New("compile the suites: no go command in PATH; install Go, or name test binaries: -suite ./ext4.test")
+			}
+			return fmt.Errorf("compile the suites: %w\n%s", err, out.Bytes())
+		}
+		return nil
+	})
+	return dir, err
+}

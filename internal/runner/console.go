@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+const (
+	// maxLine bounds what of a console line is looked at for marks, in bytes.
+	// Marks are far shorter; printk's own limit is 1024 (PRINTKRB_RECORD_MAX,
+	// kernel/printk/internal.h).
+	maxLine = 4096
+	// tailLines is how many of the last lines are kept for error messages.
+	tailLines = 40
+	// maxSplats bounds how many reports of one VM are kept; a kernel that
+	// prints more has said enough.
+	maxSplats = 200
+	// maxMarks bounds how many test marks are remembered for attribution.
+	maxMarks = 8192
+)
+
+// console reads the kernel log as it comes: it feeds the splat scanner, finds
+// the agent's marks and keeps the last lines. Write is called by one
+// goroutine, the getters by any.
+type console struct {
+	scanner *oops.Scanner
+
+	mu      sync.Mutex
+	offset  int64
+	line    []byte
+	tail    []string
+	fatal   string // the agent's last words
+	reports []*oops.Report
+	dropped int // reports over maxSplats
+	marks   []mark
+	end     string // what the end mark looks like, "" before it is known
+	ended   chan struct{}
+	err     error // of the scanner
+}
+
+// mark is a test's begin or end in the kernel log.
+type mark struct {
+	offset int64
+	test   string
+	begin  bool
+}
+
+func newConsole(nonce string) *console {
+	c := &console{end: wire.EndMark(nonce), ended: make(chan struct{})}
+	c.scanner = oops.NewScanner(func(r *oops.Report) {
+		if len(c.reports) == maxSplats {
+			c.dropped++
+			return
+		}
+		c.reports = append(c.reports, r)
+	})
+	return c
+}
+
+// Write implements io.Writer. It never fails: what goes wrong is kept for the
+// verdict, because the log must go on being drained.
+func (c *console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, err := c.scanner.Write(p); err != nil && c.err == nil {
+		c.err = err
+	}
+	rest := p
+	for len(rest) > 0 {
+		i := bytes.IndexByte(rest, '\n')
+		part := rest
+		if i >= 0 {
+			part = rest[:i]
+		}
+		if room := maxLine - len(c.line); room > 0 {
+			c.line = append(c.line, part[:min(room, len(part))]...)
+		}
+		if i < 0 {
+			c.offset += int64(len(rest))
+			break
+		}
+		c.offset += int64(i + 1)
+		rest = rest[i+1:]
+		c.endLine()
+	}
+	return len(p), nil
+}
+
+func (c *console) endLine() {
+	line := strings.TrimRight(string(c.line), "\r")
+	c.line = c.line[:0]
+	c.tail = append(c.tail, line)
+	if len(c.tail) > tailLines {
+		c.tail = append(c.tail[:0], c.tail[len(c.tail)-tailLines:]...)
+	}
+	i := strings.Index(line, "kvmrun: ")
+	if i < 0 {
+		return
+	}
+	say := line[i:]
+	switch {
+	case strings.HasPrefix(say, wire.FatalMark):
+		c.fatal = strings.TrimPrefix(say, wire.FatalMark)
+	case say == c.end:
+		select {
+		case <-c.ended:
+		default:
+			close(c.ended)
+		}
+	default:
+		test, begin, ok := wire.ParseTestMark(say)
+		if ok && len(c.marks) < maxMarks {
+			c.marks = append(c.marks, mark{offset: c.offset, test: test, begin: begin})
+		}
+	}
+}
+
+// close ends the log: pending reports are finished, the last line looked at.
+func (c *console) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.line) > 0 {
+		c.endLine()
+	}
+	if err := c.scanner.Close(); err != nil && c.err == nil {
+		c.err = err
+	}
+}
+
+// lastWords returns the end of the log for an error message.
+func (c *console) lastWords() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := append([]string{}, c.tail...)
+	if len(c.line) > 0 {
+		out = append(out, string(c.line))
+	}
+	return out
+}
+
+// testsAt returns the tests running when the log was offset bytes long, the
+// one that began last first.
+func (c *console) testsAt(offset int64) []string {
+	var running []string
+	for _, m := range c.marks {
+		if m.offset > offset {
+			break
+		}
+		if m.begin {
+			running = append([]string{m.test}, running...)
+			continue
+		}
+		for i, r := range running {
+			if r == m.test {
+				running = append(running[:i:i], running[i+1:]...)
+				break
+			}
+		}
+	}
+	return running
+}
+
+// splat is a report and the test it fell into, "" outside all tests.
+type splat struct {
+	*oops.Report
+	test string
+}
+
+// splats returns the attributed reports. To be called after close.
+func (c *console) splats() []splat {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []splat
+	for _, r := range c.reports {
+		s := splat{Report: r}
+		if t := c.testsAt(r.Start); len(t) > 0 {
+			s.test = t[0]
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func (c *console) problem() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return c.err.Error()
+	case c.dropped > 0:
+		return fmt.Sprintf("%d kernel reports beyond the first %d were dropped", c.dropped, maxSplats)
+	}
+	return ""
+}

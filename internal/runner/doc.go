@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package runner takes one job from a kernel and a program to a verdict: it is
+// the first place where the kernel image, the initramfs, the VM, the agent's
+// protocol and the splat parser meet.
+//
+// [Machine.Exec] boots one VM, runs one program in it and reports facts, an
+// [Outcome]. [Machine.RunSuite] adds a suite's test binary and folds its
+// output into a result.Job; [Machine.RunMatrix] runs many of them side by
+// side. Verdicts are made in one place only, result.Judge.
+//
+// # Trust
+//
+// Everything that comes from the guest is bounded and treated as hostile: it
+// cannot name a host path, outgrow memory or the disk, or keep the host
+// waiting past a deadline. A run without the explicit end marker, a kernel log
+// that was not read to its end and a lost VM are never a pass.
+//
+// # Lifetime
+//
+// Exec returns after QEMU is gone, whatever happened, and leaves nothing but
+// the logs in the directory it was given. Cancelling its context kills the VM.
+// A Machine is safe for concurrent use and needs no closing.
+package runner

@@ -1,0 +1,724 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/initramfs/busybox"
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// Machine holds what all VMs of a process share. The zero value but for Cache
+// is usable.
+type Machine struct {
+	Cache *cache.Cache
+	QEMU  string       // binary; "" is found in PATH
+	Accel vmtest.Accel // "" is auto
+	// MemoryMiB and CPUs override what a suite asks for; zero does not.
+	MemoryMiB, CPUs int
+	Log             *slog.Logger // nil logs nothing
+	// Progress, when set, is told in a few words what takes long. It may be
+	// called from several goroutines.
+	Progress func(string)
+}
+
+func (m *Machine) progress(format string, a ...any) {
+	if m.Progress != nil {
+		m.Progress(fmt.Sprintf(format, a...))
+	}
+}
+
+// Time limits. TCG runs a guest 10 to 30 times slower than KVM (measured with
+// the suites: 12 to 25), so that limits meant for KVM are scaled.
+const (
+	bootTimeout    = 60 * time.Second
+	drainTimeout   = 10 * time.Second
+	powerOffLimit  = 10 * time.Second
+	autopsyLimit   = 3 * time.Second
+	defaultTimeout = 5 * time.Minute
+	tcgFactor      = 3
+)
+
+// maxFetch bounds the bytes taken from one guest file, so that a guest cannot
+// fill the host's disk.
+const maxFetch = 256 << 20
+
+// Fetch is a guest file wanted after the program has ended.
+type Fetch struct {
+	Guest string // absolute path in the guest
+	Host  string // where it goes; only the host chooses it
+	// Dir says that Guest and Host are directories whose files are wanted.
+	Dir bool
+}
+
+// Program is one program for one VM.
+type Program struct {
+	Kernel *Kernel
+	// Spec says what the VM must have; its Name is not used.
+	Spec suites.Spec
+	// Init is the host's binary that becomes /init in the guest: one whose
+	// main calls guest.Main when it is PID 1.
+	Init string
+	// Files, Modules and Shell add to the initramfs.
+	Files   []initramfs.File
+	Modules []string
+	Shell   bool
+	// Run is what the agent starts. Nonce and Fetch are set by Exec.
+	Run    wire.Run
+	Fetch  []Fetch
+	Stdin  io.Reader // nil is /dev/null; Exec does not wait for a blocked Read
+	Stdout io.Writer
+	Stderr io.Writer
+	// Resize and Signals are passed on to the program; nil channels are fine.
+	Resize  <-chan wire.Winsize
+	Signals <-chan int
+	// Timeout bounds the program's run time, in the accelerator's own time: it
+	// is not scaled. Zero is none.
+	Timeout time.Duration
+	// Dir is an existing directory for console.log; it belongs to the caller.
+	Dir string
+	// OnReady, when set, is called when the guest is up.
+	OnReady func(wire.Ready)
+}
+
+// Outcome is what Exec found out: facts, no verdict.
+type Outcome struct {
+	Ready     *wire.Ready
+	Exited    *wire.Exited
+	EndMarker bool
+	Splats    []splat
+	Panicked  bool
+	Infra     error  // what failed on the host's side
+	Deadline  string // which limit was exceeded
+	Scanner   string // why the kernel log cannot be trusted to be complete
+	Exit      vmtest.Exit
+	Accel     vmtest.Accel
+	Notes     []string
+	LastWords []string // the kernel log's last lines
+	Disks     []DiskCheck
+	// Prepare is the host's work before QEMU's start, Boot from there until
+	// the guest was ready, First until the program's first output, Teardown
+	// from the end marker until QEMU was gone.
+	Prepare, Boot, First, Teardown time.Duration
+}
+
+// DiskCheck is the outcome of a disk's host-side check.
+type DiskCheck struct {
+	Disk    string
+	Command string
+	Output  string
+	Err     error // nil: clean
+}
+
+// Exec boots a VM, runs the program and returns when QEMU is gone.
+func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
+	began := time.Now()
+	nonce := rand.Text()
+	prep, err := m.prepare(ctx, p)
+	defer prep.close()
+	if err != nil {
+		out.Infra = err
+		return out
+	}
+	con := newConsole(nonce)
+	cfg := prep.config
+	cfg.Console = con
+	out.Prepare = time.Since(began)
+	started := time.Now()
+	vm, err := vmtest.Start(ctx, cfg)
+	if err != nil {
+		out.Infra = fmt.Errorf("start the VM: %w", err)
+		return out
+	}
+	defer vm.Kill()
+	s := &session{m: m, p: p, vm: vm, con: con, out: &out, started: started, nonce: nonce}
+	s.run(ctx)
+	vm.Kill()
+	out.Exit = vm.Wait()
+	if !s.doneAt.IsZero() {
+		out.Teardown = time.Since(s.doneAt)
+	}
+	con.close()
+	out.Accel = vm.Accel()
+	if n := vm.Note(); n != "" {
+		out.Notes = append(out.Notes, n)
+	}
+	out.Splats = con.splats()
+	for _, sp := range out.Splats {
+		out.Panicked = out.Panicked || sp.Panicked
+	}
+	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
+	out.Scanner = con.problem()
+	if out.Exit.ConsoleErr != nil {
+		out.Scanner = fmt.Sprintf("write %s: %v", cfg.ConsoleFile, out.Exit.ConsoleErr)
+	}
+	out.LastWords = con.lastWords()
+	s.explain()
+	if out.EndMarker {
+		out.Disks = prep.check(ctx)
+	}
+	return out
+}
+
+// prepared is what has been made on the host for one VM.
+type prepared struct {
+	config vmtest.Config
+	disks  []*disk
+}
+
+func (p *prepared) close() {
+	if p == nil {
+		return
+	}
+	for _, d := range p.disks {
+		_ = d.file.Close()
+	}
+}
+
+func (p *prepared) check(ctx context.Context) []DiskCheck {
+	var out []DiskCheck
+	for _, d := range p.disks {
+		if len(d.spec.Fsck) > 0 {
+			out = append(out, d.check(ctx))
+		}
+	}
+	return out
+}
+
+// prepare makes kernel, initramfs and disks, at the same time.
+func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
+	out := &prepared{config: vmtest.Config{
+		QEMU:      m.QEMU,
+		Accel:     m.Accel,
+		Cmdline:   p.Spec.Cmdline,
+		MemoryMiB: p.Spec.MemoryMiB,
+		CPUs:      p.Spec.CPUs,
+		Ports:     wire.Ports,
+		Log:       m.Log,
+		// Beside the verdict's other evidence.
+		ConsoleFile: filepath.Join(p.Dir, "console.log"),
+	}}
+	if m.MemoryMiB > 0 {
+		out.config.MemoryMiB = m.MemoryMiB
+	}
+	if m.CPUs > 0 {
+		out.config.CPUs = m.CPUs
+	}
+	if err := p.Spec.Validate(); p.Spec.Name != "" && err != nil {
+		return out, err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	var errs *multierror.Error
+	var mu sync.Mutex
+	// Not errgroup's first error: a user wants to hear all that is missing.
+	try := func(f func() error) {
+		g.Go(func() error {
+			if err := f(); err != nil {
+				mu.Lock()
+				errs = multierror.Append(errs, err)
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	try(func() (err error) {
+		out.config.Kernel, err = p.Kernel.bootable(gctx, m.Cache)
+		return err
+	})
+	try(func() (err error) {
+		out.config.Initrd, err = m.initrd(gctx, p)
+		return err
+	})
+	for _, d := range p.Spec.Disks {
+		try(func() error {
+			d, err := makeDisk(gctx, p.Dir, d)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			out.disks = append(out.disks, d)
+			mu.Unlock()
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if errs != nil {
+		return out, oneOrAll(errs)
+	}
+	for _, want := range p.Spec.Disks { // in the Spec's order, whatever mkfs took
+		for _, d := range out.disks {
+			if d.spec.Name == want.Name {
+				out.config.Disks = append(out.config.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
+			}
+		}
+	}
+	if err := out.config.Validate(); err != nil {
+		return out, err
+	}
+	return out, nil
+}
+
+// oneOrAll unwraps a single error: a list of one reads badly.
+func oneOrAll(e *multierror.Error) error {
+	if len(e.Errors) == 1 {
+		return e.Errors[0]
+	}
+	return e
+}
+
+func (m *Machine) initrd(ctx context.Context, p Program) (string, error) {
+	s := initramfs.Spec{
+		Init:    p.Init,
+		Files:   p.Files,
+		Release: p.Kernel.Release,
+		Config:  p.Kernel.ConfigText,
+	}
+	for _, f := range p.Spec.Files {
+		files, err := hostFiles(f)
+		if err != nil {
+			return "", err
+		}
+		s.Files = append(s.Files, files...)
+	}
+	s.ModulesDir = p.Kernel.ModulesDir
+	for _, name := range append(append([]string{}, p.Spec.Modules...), p.Modules...) {
+		if s.ModulesDir == "" && p.Kernel.builtIn(name) {
+			continue
+		}
+		if s.Modules = append(s.Modules, name); s.ModulesDir == "" {
+			return "", fmt.Errorf("find modules %s for kernel %s: no lib/modules/%s beside it or in /lib/modules; name the directory with -modules",
+				strings.Join(s.Modules, ", "), p.Kernel.Path, p.Kernel.Release)
+		}
+	}
+	if p.Shell {
+		var err error
+		if s.Busybox, err = busybox.Build(ctx, m.Cache, func(s string) { m.progress("%s", s) }); err != nil {
+			return "", fmt.Errorf("build the guest's tools: %w", err)
+		}
+	}
+	path, err := initramfs.Build(ctx, s, m.Cache, func(s string) { m.progress("%s", s) })
+	if err != nil {
+		return "", fmt.Errorf("build the initramfs: %w", err)
+	}
+	return path, nil
+}
+
+// hostFiles resolves one File of a Spec.
+func hostFiles(f suites.File) ([]initramfs.File, error) {
+	for _, pattern := range f.Host {
+		matches, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("host file pattern %q: %w", pattern, err)
+		}
+		if len(matches) == 0 {
+			continue
+		}
+		var out []initramfs.File
+		for _, h := range matches {
+			g := f.Guest
+			switch {
+			case g == "":
+				g = h
+			case strings.HasSuffix(g, "/"):
+				g += filepath.Base(h)
+			}
+			out = append(out, initramfs.File{Host: h, Guest: g})
+		}
+		return out, nil
+	}
+	if f.Optional {
+		return nil, nil
+	}
+	cure := ""
+	if f.Package != "" {
+		cure = fmt.Sprintf("; install it with: apt-get install %s", f.Package)
+	}
+	return nil, fmt.Errorf("host file not found: looked for %s%s", strings.Join(f.Host, ", "), cure)
+}
+
+// session is one VM's run, from QEMU's start to its end.
+type session struct {
+	m       *Machine
+	p       Program
+	vm      *vmtest.VM
+	con     *console
+	out     *Outcome
+	nonce   string
+	started time.Time
+	doneAt  time.Time
+	// first is closed at the first byte of the program's output.
+	firstOnce sync.Once
+}
+
+// relay copies a port to w and counts.
+type relay struct {
+	n      int64
+	mu     sync.Mutex
+	change chan struct{}
+	ended  bool
+	werr   error
+}
+
+func (r *relay) add(n int) {
+	r.mu.Lock()
+	r.n += int64(n)
+	close(r.change)
+	r.change = make(chan struct{})
+	r.mu.Unlock()
+}
+
+// wait returns nil when at least n bytes were copied. limit is how long the
+// stream may stand still before that.
+func (r *relay) wait(n int64, limit time.Duration) error {
+	for {
+		r.mu.Lock()
+		have, change, ended, werr := r.n, r.change, r.ended, r.werr
+		r.mu.Unlock()
+		switch {
+		case werr != nil:
+			return werr
+		case have >= n:
+			return nil
+		case ended:
+			return fmt.Errorf("the guest announced %d bytes of output and sent %d", n, have)
+		}
+		select {
+		case <-change:
+		case <-time.After(limit):
+			return fmt.Errorf("the guest announced %d bytes of output, sent %d and stopped", n, have)
+		}
+	}
+}
+
+func (s *session) relay(port string, w io.Writer) *relay {
+	r := &relay{change: make(chan struct{})}
+	from := s.vm.Port(port)
+	go func() {
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buf)
+			if n > 0 {
+				s.firstOnce.Do(func() { s.out.First = time.Since(s.started) })
+				if w != nil && r.werr == nil {
+					if _, werr := w.Write(buf[:n]); werr != nil {
+						// Go on draining: the guest must not stall on us.
+						r.mu.Lock()
+						r.werr = fmt.Errorf("write the program's output: %w", werr)
+						r.mu.Unlock()
+					}
+				}
+				r.add(n)
+			}
+			if err != nil {
+				r.mu.Lock()
+				r.ended = true
+				r.mu.Unlock()
+				r.add(0)
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// incoming is a message or the reason why no more will come.
+type incoming struct {
+	m   wire.Message
+	err error
+}
+
+func (s *session) receive(stop <-chan struct{}) <-chan incoming {
+	ch := make(chan incoming)
+	r := wire.NewReader(s.vm.Port(wire.PortControl))
+	go func() {
+		for {
+			m, err := r.Receive()
+			select {
+			case ch <- incoming{m, err}:
+			case <-stop:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return ch
+}
+
+func (s *session) scale(d time.Duration) time.Duration {
+	if s.vm.Accel() == "tcg" {
+		return d * tcgFactor
+	}
+	return d
+}
+
+// run drives the agent until the VM is gone or has to go.
+func (s *session) run(ctx context.Context) {
+	stop := make(chan struct{})
+	defer close(stop)
+	stdout := s.relay(wire.PortStdout, s.p.Stdout)
+	stderr := s.relay(wire.PortStderr, s.p.Stderr)
+	control := s.receive(stop)
+	send := wire.NewWriter(s.vm.Port(wire.PortControl))
+	files := newFetcher(s.p.Fetch)
+	defer files.abandon()
+
+	run := s.p.Run
+	run.Nonce, run.Stdin = s.nonce, s.p.Stdin != nil
+	for _, f := range s.p.Fetch {
+		run.Fetch = append(run.Fetch, f.Guest)
+	}
+	// Sent before the guest can read it: it waits in the socket, and the
+	// program starts without another round trip.
+	if err := send.Send(wire.Message{Run: &run}); err != nil {
+		s.infra(fmt.Errorf("send the job to the guest: %w", err))
+		return
+	}
+	if s.p.Stdin != nil {
+		go s.pumpStdin(stop)
+	}
+	limit := time.NewTimer(s.scale(bootTimeout))
+	defer limit.Stop()
+	phase := "boot"
+	signals, resize := s.p.Signals, s.p.Resize
+	for {
+		select {
+		case in := <-control:
+			if in.err != nil {
+				// The VM is dying or the guest talks nonsense; the first is
+				// explained by the exit cause and the log.
+				s.awaitEnd(drainTimeout)
+				if !errors.Is(in.err, io.EOF) && !errors.Is(in.err, io.ErrUnexpectedEOF) && !isReset(in.err) {
+					s.infra(fmt.Errorf("talk to the guest's agent: %w", in.err))
+				}
+				return
+			}
+			switch msg := in.m; {
+			case msg.Ready != nil && s.out.Ready == nil:
+				if msg.Ready.Version != wire.Version {
+					s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d", msg.Ready.Version, wire.Version))
+					return
+				}
+				s.out.Ready, s.out.Boot = msg.Ready, time.Since(s.started)
+				s.out.Notes = append(s.out.Notes, bounded(msg.Ready.Warnings)...)
+				if s.p.OnReady != nil {
+					s.p.OnReady(*msg.Ready)
+				}
+				phase = "run"
+				if limit.Stop(); s.p.Timeout > 0 {
+					limit.Reset(s.p.Timeout)
+				}
+			case msg.Started != nil:
+			case msg.File != nil:
+				if err := files.add(*msg.File); err != nil {
+					s.infra(err)
+				}
+			case msg.Exited != nil && s.out.Exited == nil && s.out.Ready != nil:
+				s.out.Exited = msg.Exited
+				phase = "end"
+				limit.Reset(s.scale(drainTimeout))
+			case msg.Fault != nil:
+				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(msg.Fault.Message)))
+				return
+			case msg.Done != nil && s.out.Exited != nil:
+				s.doneAt = time.Now()
+				if msg.Done.Nonce != s.nonce {
+					s.infra(errors.New("the guest's end marker is not this run's"))
+					return
+				}
+				s.finish(send, stdout, stderr, files)
+				return
+			default:
+				s.infra(errors.New("talk to the guest's agent: a message out of order"))
+				return
+			}
+		case n := <-signals:
+			_ = send.Send(wire.Message{Signal: &wire.Signal{Number: n}})
+		case w := <-resize:
+			_ = send.Send(wire.Message{Resize: &w})
+		case <-s.vm.Done():
+			return
+		case <-ctx.Done():
+			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
+			return
+		case <-limit.C:
+			s.overtime(phase, send, stdout)
+			return
+		}
+	}
+}
+
+// isReset says whether a port's error only means that QEMU is gone.
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed) || errors.Is(err, syscall.EPIPE)
+}
+
+// finish takes the leave of a guest that has said it is done: all output and
+// the whole kernel log are in, then it powers off.
+func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetcher) {
+	ok := true
+	for _, w := range []struct {
+		r *relay
+		n int64
+	}{{stdout, s.out.Exited.Stdout}, {stderr, s.out.Exited.Stderr}} {
+		if err := w.r.wait(w.n, s.scale(drainTimeout)); err != nil {
+			s.infra(err)
+			ok = false
+		}
+	}
+	if err := files.finish(); err != nil {
+		s.infra(err)
+	}
+	select {
+	case <-s.con.ended:
+	case <-s.vm.Done():
+	case <-time.After(s.scale(drainTimeout)):
+	}
+	select {
+	case <-s.con.ended:
+		s.out.EndMarker = ok
+	default:
+		s.infra(errors.New("the kernel log's end mark did not arrive: the log is not complete (is the console log level above 6?)"))
+	}
+	if err := send.Send(wire.Message{Shutdown: &wire.Shutdown{}}); err != nil {
+		return
+	}
+	s.awaitEnd(s.scale(powerOffLimit))
+}
+
+// awaitEnd gives the VM some time to end by itself.
+func (s *session) awaitEnd(limit time.Duration) {
+	select {
+	case <-s.vm.Done():
+	case <-time.After(limit):
+		if s.out.EndMarker {
+			s.out.Notes = append(s.out.Notes, fmt.Sprintf("the guest did not power off within %s and was killed", limit))
+		}
+	}
+}
+
+// overtime records which limit was exceeded, after a last chance for the
+// program to say where it hangs.
+func (s *session) overtime(phase string, send *wire.Writer, stdout *relay) {
+	switch phase {
+	case "boot":
+		s.infra(fmt.Errorf("the VM did not boot within %s", s.scale(bootTimeout)))
+	case "run":
+		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
+		// A Go program answers SIGQUIT with its goroutines' stacks.
+		if send.Send(wire.Message{Signal: &wire.Signal{Number: int(syscall.SIGQUIT)}}) == nil {
+			stdout.mu.Lock()
+			have := stdout.n
+			stdout.mu.Unlock()
+			_ = stdout.wait(have+1, s.scale(autopsyLimit))
+			s.awaitEnd(autopsyLimit)
+		}
+	default:
+		s.out.Deadline = "the guest did not finish after the program had ended"
+	}
+}
+
+func (s *session) infra(err error) {
+	if s.out.Infra == nil {
+		s.out.Infra = err
+	}
+}
+
+// explain names the reason why a VM ended early, once its log is complete.
+func (s *session) explain() {
+	if s.con.fatal != "" {
+		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", oneLine(s.con.fatal))
+		return
+	}
+	if s.out.EndMarker || s.out.Infra != nil || s.out.Deadline != "" {
+		if s.out.Infra != nil && s.out.Ready == nil {
+			s.out.Infra = fmt.Errorf("%w; last of the kernel log: %s", s.out.Infra, s.lastLine())
+		}
+		return
+	}
+	switch e := s.out.Exit; {
+	case e.Cause == vmtest.Crashed:
+		s.out.Infra = fmt.Errorf("QEMU died: %s %s", e.Detail, oneLine(e.Stderr))
+	case s.out.Ready == nil && e.Cause != vmtest.Panicked:
+		s.out.Infra = fmt.Errorf("the VM ended (%v) before its agent was ready; last of the kernel log: %s", e.Cause, s.lastLine())
+	}
+}
+
+func (s *session) lastLine() string {
+	w := s.con.lastWords()
+	for i := len(w) - 1; i >= 0; i-- {
+		if strings.TrimSpace(w[i]) != "" {
+			return oneLine(w[i])
+		}
+	}
+	return "(empty: the kernel printed nothing; does it have CONFIG_SERIAL_8250_CONSOLE=y?)"
+}
+
+// pumpStdin sends standard input in frames. It ends with the session, but a
+// Read that blocks on a terminal outlives it: only the process's end stops
+// that, which is near.
+func (s *session) pumpStdin(stop <-chan struct{}) {
+	w := wire.NewWriter(s.vm.Port(wire.PortStdin))
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := s.p.Stdin.Read(buf)
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		if n > 0 && w.SendStdin(buf[:n]) != nil {
+			return
+		}
+		if err != nil {
+			_ = w.SendStdin(nil)
+			return
+		}
+	}
+}
+
+// oneLine makes guest text fit for one line of ours.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	if len(s) > 500 {
+		s = s[:500] + "..."
+	}
+	return strings.TrimSpace(s)
+}
+
+// bounded limits a list that a guest sent.
+func bounded(list []string) []string {
+	if len(list) > 50 {
+		list = list[:50]
+	}
+	out := make([]string, len(list))
+	for i, l := range list {
+		out[i] = oneLine(l)
+	}
+	return out
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// NewMachine opens the user's cache, $XDG_CACHE_HOME/kvmrun, or dir when it is
+// not empty.
+func NewMachine(dir string, accel vmtest.Accel) (*Machine, error) {
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("find the cache directory: %w; set XDG_CACHE_HOME or HOME", err)
+		}
+		dir = filepath.Join(base, "kvmrun")
+	}
+	c, err := cache.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Machine{Cache: c, Accel: accel}, nil
+}
+
+// keepRuns is how many run directories are kept in the cache.
+const keepRuns = 50
+
+// NewRunDir makes a directory for a run's logs in the cache and removes the
+// oldest ones.
+func (m *Machine) NewRunDir(name string) (string, error) {
+	runs := filepath.Join(m.Cache.Root(), "runs")
+	dir := filepath.Join(runs, time.Now().Format("20060102-150405")+"-"+fileName(name)+"-"+rand.Text()[:4])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("make a directory for the logs: %w", err)
+	}
+	if old, err := os.ReadDir(runs); err == nil && len(old) > keepRuns {
+		// The names begin with the time, so they sort by age.
+		sort.Slice(old, func(i, j int) bool { return old[i].Name() < old[j].Name() })
+		for _, o := range old[:len(old)-keepRuns] {
+			_ = os.RemoveAll(filepath.Join(runs, o.Name()))
+		}
+	}
+	return dir, nil
+}
+
+// Exited says how the program ended in the guest.
+type Exited = wire.Exited
+
+// RunRaw is RunSuite for a job whose output goes to its Raw writers as it is;
+// it also returns how the test binary ended, nil if that is not known.
+func (m *Machine) RunRaw(ctx context.Context, j SuiteJob) (result.Job, *Exited) {
+	return m.runSuite(ctx, j)
+}

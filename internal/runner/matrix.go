@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// Matrix is kernels x suites, a VM each.
+type Matrix struct {
+	Kernels []*Kernel
+	Suites  []Suite
+	Run     string // -test.run's expression; "" is all tests
+	Skip    string // -test.skip's
+	Short   bool
+	Count   int // -test.count; 0 is 1
+	Timeout time.Duration
+	// Jobs bounds how many VMs run at once; 0 fits the host's cores. Free
+	// memory bounds it further.
+	Jobs int
+	// Dir gets a directory per job.
+	Dir string
+	// Command is the start of the command line that runs a job again.
+	Command string
+	// OnStart, OnEvent and OnDone, when set, tell of progress; they may be
+	// called from several goroutines at once.
+	OnStart func(i int, id string)
+	OnEvent func(i int, e gotest.Event)
+	OnDone  func(i int, j result.Job)
+}
+
+// ErrNoTests is returned when an expression matches no test of any suite.
+var ErrNoTests = errors.New("no tests to run")
+
+// RunMatrix runs every suite on every kernel. The error is for what is wrong
+// with the matrix itself and comes before any VM starts; all else is in the
+// jobs, which come in the order kernels, suites.
+func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
+	run := result.Run{Started: time.Now(), ID: filepath.Base(x.Dir)}
+	sel, err := selected(x)
+	if err != nil {
+		return run, err
+	}
+	type item struct {
+		k *Kernel
+		s Suite
+	}
+	var items []item
+	ids := map[string]int{}
+	for _, k := range x.Kernels {
+		for _, s := range sel {
+			items = append(items, item{k, s})
+		}
+	}
+	run.Jobs = make([]result.Job, len(items))
+	jobs := x.Jobs
+	if jobs <= 0 {
+		jobs = runtime.NumCPU()
+	}
+	slots := semaphore.NewWeighted(int64(jobs))
+	memory := newBudget()
+	var wg sync.WaitGroup
+	for i, it := range items {
+		id := fileName(it.k.Release) + "-" + it.s.Spec.Name
+		if ids[id]++; ids[id] > 1 {
+			id += "-" + strconv.Itoa(ids[id])
+		}
+		need := int64(m.memory(it.s))
+		// In order, so that a big VM is not overtaken for ever by small ones.
+		if err := errors.Join(slots.Acquire(ctx, 1), memory.acquire(ctx, need)); err != nil {
+			run.Jobs[i] = notRun(it.k, it.s, id, err)
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer slots.Release(1)
+			defer memory.release(need)
+			run.Jobs[i] = m.runItem(ctx, x, i, id, it.k, it.s)
+			if x.OnDone != nil {
+				x.OnDone(i, run.Jobs[i])
+			}
+		}()
+	}
+	wg.Wait()
+	run.Elapsed = time.Since(run.Started)
+	return run, nil
+}
+
+func notRun(k *Kernel, s Suite, id string, err error) result.Job {
+	j := result.Job{ID: id, Kernel: k.Path, Release: k.Release, Suite: s.Spec.Name, Started: time.Now()}
+	j.Verdict, j.Reason = result.Judge(result.Facts{InfraErr: "not run: " + err.Error()})
+	return j
+}
+
+func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Kernel, s Suite) result.Job {
+	dir := filepath.Join(x.Dir, id)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return notRun(k, s, id, err)
+	}
+	if x.OnStart != nil {
+		x.OnStart(i, id)
+	}
+	timeout := x.Timeout
+	if timeout == 0 {
+		timeout = SuiteTimeout(s.Spec, m.Accel)
+	}
+	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + timeout.String()}
+	if x.Count > 1 {
+		args = append(args, "-test.count="+strconv.Itoa(x.Count))
+	}
+	if x.Short {
+		args = append(args, "-test.short")
+	}
+	repro := x.Command + " -suite " + s.Spec.Name
+	for _, f := range []struct{ name, value string }{{"run", x.Run}, {"skip", x.Skip}} {
+		if f.value != "" {
+			args = append(args, "-test."+f.name+"="+f.value)
+			repro += " -" + f.name + " " + shellQuote(f.value)
+		}
+	}
+	job := SuiteJob{
+		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro,
+		// The test binary's own limit comes first: it knows which test hangs.
+		Timeout: timeout + 10*time.Second,
+	}
+	if x.OnEvent != nil {
+		job.OnEvent = func(e gotest.Event) { x.OnEvent(i, e) }
+	}
+	return m.RunSuite(ctx, job)
+}
+
+func (m *Machine) memory(s Suite) int {
+	switch {
+	case m.MemoryMiB > 0:
+		return m.MemoryMiB
+	case s.Spec.MemoryMiB > 0:
+		return s.Spec.MemoryMiB
+	}
+	return vmtest.DefaultMemoryMiB
+}
+
+// selected drops the suites in which no test matches, and refuses expressions
+// that match nothing at all.
+func selected(x Matrix) ([]Suite, error) {
+	if x.Run == "" {
+		return x.Suites, nil
+	}
+	// The first element names top-level tests (go help testflag).
+	re, err := regexp.Compile(firstElement(x.Run))
+	if err != nil {
+		return nil, fmt.Errorf("-run %s: %w", x.Run, err)
+	}
+	var out []Suite
+	var all []string
+	for _, s := range x.Suites {
+		hit := false
+		for _, t := range s.Tests {
+			hit = hit || re.MatchString(t)
+			all = append(all, t)
+		}
+		if hit {
+			out = append(out, s)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("-run %s: %w: no test of the chosen suites matches%s", x.Run, ErrNoTests, Nearest(x.Run, all))
+	}
+	return out, nil
+}
+
+// firstElement cuts a slash-separated test expression as package testing does:
+// slashes in brackets do not separate (testing/match.go: splitRegexp).
+func firstElement(s string) string {
+	depth := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '[', '(':
+			depth++
+		case ']', ')':
+			depth = max(0, depth-1)
+		case '\\':
+			i++
+		case '/':
+			if depth == 0 {
+				return s[:i]
+			}
+		}
+	}
+	return s
+}
+
+// Nearest returns "; nearest: a, b, c" for a name that matches nothing, or "".
+func Nearest(name string, have []string) string {
+	type cand struct {
+		s string
+		d int
+	}
+	var best []cand
+	seen := map[string]bool{}
+	for _, h := range have {
+		if seen[h] {
+			continue
+		}
+		seen[h] = true
+		d := distance(strings.ToLower(name), strings.ToLower(h))
+		if strings.Contains(strings.ToLower(h), strings.ToLower(strings.Trim(name, "^$"))) {
+			d = 0
+		}
+		if d > max(len(name), len(h))*2/3 {
+			continue
+		}
+		i := len(best)
+		for i > 0 && best[i-1].d > d {
+			i--
+		}
+		best = append(best[:i], append([]cand{{h, d}}, best[i:]...)...)
+	}
+	var names []string
+	for _, b := range best[:min(3, len(best))] {
+		names = append(names, b.s)
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "; nearest: " + strings.Join(names, ", ")
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diag := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := diag
+			if a[i-1] != b[j-1] {
+				cost++
+			}
+			diag = row[j]
+			row[j] = min(cost, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func fileName(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '/' || r < ' ' {
+			return '_'
+		}
+		return r
+	}, s)
+}
+
+func shellQuote(s string) string {
+	if regexp.MustCompile(`^[A-Za-z0-9_./:=,+-]+$`).MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// budget hands out the host's free memory, in MiB. A guest rarely touches all
+// it was given, but a host that starts to swap, or to kill, spoils every
+// verdict at once.
+type budget struct {
+	sem   *semaphore.Weighted
+	total int64
+}
+
+// hostReserve is left to the host and to kvmrun itself, in MiB.
+const hostReserve = 512
+
+func newBudget() budget {
+	total := int64(max(0, availableMiB()-hostReserve))
+	return budget{sem: semaphore.NewWeighted(total), total: total}
+}
+
+// acquire waits until need MiB are free. One VM may always try alone: QEMU
+// says itself when it cannot have the memory.
+func (b budget) acquire(ctx context.Context, need int64) error {
+	return b.sem.Acquire(ctx, min(need, b.total))
+}
+
+func (b budget) release(need int64) { b.sem.Release(min(need, b.total)) }
+
+// availableMiB is MemAvailable of /proc/meminfo (proc_meminfo(5)).
+func availableMiB() int {
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 1 << 20
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		var kib int
+		if _, err := fmt.Sscanf(s.Text(), "MemAvailable: %d kB", &kib); err == nil {
+			return kib >> 10
+		}
+	}
+	return 1 << 20
+}

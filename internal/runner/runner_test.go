@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+func TestConsoleFindsMarksAcrossWrites(t *testing.T) {
+	c := newConsole("NONCE")
+	log := "[    1.0] Linux version\r\n[    2.0] " + wire.TestMark("TestA", true) + "\n[    2.1] x\n[    2.2] " +
+		wire.TestMark("TestA", false) + "\n" + strings.Repeat("y", 1<<20) + "\n[    3.0] " + wire.EndMark("NONCE") + "\n"
+	for i := 0; i < len(log); i += 7 {
+		_, err := c.Write([]byte(log[i:min(len(log), i+7)]))
+		assert.NilError(t, err)
+	}
+	c.close()
+	select {
+	case <-c.ended:
+	default:
+		t.Error("end mark not seen")
+	}
+	at := int64(strings.Index(log, "[    2.1]"))
+	assert.DeepEqual(t, c.testsAt(at+3), []string{"TestA"})
+	assert.Assert(t, is.Len(c.testsAt(int64(len(log))), 0))
+}
+
+func TestConsoleWantsTheRightEndMark(t *testing.T) {
+	for _, log := range []string{
+		wire.EndMark("OTHER") + "\n", wire.EndMark("NONCE") + "x\n", "Test prints kvmrun: end\n",
+	} {
+		c := newConsole("NONCE")
+		_, _ = c.Write([]byte(log))
+		c.close()
+		select {
+		case <-c.ended:
+			t.Errorf("%q taken for the end mark", log)
+		default:
+		}
+	}
+}
+
+func TestConsoleKeepsTheAgentsLastWords(t *testing.T) {
+	c := newConsole("N")
+	_, _ = c.Write([]byte("[    1.2] " + wire.FatalMark + "no virtio console port"))
+	c.close()
+	assert.Equal(t, c.fatal, "no virtio console port")
+	assert.DeepEqual(t, c.lastWords(), []string{"[    1.2] " + wire.FatalMark + "no virtio console port"})
+}
+
+func TestConsoleAttributesSplats(t *testing.T) {
+	c := newConsole("N")
+	bug := "[    2.5] BUG: kernel NULL pointer dereference, address: 0000000000000008\n[    2.5] RIP: 0010:ext4_foo+0x1/0x2\n[    2.5] Call Trace:\n[    2.5]  <TASK>\n[    2.5]  ext4_foo+0x1/0x2\n[    2.5]  ext4_bar+0x1/0x2\n[    2.5]  </TASK>\n"
+	_, _ = c.Write([]byte("[    2.0] " + wire.TestMark("TestA", true) + "\n" + bug + "[    2.6] " + wire.TestMark("TestA", false) + "\n[    3.0] quiet\n"))
+	c.close()
+	s := c.splats()
+	assert.Assert(t, len(s) > 0, "the report was not found")
+	assert.Equal(t, s[0].test, "TestA")
+}
+
+func TestFetcherWritesOnlyWhereTheHostSaid(t *testing.T) {
+	dir := t.TempDir()
+	want := []Fetch{{Guest: "/g/cover", Host: filepath.Join(dir, "cover.out")}, {Guest: "/g/d", Host: filepath.Join(dir, "d"), Dir: true}}
+	good := newFetcher(want)
+	assert.NilError(t, good.add(wire.File{Index: 0, Data: []byte("mode: ")}))
+	assert.NilError(t, good.add(wire.File{Index: 1, Name: "a", Data: []byte("A"), EOF: true}))
+	assert.ErrorContains(t, good.finish(), "cut short")
+	assert.NilError(t, good.add(wire.File{Index: 0, Data: []byte("set\n"), EOF: true}))
+	assert.NilError(t, good.finish())
+	b, err := os.ReadFile(filepath.Join(dir, "cover.out"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(b), "mode: set\n")
+
+	for _, bad := range []wire.File{
+		{Index: 2, EOF: true}, {Index: -1, EOF: true},
+		{Index: 1, Name: "../evil", EOF: true}, {Index: 1, Name: "..", EOF: true},
+		{Index: 1, Name: "/etc/passwd", EOF: true}, {Index: 1, Data: []byte("x"), EOF: true},
+		{Index: 0, Err: "no such file"},
+	} {
+		f := newFetcher(want)
+		assert.Check(t, f.add(bad) != nil, "%+v was accepted", bad)
+		f.abandon()
+	}
+	// Twice the same file, and one cut short, leave nothing behind.
+	f := newFetcher(want[1:])
+	assert.NilError(t, f.add(wire.File{Index: 0, Name: "b", EOF: true}))
+	assert.Check(t, f.add(wire.File{Index: 0, Name: "b", EOF: true}) != nil)
+	assert.NilError(t, f.add(wire.File{Index: 0, Name: "c", Data: []byte("half")}))
+	f.abandon()
+	left, err := filepath.Glob(filepath.Join(dir, "d", ".kvmrun-*"))
+	assert.NilError(t, err)
+	assert.Assert(t, is.Len(left, 0))
+}
+
+func TestNearest(t *testing.T) {
+	have := []string{"ext4", "ipe", "landlock", "pamcap", "uffdwp"}
+	assert.Equal(t, Nearest("ext", have), "; nearest: ext4")
+	assert.Assert(t, is.Contains(Nearest("landlok", have), "landlock"))
+	assert.Equal(t, Nearest("zzzzzzzzzzzz", have), "")
+}
+
+func TestFirstElement(t *testing.T) {
+	for in, want := range map[string]string{
+		"TestA": "TestA", "TestA/sub": "TestA", "Test[/]A/x": "Test[/]A", "(a/b)/c": "(a/b)", `a\/b/c`: `a\/b`, "": "",
+	} {
+		assert.Equal(t, firstElement(in), want, "of %q", in)
+	}
+}
+
+func TestShellQuote(t *testing.T) {
+	assert.Equal(t, shellQuote("TestA/b"), "TestA/b")
+	assert.Equal(t, shellQuote("Test(A|B)"), "'Test(A|B)'")
+	assert.Equal(t, shellQuote("it's"), `'it'\''s'`)
+}
+
+func TestLogFilesAreBoundedAndReportErrors(t *testing.T) {
+	dir := t.TempDir()
+	var l logFiles
+	f := l.create(dir, "a")
+	f.left = 10
+	_, _ = f.Write([]byte("0123456"))
+	_, _ = f.Write([]byte("789abc"))
+	_, _ = f.Write([]byte("more"))
+	assert.NilError(t, l.close())
+	b, err := os.ReadFile(filepath.Join(dir, "a"))
+	assert.NilError(t, err)
+	assert.Equal(t, string(b), "0123456789\n[kvmrun: cut here, the rest was not kept]\n")
+
+	var bad logFiles
+	_, err = bad.create(filepath.Join(dir, "missing"), "a").Write([]byte("x"))
+	assert.NilError(t, err, "a stream must go on")
+	assert.ErrorContains(t, bad.close(), "no such file")
+	if _, err := os.Stat("/dev/full"); err == nil {
+		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+		assert.NilError(t, err)
+		l := logFiles{{f: full, left: 10}}
+		_, _ = l[0].Write([]byte("x"))
+		assert.ErrorContains(t, l.close(), "no space left")
+	}
+}

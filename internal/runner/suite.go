@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// GuestEnv marks the environment of a suite's test binary in the guest.
+const GuestEnv = "KVMRUN_GUEST"
+
+// guestEnviron is a test's environment in the guest.
+func guestEnviron(extra []string) []string {
+	return append([]string{
+		"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/bbin", "HOME=/root", "TMPDIR=/tmp", "USER=root", "LANG=C",
+		GuestEnv + "=1",
+	}, extra...)
+}
+
+// Suite is a suite's test binary and what it says of itself.
+type Suite struct {
+	Binary string      `json:"-"`
+	Spec   suites.Spec `json:"spec"`
+	Tests  []string    `json:"tests"`
+}
+
+// SuiteJob is one suite for one VM.
+type SuiteJob struct {
+	ID     string
+	Kernel *Kernel
+	Suite  Suite
+	// Args are the test binary's arguments in the guest.
+	Args  []string
+	Env   []string
+	Merge bool
+	Fetch []Fetch
+	// Raw, when set, gets the binary's standard output as it is, and nothing
+	// is read from it: exit status and kernel log alone decide. Otherwise Args
+	// must ask for -test.v=test2json, and the output is folded into cases.
+	Raw, RawErr io.Writer
+	// Timeout bounds the run; zero is the Spec's or the default, scaled.
+	Timeout time.Duration
+	// NoLimit says that a zero Timeout means none.
+	NoLimit bool
+	Short   bool
+	// Dir is an existing directory for the logs.
+	Dir   string
+	Repro string
+	// OnEvent, when set, sees tests begin and end. Not with Raw.
+	OnEvent func(gotest.Event)
+}
+
+// SuiteTimeout is how long a suite may run with the accelerator.
+func SuiteTimeout(s suites.Spec, a vmtest.Accel) time.Duration {
+	t := s.Timeout
+	if t == 0 {
+		t = defaultTimeout
+	}
+	if a != vmtest.AccelKVM {
+		t *= tcgFactor
+	}
+	return t
+}
+
+// LogLimit bounds a file of what a guest's program printed, in bytes.
+const LogLimit = 64 << 20
+
+// RunSuite runs a suite in a VM of its own and judges it.
+func (m *Machine) RunSuite(ctx context.Context, j SuiteJob) result.Job {
+	job, _ := m.runSuite(ctx, j)
+	return job
+}
+
+func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exited *Exited) {
+	job = result.Job{
+		ID: j.ID, Kernel: j.Kernel.Path, Release: j.Kernel.Release, Suite: j.Suite.Spec.Name,
+		Started: time.Now(), Dir: j.Dir, Repro: j.Repro,
+	}
+	defer func() { job.Elapsed = time.Since(job.Started) }()
+	if missing := j.Kernel.Config.Missing(j.Suite.Spec.Kconfig); len(missing) > 0 {
+		skipSuite(&job, j, missing[0])
+		return job, nil
+	}
+	if j.Timeout == 0 && !j.NoLimit {
+		j.Timeout = SuiteTimeout(j.Suite.Spec, m.Accel)
+	}
+	p := Program{
+		Kernel: j.Kernel, Spec: j.Suite.Spec, Init: j.Suite.Binary, Fetch: j.Fetch, Timeout: j.Timeout, Dir: j.Dir,
+		Files:  j.Kernel.suiteFiles(),
+		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
+		Stdout: j.Raw, Stderr: j.RawErr,
+	}
+	facts := result.Facts{Program: j.Raw != nil}
+	var fold *gotest.Folder
+	var parser *gotest.Parser
+	var logs logFiles
+	if j.Raw == nil {
+		stdout, stderr := logs.create(j.Dir, "stdout.log"), logs.create(j.Dir, "stderr.log")
+		fold = gotest.NewFolder(gotest.FoldConfig{})
+		parser = gotest.NewParser(func(e gotest.Event) {
+			fold.Event(e)
+			if j.OnEvent != nil {
+				j.OnEvent(e)
+			}
+		})
+		p.Stdout, p.Stderr = io.MultiWriter(stdout, parser), io.MultiWriter(stderr, fold.Stderr())
+	}
+	out := m.Exec(ctx, p)
+	if fold != nil {
+		_ = parser.Close()
+		sum := fold.Finish()
+		job.Cases = sum.Cases
+		job.Notes = append(job.Notes, sum.Notes...)
+	}
+	if err := logs.close(); err != nil {
+		facts.InfraErr = err.Error()
+	}
+	judge(&job, facts, out, j)
+	return job, out.Exited
+}
+
+// suiteFiles are the kernel's own files for the suites.
+func (k *Kernel) suiteFiles() []initramfs.File {
+	var out []initramfs.File
+	for _, f := range k.SuiteFiles {
+		out = append(out, initramfs.File{Host: f, Guest: path.Join(suites.GuestSuiteFiles, filepath.Base(f))})
+	}
+	return out
+}
+
+// skipSuite fills in a job whose kernel is known to lack what the suite needs.
+func skipSuite(job *result.Job, j SuiteJob, need string) {
+	reason := suites.KconfigReason(need, j.Kernel.Config[strings.TrimSuffix(need, "=y")])
+	for _, t := range j.Suite.Tests {
+		job.Cases = append(job.Cases, result.Case{Name: t, Status: result.StatusSkip, Reason: reason})
+	}
+	n := len(job.Cases)
+	job.Verdict, job.Reason = result.Judge(result.Facts{EndMarker: true, TestsRun: n, TestsSkipped: n})
+	job.Reason += ": " + reason
+}
+
+// judge folds an outcome into the job and asks for the verdict.
+func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
+	job.Accel, job.BootTime = string(out.Accel), out.Boot
+	job.Notes = append(job.Notes, out.Notes...)
+	o := out.Facts()
+	job.Splats = o.Splats
+	for _, s := range job.Splats {
+		blame(job, s)
+	}
+	if out.EndMarker {
+		for _, d := range out.Disks {
+			c := result.Case{Name: "fsck/" + d.Disk, Status: result.StatusPass, Output: d.Output}
+			if d.Err != nil {
+				c.Status, c.Reason = result.StatusFail, fmt.Sprintf("%s: %v", d.Command, d.Err)
+			}
+			job.Cases = append(job.Cases, c)
+		}
+	}
+	fs := suites.Facts{Config: j.Kernel.Config, Release: j.Kernel.Release, Short: j.Short}
+	if out.Ready != nil {
+		fs.Release = out.Ready.Release
+	}
+	for i := range job.Cases {
+		c := &job.Cases[i]
+		// A parent that only groups skipped subtests says nothing itself.
+		c.Unearned = c.Status == result.StatusSkip && !j.Suite.Spec.Earned(c.Reason, fs)
+		if c.Unearned {
+			c.Reason = "skip not earned: " + c.Reason
+		}
+	}
+	n := result.Count(job.Cases)
+	o.Program = f.Program
+	o.TestsRun, o.TestsFailed, o.TestsSkipped, o.UnearnedSkips = n.Run, n.Fail, n.Skip, n.Unearned
+	if f.InfraErr != "" {
+		o.InfraErr = f.InfraErr
+	}
+	f = o
+	job.Verdict, job.Reason = result.Judge(f)
+	if f.DeadlineExceeded != "" || !f.EndMarker && f.InfraErr == "" {
+		if last := nonEmpty(out.LastWords, 3); len(last) > 0 {
+			job.Notes = append(job.Notes, "last of the kernel log: "+strings.Join(last, " | "))
+		}
+	}
+}
+
+// Facts returns what the verdict is made of, but for the tests, which are
+// counted by whoever understands the program's output.
+func (o Outcome) Facts() result.Facts {
+	f := result.Facts{
+		Panicked: o.Panicked, ScannerErr: o.Scanner, DeadlineExceeded: o.Deadline, EndMarker: o.EndMarker,
+	}
+	for _, s := range o.Splats {
+		f.Splats = append(f.Splats, result.Splat{
+			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
+			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End,
+		})
+	}
+	if o.Infra != nil {
+		f.InfraErr = o.Infra.Error()
+	}
+	if e := o.Exited; e != nil {
+		f.ExitCode = e.Code
+		if e.Signal != 0 {
+			f.Signal = fmt.Sprintf("signal %d", e.Signal)
+		}
+		if e.Err != "" && !e.NotFound && !e.NotExecutable {
+			f.InfraErr = "start the program in the guest: " + oneLine(e.Err)
+		}
+	}
+	return f
+}
+
+// blame fails the test in which a splat fell, and its parents.
+func blame(job *result.Job, s result.Splat) {
+	for i := range job.Cases {
+		c := &job.Cases[i]
+		if s.Test == "" || c.Name != s.Test && !strings.HasPrefix(s.Test, c.Name+"/") {
+			continue
+		}
+		c.Status, c.Reason = result.StatusFail, s.Title
+		if c.Name == s.Test {
+			c.Splats = append(c.Splats, s)
+		}
+	}
+}
+
+func nonEmpty(lines []string, last int) []string {
+	var out []string
+	for _, l := range lines {
+		if l = oneLine(l); l != "" {
+			out = append(out, l)
+		}
+	}
+	return out[max(0, len(out)-last):]
+}
+
+// limited is a log file that keeps its first bytes and marks the cut: a guest
+// must not fill the host's disk. An error is kept and does not stop the
+// stream, because the guest must not stall on us.
+type limited struct {
+	f    *os.File
+	left int64
+	err  error
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.err != nil || l.left <= 0 {
+		return len(p), nil
+	}
+	n := min(int64(len(p)), l.left)
+	if _, l.err = l.f.Write(p[:n]); l.err == nil {
+		if l.left -= n; l.left == 0 {
+			_, l.err = l.f.WriteString("\n[kvmrun: cut here, the rest was not kept]\n")
+		}
+	}
+	return len(p), nil
+}
+
+// logFiles are a job's limited files.
+type logFiles []*limited
+
+func (l *logFiles) create(dir, name string) *limited {
+	f, err := os.Create(filepath.Join(dir, name))
+	out := &limited{f: f, left: LogLimit, err: err}
+	*l = append(*l, out)
+	return out
+}
+
+// close returns the first thing that went wrong with any of the files.
+func (l logFiles) close() error {
+	var errs []error
+	for _, f := range l {
+		if f.err == nil {
+			f.err = f.f.Close()
+		} else if f.f != nil {
+			_ = f.f.Close()
+		}
+		errs = append(errs, f.err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("keep the program's output: %w", err)
+	}
+	return nil
+}

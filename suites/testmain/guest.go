@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testmain
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites/kit"
+)
+
+// runGuest runs the tests in the VM: between marks in the kernel log, and with
+// a look at what the kernel said meanwhile.
+func runGuest(m *testing.M) int {
+	log, err := openKmsg()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "kvmrun: the kernel log cannot be read in the guest:", err)
+		return 1
+	}
+	wrap(m, func(t *testing.T, name string, f func(*testing.T)) {
+		log.write(wire.TestMark(name, true))
+		from := log.position()
+		// Cleanups run last in, first out: this one comes after the test's
+		// own, and after its parallel subtests.
+		t.Cleanup(func() {
+			for _, r := range log.splats(from) {
+				t.Errorf("kernel splat during this test: %s\n%s", r.Title, r.Raw)
+			}
+			if t.Skipped() && !kit.SkipEarned(t) {
+				t.Error("skip not earned: a test of a suite skips by kit.NeedKconfig, NeedLinux, NeedFeature or NotShort, so that the reason can be checked")
+			}
+			log.write(wire.TestMark(name, false))
+		})
+		f(t)
+	})
+	return m.Run()
+}
+
+// kmsg is the kernel log as the guest sees it (Documentation/ABI/testing/dev-kmsg).
+type kmsg struct {
+	w *os.File
+
+	mu   sync.Mutex
+	r    int // raw and non-blocking: os.File would hand it to the poller
+	seen int // records read
+	// bad are the records of level warning or worse with their position; only
+	// they, and what follows them, can be a splat.
+	text []record
+}
+
+type record struct {
+	n     int
+	level int
+	text  string
+}
+
+func openKmsg() (*kmsg, error) {
+	w, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	r, err := syscall.Open("/dev/kmsg", syscall.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	// What was said before the tests is the host's to judge.
+	if _, err := syscall.Seek(r, 0, 2); err != nil {
+		return nil, err
+	}
+	return &kmsg{w: w, r: r}, nil
+}
+
+// write adds a line to the kernel log, at level info. An error cannot be told
+// to anybody here; the host misses the mark then, and blames no test.
+func (k *kmsg) write(line string) { _, _ = k.w.WriteString("<6>" + line + "\n") }
+
+// maxRecords bounds the memory for records; a test during which the kernel
+// says more than this is judged by the host alone.
+const maxRecords = 20000
+
+// drain reads what is new. k.mu is held.
+func (k *kmsg) drain() {
+	buf := make([]byte, 16<<10) // one record; the kernel's limit is below (PRINTK_MESSAGE_MAX 2048)
+	for {
+		n, err := syscall.Read(k.r, buf)
+		if err == syscall.EPIPE || err == syscall.EINTR {
+			continue // records were overwritten before we came: go on with the oldest
+		}
+		if err != nil || n <= 0 {
+			return
+		}
+		k.seen++
+		head, text, ok := strings.Cut(string(buf[:n]), ";")
+		if !ok {
+			continue
+		}
+		// Further lines begin with a blank and carry the dictionary.
+		text, _, _ = strings.Cut(text, "\n")
+		var prio int
+		if _, err := fmt.Sscanf(head, "%d,", &prio); err != nil {
+			continue
+		}
+		// Facility 0 is the kernel itself; user space writes with another.
+		level := prio & 7
+		if prio>>3 != 0 {
+			level = 7
+		}
+		if len(k.text) < maxRecords {
+			k.text = append(k.text, record{k.seen, level, unescape(text)})
+		}
+	}
+}
+
+// unescape undoes the \xNN of unprintable bytes.
+func unescape(s string) string {
+	if !strings.Contains(s, `\x`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		var c byte
+		if s[i] == '\\' && i+3 < len(s) && s[i+1] == 'x' {
+			if _, err := fmt.Sscanf(s[i+2:i+4], "%02x", &c); err == nil {
+				b.WriteByte(c)
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+func (k *kmsg) position() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.drain()
+	return k.seen
+}
+
+// splats returns the kernel's reports since a position.
+func (k *kmsg) splats(from int) []*oops.Report {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.drain()
+	var b strings.Builder
+	worst := 7
+	for _, r := range k.text {
+		if r.n > from {
+			worst = min(worst, r.level)
+			b.WriteString(r.text)
+			b.WriteByte('\n')
+		}
+	}
+	// Every report has a line of level warning (4) or worse: the parser's
+	// tables need not even be compiled for a quiet test.
+	if worst > 4 {
+		return nil
+	}
+	return oops.Parse([]byte(b.String()))
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testmain
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// Exit statuses as of cmd/kvmrun.
+const (
+	exitFail  = 1
+	exitUsage = 2
+	exitInfra = 3
+)
+
+const howTo = "no kernel given, nothing tested; run: go test ./suites/... -kernel bzImage (or set KVMRUN_KERNEL)"
+
+// hostFlags are the flags that end here; all others go on to the guest.
+type hostFlags struct {
+	kernel, modules, kconfig, accel, logs string
+}
+
+func (h *hostFlags) register(fs *flag.FlagSet) {
+	fs.StringVar(&h.kernel, "kernel", "", "boot this kernel (bzImage or vmlinux) and run the tests in it")
+	fs.StringVar(&h.modules, "modules", "", "the kernel's lib/modules/RELEASE directory; default: found beside the kernel")
+	fs.StringVar(&h.kconfig, "kconfig", "", "the kernel's .config; default: found in or beside the kernel")
+	fs.StringVar(&h.accel, "accel", "auto", "what runs the guest: kvm, tcg or auto")
+	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
+}
+
+func (h *hostFlags) own(name string) bool {
+	switch name {
+	case "kernel", "modules", "kconfig", "accel", "logs":
+		return true
+	}
+	return false
+}
+
+func runHost(m *testing.M, spec suites.Spec) int {
+	var h hostFlags
+	h.register(flag.CommandLine)
+	flag.Parse()
+	if h.kernel == "" {
+		h.kernel = os.Getenv("KVMRUN_KERNEL")
+	}
+	if f := flag.Lookup("test.list"); f != nil && f.Value.String() != "" {
+		return m.Run() // lists, and runs nothing
+	}
+	if h.kernel == "" {
+		return skipAll(m, howTo)
+	}
+	code, err := h.boot(m, spec)
+	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "kvmrun:", err)
+		return exitUsage
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "kvmrun:", err)
+		return exitInfra
+	}
+	return code
+}
+
+// usageError is an error in what the user typed.
+type usageError struct{ error }
+
+// skipAll runs no test and says why, for people, for -v and for -json. The
+// first line makes go test print "[no tests to run]" behind its ok, so that it
+// does not look like a pass without -v either.
+func skipAll(m *testing.M, why string) int {
+	fmt.Println("testing: warning: no tests to run")
+	fmt.Println("kvmrun:", why)
+	keepTestsOnly(m)
+	wrap(m, func(t *testing.T, _ string, _ func(*testing.T)) { t.Skip(why) })
+	return m.Run()
+}
+
+func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		return 0, usageError{errors.New("-fuzz: fuzzing needs a corpus that outlives the VM; run the seeds with -run instead")}
+	}
+	kernel, err := findKernel(h.kernel)
+	if err != nil {
+		return 0, usageError{err}
+	}
+	mach, err := runner.NewMachine("", vmtest.Accel(h.accel))
+	if err != nil {
+		return 0, err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	k, err := mach.OpenKernel(ctx, kernel, h.modules, h.kconfig)
+	if err != nil {
+		return 0, usageError{err}
+	}
+	if missing := k.Config.Missing(spec.Kconfig); len(missing) > 0 {
+		return skipAll(m, fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
+			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)), nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	dir := h.logs
+	if dir == "" {
+		if dir, err = mach.NewRunDir("test-" + spec.Name); err != nil {
+			return 0, err
+		}
+	} else if err := os.MkdirAll(dir, 0o755); err != nil {
+		return 0, err
+	}
+	args, fetch, err := guestArgs(flag.CommandLine, h.own)
+	if err != nil {
+		return 0, usageError{err}
+	}
+	merge := sameFile(os.Stdout, os.Stderr)
+	// The test binary's own -test.timeout comes first: it knows which test
+	// hangs and prints its goroutines.
+	var limit time.Duration
+	if f := flag.Lookup("test.timeout"); f != nil {
+		if d, err := time.ParseDuration(f.Value.String()); err == nil && d > 0 {
+			limit = d + 30*time.Second
+		}
+	}
+	job := runner.SuiteJob{
+		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec},
+		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
+		Raw: os.Stdout, RawErr: os.Stderr,
+		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir,
+	}
+	res, exited := mach.RunRaw(ctx, job)
+	return report(os.Stderr, res, exited, dir)
+}
+
+// report turns the verdict into an exit status. A run whose tests decided
+// prints nothing: the guest has said it all.
+func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, error) {
+	switch res.Verdict {
+	case result.VerdictPass:
+		return 0, nil
+	case result.VerdictTestFailed:
+		if e != nil && e.Signal != 0 {
+			die(syscall.Signal(e.Signal))
+		}
+		if e != nil && e.Code != 0 {
+			return e.Code, nil
+		}
+	}
+	fmt.Fprintf(w, "kvmrun: %s: %s\n", res.Verdict, res.Reason)
+	for _, s := range res.Splats {
+		where := "outside all tests"
+		if s.Test != "" {
+			where = "during " + s.Test
+		}
+		fmt.Fprintf(w, "kvmrun: kernel splat %s: %s\n%s\n", where, s.Title, strings.TrimRight(s.Raw, "\n"))
+	}
+	for _, n := range res.Notes {
+		fmt.Fprintln(w, "kvmrun:", n)
+	}
+	for _, c := range res.Cases {
+		if c.Status == result.StatusFail {
+			fmt.Fprintf(w, "kvmrun: %s: %s\n%s\n", c.Name, c.Reason, c.Output)
+		}
+	}
+	fmt.Fprintf(w, "kvmrun: kernel log: %s\n", filepath.Join(dir, "console.log"))
+	if res.Verdict == result.VerdictInfra {
+		return exitInfra, nil
+	}
+	return exitFail, nil
+}
+
+// die ends this process as the test binary ended in the guest, so that go test
+// says "signal: segmentation fault" here too.
+func die(s syscall.Signal) {
+	signal.Reset(s)
+	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	_ = syscall.Kill(syscall.Getpid(), s)
+	time.Sleep(time.Second) // the signal is on its way; Go's runtime keeps a few for itself
+}
+
+// findKernel resolves the path as the user typed it, as far as that is known:
+// go test runs a test binary in its package's directory.
+func findKernel(path string) (string, error) {
+	if filepath.IsAbs(path) {
+		if _, err := os.Stat(path); err != nil {
+			return "", fmt.Errorf("-kernel: %w", err)
+		}
+		return path, nil
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	tried := []string{filepath.Join(wd, path)}
+	for d := wd; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
+			if d != wd {
+				tried = append(tried, filepath.Join(d, path))
+			}
+			break
+		}
+		if d == filepath.Dir(d) {
+			break
+		}
+	}
+	for _, p := range tried {
+		if _, err := os.Stat(p); err == nil {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("-kernel %s: no such file; tried %s; go test runs tests in their package's directory, an absolute path always works", path, strings.Join(tried, ", "))
+}
+
+// sameFile says whether both go to the same place, as under go test. Then the
+// guest merges them, which alone keeps their order.
+func sameFile(a, b *os.File) bool {
+	x, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	y, err := b.Stat()
+	return err == nil && os.SameFile(x, y)
+}
+
+// passed are the environment variables that change how a Go test runs.
+var passed = []string{"GODEBUG", "GOTRACEBACK", "GOGC", "GOMEMLIMIT", "GOMAXPROCS", "GORACE", "TZ"}
+
+func passedEnv() []string {
+	var out []string
+	for _, k := range passed {
+		if v, ok := os.LookupEnv(k); ok {
+			out = append(out, k+"="+v)
+		}
+	}
+	return out
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testmain
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/kvmrun/kvmrun/initramfs/guest"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/kit"
+)
+
+// Run is a suite's TestMain. It does not return.
+func Run(m *testing.M, spec suites.Spec, helpers kit.Helpers) {
+	helpers.RunHelper()
+	if guest.IsInit() {
+		guest.Main()
+	}
+	if os.Getenv(runner.GuestEnv) != "" {
+		os.Exit(runGuest(m))
+	}
+	if os.Getenv(runner.DescribeEnv) != "" {
+		os.Exit(describe(m, spec))
+	}
+	os.Exit(runHost(m, spec))
+}
+
+// describe prints what kvmrun wants to know before it boots anything.
+func describe(m *testing.M, spec suites.Spec) int {
+	s := runner.Suite{Spec: spec}
+	for _, t := range *tests(m) {
+		s.Tests = append(s.Tests, t.Name)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(s); err != nil {
+		fmt.Fprintln(os.Stderr, "kvmrun: describe the suite:", err)
+		return 1
+	}
+	return 0
+}

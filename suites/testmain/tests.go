@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testmain
+
+import (
+	"reflect"
+	"testing"
+	"unsafe"
+)
+
+// tests returns the list of m's top-level tests, which may be changed in
+// place. package testing has no way to run something around every test, and
+// attribution needs to know, inside the guest and at that very moment, which
+// test runs. The field has had this name and type since Go 1.0; should that
+// ever change, every suite fails here at once, and loudly.
+func tests(m *testing.M) *[]testing.InternalTest {
+	f := reflect.ValueOf(m).Elem().FieldByName("tests")
+	if !f.IsValid() || f.Type() != reflect.TypeFor[[]testing.InternalTest]() {
+		panic("testmain: testing.M has no field tests of type []testing.InternalTest in this Go version")
+	}
+	return (*[]testing.InternalTest)(unsafe.Pointer(f.UnsafeAddr()))
+}
+
+// keepTestsOnly drops benchmarks, examples and fuzz targets, for a run in which
+// nothing must run.
+func keepTestsOnly(m *testing.M) {
+	for _, name := range []string{"benchmarks", "examples", "fuzzTargets"} {
+		f := reflect.ValueOf(m).Elem().FieldByName(name)
+		if !f.IsValid() || f.Kind() != reflect.Slice {
+			panic("testmain: testing.M has no list " + name + " in this Go version")
+		}
+		reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().SetZero()
+	}
+}
+
+// wrap puts each test into around.
+func wrap(m *testing.M, around func(t *testing.T, name string, f func(*testing.T))) {
+	list := *tests(m)
+	for i := range list {
+		name, f := list[i].Name, list[i].F
+		list[i].F = func(t *testing.T) { around(t, name, f) }
+	}
+}
