@@ -5,7 +5,7 @@
 //
 // One model, [Doc], serves both directions. [Parser] is tolerant: it takes
 // what kernel selftests really print, and names what is wrong with it.
-// [Write] is strict: it prints TAP 14 and nothing else, whatever is in the
+// [Emit] is strict: it prints TAP 14 and nothing else, whatever is in the
 // model.
 //
 // What the parser accepts beyond the letter of the protocols:
@@ -28,7 +28,7 @@
 //
 // Input may come from a hostile guest. Memory is bounded by [Config] whatever
 // is written, and nothing is an error. Text in the model is as it came in;
-// printing it on a terminal is for others to make safe, except that Write
+// printing it on a terminal is for others to make safe, except that Emit
 // replaces what TAP cannot carry.
 //
 // A Parser belongs to one goroutine; a Doc is plain data.

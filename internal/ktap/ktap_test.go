@@ -71,7 +71,7 @@ func parseString(t *testing.T, s string) *ktap.Doc {
 func write(t *testing.T, d *ktap.Doc) string {
 	t.Helper()
 	var b bytes.Buffer
-	assert.NilError(t, ktap.Write(&b, d))
+	assert.NilError(t, ktap.Emit(&b, d))
 	return b.String()
 }
 
@@ -98,7 +98,7 @@ func checkLaws(t *testing.T, in []byte) {
 	for _, b := range in {
 		_, _ = p.Write([]byte{b})
 	}
-	d := p.Close()
+	d := p.Finish()
 	whole := parseString(t, string(in))
 	assert.Equal(t, dump(d), dump(whole), "pieces must not matter")
 
@@ -132,7 +132,7 @@ func TestOnTest(t *testing.T) {
 		got = append(got, fmt.Sprintf("%d %s %s", depth, t.Status(), t.Label()))
 	}})
 	_, _ = p.Write(in)
-	p.Close()
+	p.Finish()
 	assert.DeepEqual(t, got, []string{
 		"1 pass global.a", "1 pass global.b", "0 pass selftests: landlock: base_test",
 		"1 pass x", "0 fail selftests: landlock: fs_test",
@@ -145,7 +145,7 @@ func TestBounds(t *testing.T) {
 	parse := func(in string) *ktap.Doc {
 		p := ktap.NewParser(cfg)
 		_, _ = p.Write([]byte(in))
-		return p.Close()
+		return p.Finish()
 	}
 	d := parse("1..1\nok 1 " + strings.Repeat("n", 1<<20) + "\n")
 	assert.Equal(t, d.Tests[0].Name, strings.Repeat("n", 95)+" [...]")
@@ -180,7 +180,7 @@ func TestBounds(t *testing.T) {
 	assert.Assert(t, len(write(t, d)) < 10000)
 }
 
-func TestWrite(t *testing.T) {
+func TestEmit(t *testing.T) {
 	d := &ktap.Doc{
 		Tests: []*ktap.Test{
 			{Name: "plain", OK: true},
@@ -207,10 +207,10 @@ func TestWrite(t *testing.T) {
 		Bailed:   true, BailOut: "no more\nok 1",
 	}
 	out := write(t, d)
-	golden.Assert(t, out, "write.golden")
+	golden.Assert(t, out, "emit.golden")
 	checkLaws(t, []byte(out))
 
-	assert.ErrorContains(t, ktap.Write(failingWriter{}, d), "write TAP: full")
+	assert.ErrorContains(t, ktap.Emit(failingWriter{}, d), "write TAP: full")
 	assert.Equal(t, write(t, &ktap.Doc{}), "TAP version 14\n1..0 # SKIP no tests\n")
 }
 
@@ -233,7 +233,7 @@ func FuzzParse(f *testing.F) {
 		// With room for next to nothing it must stay as small as that.
 		p := ktap.NewParser(ktap.Config{MaxLine: 30, MaxTests: 3, MaxOutput: 20, MaxTotal: 3000})
 		_, _ = p.Write(in)
-		d := p.Close()
+		d := p.Finish()
 		assert.Assert(t, len(d.Tests) <= 3)
 	})
 }

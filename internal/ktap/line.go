@@ -127,7 +127,7 @@ func isBlank(c byte) bool { return c == ' ' || c == '\t' }
 func parseDirective(s string) (Directive, string) {
 	word, rest, _ := strings.Cut(s, " ")
 	upper := strings.ToUpper(strings.TrimSuffix(word, ":"))
-	d := None
+	var d Directive
 	switch upper {
 	case "SKIP", "SKIPPED":
 		d = Skip

@@ -234,6 +234,35 @@ func (d *Doc) Failed() bool {
 	return false
 }
 
+// Failures returns how many failures to count the document for: the tests that
+// failed or are missing, and one if it failed for another reason.
+func (d *Doc) Failures() int {
+	c := d.Count()
+	if c.Fail+c.Missing == 0 && d.Failed() {
+		return 1
+	}
+	return c.Fail + c.Missing
+}
+
+// AllProblems returns the problems of all levels, those of a group with its
+// name in front, and the bail-outs.
+func (d *Doc) AllProblems() []string { return d.appendProblems(nil, "") }
+
+func (d *Doc) appendProblems(list []string, prefix string) []string {
+	if d.Bailed {
+		list = append(list, strings.TrimSpace(prefix+"bailed out: "+d.BailOut))
+	}
+	for _, p := range d.Problems {
+		list = append(list, prefix+p)
+	}
+	for _, t := range d.Tests {
+		if t.Sub != nil {
+			list = t.Sub.appendProblems(list, prefix+clip(t.Label())+": ")
+		}
+	}
+	return list
+}
+
 // Empty reports whether the document says nothing about tests: what was
 // parsed was not TAP.
 func (d *Doc) Empty() bool {

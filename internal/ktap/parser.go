@@ -49,7 +49,7 @@ func Parse(r io.Reader) (*Doc, error) {
 	if err != nil {
 		err = fmt.Errorf("read TAP: %w", err)
 	}
-	return p.Close(), err
+	return p.Finish(), err
 }
 
 // A Parser parses TAP as it arrives. Make one with [NewParser].
@@ -139,9 +139,9 @@ func (p *Parser) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// Close ends the input and returns the document. Nothing may be written
+// Finish ends the input and returns the document. Nothing may be written
 // afterwards.
-func (p *Parser) Close() *Doc {
+func (p *Parser) Finish() *Doc {
 	if len(p.line) > 0 {
 		p.endLine()
 	}

@@ -47,6 +47,7 @@ func TestJudge(t *testing.T) {
 		{"exit status of a program", result.Facts{EndMarker: true, Program: true, ExitCode: 3}, result.VerdictTestFailed, "the program exited with status 3"},
 		{"signal", good(func(f *result.Facts) { f.Signal = "SIGSEGV" }), result.VerdictTestFailed, "the program was killed by SIGSEGV"},
 
+		{"no final line", good(func(f *result.Facts) { f.Unconcluded = true }), result.VerdictTestFailed, "the test output has no final PASS or FAIL"},
 		{"hang", good(func(f *result.Facts) { f.Hung = "no output for 60s" }), result.VerdictHung, "no output for 60s"},
 		{"deadline", good(func(f *result.Facts) { f.DeadlineExceeded = "ran out of 5m" }), result.VerdictHung, "ran out of 5m"},
 		{"infra", good(func(f *result.Facts) { f.InfraErr = "no QEMU" }), result.VerdictInfra, "no QEMU"},
@@ -81,6 +82,7 @@ func TestJudgePrecedence(t *testing.T) {
 		{result.VerdictTestFailed, func(f *result.Facts) { f.UnearnedSkips = 1 }},
 		{result.VerdictTestFailed, func(f *result.Facts) { f.Signal = "SIGKILL" }},
 		{result.VerdictTestFailed, func(f *result.Facts) { f.ExitCode = 1 }},
+		{result.VerdictTestFailed, func(f *result.Facts) { f.Unconcluded = true }},
 		{result.VerdictTestFailed, func(f *result.Facts) { f.TestsRun = 0 }},
 	}
 	// All sets of causes: a set's verdict is that of its first member, and

@@ -138,6 +138,10 @@ type Facts struct {
 	TestsFailed int
 	// TestsSkipped counts the tests that were skipped.
 	TestsSkipped int
+	// Unconcluded is whether the output of a test binary lacks the line that
+	// ends it although the binary said it succeeded: some of the output, and
+	// the tests in it, may be lost.
+	Unconcluded bool
 	// UnearnedSkips counts the skipped tests that did not say why. They fail
 	// the job: a silent skip is a test that nobody ran.
 	UnearnedSkips int
@@ -195,6 +199,9 @@ var rules = []struct {
 			reason += " although no test failed"
 		}
 		return reason
+	}},
+	{VerdictTestFailed, func(f Facts) string {
+		return when(f.Unconcluded, "the test output has no final PASS or FAIL")
 	}},
 	{VerdictTestFailed, func(f Facts) string {
 		return when(f.TestsRun <= 0 && !f.Program, "no tests ran")

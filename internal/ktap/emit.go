@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 )
 
-// Write writes d as a TAP 14 document. It is complete and strict whatever is
+// Emit writes d as a TAP 14 document. It is complete and strict whatever is
 // in d: tests are numbered from 1 on, each level has its plan, missing tests
 // and problems get failing results, so that what failed in the model fails in
 // the output, and "#", backslashes, newlines and control characters in names
@@ -22,7 +22,7 @@ import (
 // TAP 14 knows fewer directives than KTAP: an expected failure is written as
 // TODO, and a timeout, an error or an unexpected pass as "not ok". Output and
 // Notes are not written; put into YAML what shall be shown.
-func Write(w io.Writer, d *Doc) error {
+func Emit(w io.Writer, d *Doc) error {
 	b := bufio.NewWriter(w)
 	_, _ = b.WriteString("TAP version 14\n") // bufio keeps the error for Flush
 	writeDoc(b, d, "")
@@ -162,16 +162,19 @@ func YAML(fields []Field) string {
 			_ = enc.Encode(clean(f.Value)) // a string always encodes
 			continue
 		}
-		// The indicators say how deep the text is indented, should its first
-		// line begin with blanks, and how many newlines end it.
+		// The indicators say how deep the text is indented, should that not be
+		// plain from its first line, and how many newlines end it.
+		b.WriteByte('|')
+		if first := strings.TrimLeft(f.Value, "\n"); first == "" || isBlank(first[0]) {
+			b.WriteByte('2')
+		}
 		switch {
 		case !strings.HasSuffix(f.Value, "\n"):
-			b.WriteString("|2-\n")
+			b.WriteByte('-')
 		case strings.HasSuffix(f.Value, "\n\n"), f.Value == "\n":
-			b.WriteString("|2+\n")
-		default:
-			b.WriteString("|2\n")
+			b.WriteByte('+')
 		}
+		b.WriteByte('\n')
 		for l := range strings.Lines(f.Value) {
 			if l = clean(expandTabs(strings.TrimSuffix(l, "\n"))); l != "" {
 				b.WriteString("  " + l)

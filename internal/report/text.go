@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package report
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/kvmrun/kvmrun/internal/result"
+)
+
+// line returns s as one line that is safe to print: see package comment.
+func line(s string) string {
+	return sanitize(strings.Join(strings.FieldsFunc(s, func(r rune) bool {
+		return r == '\n' || r == '\r' || r == '\t'
+	}), " "))
+}
+
+// block returns s as lines that are safe to print, each with a newline.
+func block(s string) string {
+	if s == "" {
+		return ""
+	}
+	s = strings.ReplaceAll(s, "\r\n", "\n")
+	return strings.TrimSuffix(sanitize(s), "\n") + "\n"
+}
+
+// dedent removes the blanks that all lines of s begin with. Package testing
+// indents all that tests log.
+func dedent(s string) string {
+	common := -1
+	for l := range strings.Lines(s) {
+		if trimmed := strings.TrimLeft(l, " "); trimmed != "\n" {
+			if n := len(l) - len(trimmed); common < 0 || n < common {
+				common = n
+			}
+		}
+	}
+	if common <= 0 {
+		return s
+	}
+	var b strings.Builder
+	for l := range strings.Lines(s) {
+		b.WriteString(l[min(common, len(l)-1):]) // blank lines may be shorter
+	}
+	return b.String()
+}
+
+// sanitize escapes everything but newlines, tabs and printable characters.
+func sanitize(s string) string {
+	clean := utf8.ValidString(s)
+	for _, r := range s {
+		clean = clean && safe(r)
+	}
+	if clean {
+		return s
+	}
+	var b strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1, r < 0x80 && !safe(r):
+			fmt.Fprintf(&b, `\x%02x`, s[0])
+		case r > 0xffff && !safe(r):
+			fmt.Fprintf(&b, `\U%08x`, r)
+		case !safe(r):
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteString(s[:n])
+		}
+		s = s[n:]
+	}
+	return b.String()
+}
+
+// safe reports whether r does nothing but print. Graphic characters are free
+// of controls, of the format characters that reorder text, of line separators
+// other than the newline, and of all that XML forbids.
+func safe(r rune) bool {
+	return r == '\n' || r == '\t' || unicode.IsGraphic(r) && r != '\u2028' && r != '\u2029'
+}
+
+// bound cuts the middle out of a text longer than about limit bytes.
+func bound(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	head := strings.ToValidUTF8(s[:limit/2], "")
+	tail := strings.ToValidUTF8(s[len(s)-limit/2:], "")
+	return fmt.Sprintf("%s\n[... %d bytes left out ...]\n%s", head, len(s)-len(head)-len(tail), tail)
+}
+
+// seconds prints d for people: tenths below a minute.
+func seconds(d time.Duration) string {
+	d = d.Round(100 * time.Millisecond)
+	if d < time.Minute {
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	}
+	d = d.Round(time.Second)
+	if d < time.Hour {
+		return fmt.Sprintf("%dm%02ds", d/time.Minute, d%time.Minute/time.Second)
+	}
+	return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
+}
+
+// labels returns a name for each job's kernel: its release, and the path with
+// it if the run has several kernels of that release.
+func labels(jobs []result.Job) []string {
+	paths := make(map[string]map[string]bool) // by release
+	for _, j := range jobs {
+		if paths[j.Release] == nil {
+			paths[j.Release] = make(map[string]bool)
+		}
+		paths[j.Release][j.Kernel] = true
+	}
+	names := make([]string, len(jobs))
+	for i, j := range jobs {
+		switch {
+		case j.Release == "" && j.Kernel == "":
+			names[i] = "(unknown)"
+		case j.Release == "" && len(paths[""]) == 1:
+			names[i] = filepath.Base(j.Kernel)
+		case j.Release == "":
+			names[i] = j.Kernel
+		case len(paths[j.Release]) > 1:
+			names[i] = j.Release + " (" + j.Kernel + ")"
+		default:
+			names[i] = j.Release
+		}
+		names[i] = line(names[i])
+	}
+	return names
+}
+
+// counts prints how many tests there were, leaving out what was not. A skip
+// without a reason counts as failed, as it does for the verdict.
+func counts(c result.Counts) string {
+	if c.Run == 0 {
+		return "no tests"
+	}
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		word string
+	}{{c.Pass, "passed"}, {c.Fail + c.Unearned, "failed"}, {c.Skip - c.Unearned, "skipped"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// failed reports whether c counts as a failure.
+func failed(c *result.Case) bool {
+	return c.Status != result.StatusPass && (c.Status != result.StatusSkip || c.Unearned)
+}
+
+// caseName returns c's name, and a stand-in if it has none.
+func caseName(c *result.Case) string {
+	if name := line(c.Name); name != "" {
+		return name
+	}
+	return "(unnamed)"
+}
+
+// reason returns why c did not pass, in one line.
+func reason(c *result.Case) string {
+	switch {
+	case c.Reason != "":
+		return line(c.Reason)
+	case c.Unearned:
+		return "skipped without a reason"
+	case c.Status == result.StatusInvalid || c.Status > result.StatusSkip:
+		return "has no valid status"
+	}
+	return ""
+}
+
+// splatTitle returns a splat's title with what is known besides.
+func splatTitle(s *result.Splat) string {
+	title := line(s.Title)
+	if title == "" {
+		title = "kernel splat without a title"
+	}
+	if s.Corrupted {
+		title += " (report corrupted)"
+	}
+	if s.Test != "" {
+		title += " (during " + line(s.Test) + ")"
+	}
+	return title
+}
