@@ -11,8 +11,12 @@ import (
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
 
-// outDir is where the test binary writes profiles in the guest.
-const outDir = "/tmp/kvmrun-out"
+// outDir is where the test binary writes profiles in the guest, coverDir where
+// the coverage runtime does.
+const (
+	outDir   = "/tmp/kvmrun-out"
+	coverDir = outDir + "/gocoverdir"
+)
 
 // Flags of package testing that name a file to write (go help testflag). Those
 // in outFiles are relative to -test.outputdir when that is given.
@@ -57,9 +61,8 @@ func guestArgs(fs *flag.FlagSet, own func(string) bool) (args []string, fetch []
 		case f.Name == "test.outputdir":
 			v = outDir
 		case f.Name == "test.gocoverdir":
-			g := filepath.Join(outDir, "gocoverdir")
-			fetch = append(fetch, runner.Fetch{Guest: g, Host: v, Dir: true})
-			v = g
+			fetch = append(fetch, runner.Fetch{Guest: coverDir, Host: v, Dir: true})
+			v = coverDir
 		}
 		args = append(args, fmt.Sprintf("-%s=%s", f.Name, v))
 	})

@@ -23,6 +23,10 @@ func runGuest(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "kvmrun: the kernel log cannot be read in the guest:", err)
 		return 1
 	}
+	if err := os.MkdirAll(coverDir, 0o755); err != nil {
+		fmt.Fprintln(os.Stderr, "kvmrun: make the directory for profiles in the guest:", err)
+		return 1
+	}
 	wrap(m, func(t *testing.T, name string, f func(*testing.T)) {
 		log.write(wire.TestMark(name, true))
 		from := log.position()

@@ -96,6 +96,11 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
 		return 0, usageError{errors.New("-fuzz: fuzzing needs a corpus that outlives the VM; run the seeds with -run instead")}
 	}
+	switch vmtest.Accel(h.accel) {
+	case vmtest.AccelAuto, vmtest.AccelKVM, vmtest.AccelTCG:
+	default:
+		return 0, usageError{fmt.Errorf("-accel %s: want kvm, tcg or auto", h.accel)}
+	}
 	kernel, err := findKernel(h.kernel)
 	if err != nil {
 		return 0, usageError{err}

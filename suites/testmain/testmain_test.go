@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package testmain_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+)
+
+const sample = "./testdata/sample"
+
+func needKernel(t *testing.T) string {
+	t.Helper()
+	k := os.Getenv("KVMRUN_KERNEL")
+	if k == "" {
+		t.Skip("KVMRUN_KERNEL is not set: name a kernel, as make test does")
+	}
+	return k
+}
+
+type outcome struct {
+	stdout, stderr string
+	code           int
+}
+
+func goTest(t *testing.T, env []string, args ...string) outcome {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"test"}, args...)...)
+	cmd.Env = append(os.Environ(), "KVMRUN_KERNEL=")
+	cmd.Env = append(cmd.Env, env...)
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	err := cmd.Run()
+	if err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return outcome{o.String(), e.String(), cmd.ProcessState.ExitCode()}
+}
+
+// times are what differs between two runs of the same tests.
+var times = regexp.MustCompile(`\(?\d+\.\d+s\)?|\d+(\.\d+)? ns/op|^\s*\d+\s|"Elapsed":[0-9.e-]+|"Time":"[^"]*",|goroutine \d+|0x[0-9a-f]+|\+0x[0-9a-f]+|cpu: .*|(?m)^\d{4}/.*$`)
+
+func normal(s string) string {
+	s = times.ReplaceAllString(s, "T")
+	return regexp.MustCompile(`BenchmarkNothing(-\d+)?\s+\d+\s+T`).ReplaceAllString(s, "BenchmarkNothing N T")
+}
+
+// TestOutputIsGoTests compares go test in the VM with go test on this host,
+// letter by letter but for times.
+func TestOutputIsGoTests(t *testing.T) {
+	kernel := needKernel(t)
+	const good = "^(Test[^Z].*|Example.*)$"
+	for _, c := range []struct {
+		name string
+		args []string
+	}{
+		{"quiet", []string{"-run", good}},
+		{"verbose", []string{"-v", "-run", good}},
+		{"json", []string{"-json", "-run", good}},
+		{"short, skip and count", []string{"-v", "-short", "-skip", "TestSub", "-count", "2", "-run", good}},
+		{"no match", []string{"-run", "TestNothingHasThisName"}},
+		{"own flag", []string{"-v", "-run", "TestWord", "-args", "-word", "hello world"}},
+		{"fails", []string{"-run", "TestZFail|TestPass"}},
+		{"failfast", []string{"-v", "-failfast", "-run", "TestZFail|TestCover"}},
+		{"exit in a test", []string{"-v", "-run", "TestZExit"}},
+		{"killed", []string{"-run", "TestZSignal"}},
+		{"bench", []string{"-run", "^$", "-bench", ".", "-benchtime", "10x"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			args := append([]string{sample}, c.args...)
+			want := goTest(t, []string{"SAMPLE_PLAIN=1"}, args...)
+			with := []string{sample, "-kernel", kernel}
+			got := goTest(t, nil, append(with, c.args...)...)
+			if c.args[len(c.args)-1] == "hello world" { // -args ends go test's own flags
+				got = goTest(t, []string{"KVMRUN_KERNEL=" + kernel}, args...)
+			}
+			assert.Equal(t, got.code, want.code, "%s%s", got.stdout, got.stderr)
+			assert.Check(t, is.Equal(normal(got.stdout), normal(want.stdout)))
+			assert.Check(t, is.Equal(normal(got.stderr), normal(want.stderr)))
+		})
+	}
+}
+
+func TestPanicPrintsTheStack(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZPanic$")
+	assert.Equal(t, got.code, 1)
+	for _, want := range []string{"--- FAIL: TestZPanic", "panic: oh", "sample_test.go:", "FAIL\tgithub.com/kvmrun"} {
+		assert.Check(t, is.Contains(got.stdout, want))
+	}
+}
+
+func TestTimeoutNamesTheTest(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZHang", "-timeout", "3s")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, is.Contains(got.stdout, "panic: test timed out after 3s"))
+	assert.Check(t, is.Contains(got.stdout, "TestZHang"))
+}
+
+// build compiles the sample as go test does.
+func build(t *testing.T) string {
+	t.Helper()
+	bin := filepath.Join(t.TempDir(), "sample.test")
+	out, err := exec.Command("go", "test", "-c", "-o", bin, sample).CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	return bin
+}
+
+// TestExitStatuses looks at the test binary itself: go test shows 1 for all of
+// them.
+func TestExitStatuses(t *testing.T) {
+	kernel := needKernel(t)
+	bin := build(t)
+	for _, c := range []struct {
+		args string
+		code int
+		say  string
+	}{
+		{"-kernel " + kernel + " -main-exit 9", 9, "TestMain says no"},
+		{"-kernel /no/such/kernel", 2, "no such file"},
+		{"-kernel " + kernel + " -test.fuzz Fuzz", 2, "fuzzing"},
+		{"-kernel " + kernel + " -accel nonsense", 2, "-accel"},
+		{"-kernel " + kernel + " -test.run TestZPanicKernel", 1, "sysrq triggered crash"},
+	} {
+		out, err := exec.Command(bin, strings.Fields(c.args)...).CombinedOutput()
+		code := 0
+		if e := new(exec.ExitError); errors.As(err, &e) {
+			code = e.ExitCode()
+		}
+		assert.Check(t, is.Equal(code, c.code), "%s: %s", c.args, out)
+		assert.Check(t, is.Contains(string(out), c.say))
+	}
+}
+
+// TestProfilesComeBack checks the files a test binary writes.
+func TestProfilesComeBack(t *testing.T) {
+	kernel := needKernel(t)
+	dir := t.TempDir()
+	cover, cpu := filepath.Join(dir, "cover.out"), filepath.Join(dir, "cpu.out")
+	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestCover", "-coverprofile", cover, "-cpuprofile", cpu, "-o", filepath.Join(dir, "sample.test"))
+	assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
+	assert.Check(t, is.Contains(got.stdout, "coverage: 66.7% of statements"))
+	b, err := os.ReadFile(cover)
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(string(b), "testdata/sample/sample.go:9."))
+	st, err := os.Stat(cpu)
+	assert.NilError(t, err)
+	assert.Check(t, st.Size() > 0)
+	left, err := filepath.Glob(filepath.Join(dir, ".kvmrun-*"))
+	assert.NilError(t, err)
+	assert.Check(t, is.Len(left, 0))
+}
+
+func TestWithoutAKernelNothingIsTested(t *testing.T) {
+	got := goTest(t, nil, sample)
+	assert.Equal(t, got.code, 0)
+	assert.Check(t, is.Contains(got.stdout, "[no tests to run]"))
+	got = goTest(t, nil, sample, "-v", "-run", "TestPass")
+	assert.Check(t, is.Contains(got.stdout, "--- SKIP: TestPass"))
+	assert.Check(t, is.Contains(got.stdout, "run: go test ./suites/... -kernel bzImage"))
+	assert.Check(t, !strings.Contains(got.stdout, "to stdout"), "a test ran on the host")
+	got = goTest(t, nil, sample, "-bench", ".")
+	assert.Check(t, !strings.Contains(got.stdout, "ns/op"), "a benchmark ran on the host")
+}
+
+func TestMissingOptionSkipsTheSuiteByName(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, []string{"SAMPLE_KCONFIG=NO_SUCH_OPTION"}, sample, "-kernel", kernel, "-v", "-run", "TestPass")
+	assert.Equal(t, got.code, 0, "%s", got.stderr)
+	assert.Check(t, is.Contains(got.stdout, "needs CONFIG_NO_SUCH_OPTION"))
+	assert.Check(t, is.Contains(got.stdout, "--- SKIP: TestPass"))
+}
+
+func TestSkipMustBeEarned(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZSkip")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, is.Contains(got.stdout, "skip not earned"))
+}
+
+// TestKernelFailuresFail runs tests that pass, or end the VM, on a kernel that
+// fails.
+func TestKernelFailuresFail(t *testing.T) {
+	kernel := needKernel(t)
+	for _, c := range []struct {
+		test string
+		want []string
+	}{
+		{"TestZPanicKernel", []string{"kernel-failed", "Kernel panic - not syncing: sysrq triggered crash", "during TestZPanicKernel", "kernel log: "}},
+		{"TestZSplat", []string{"--- FAIL: TestZSplat", "KASAN: slab-use-after-free Read in sample_function", "during TestZSplat"}},
+		{"TestZReset", []string{"no-end-marker", "kernel log: "}},
+		{"TestZPowerOff", []string{"no-end-marker", "kernel log: "}},
+	} {
+		t.Run(c.test, func(t *testing.T) {
+			got := goTest(t, nil, sample, "-kernel", kernel, "-run", c.test+"$")
+			assert.Equal(t, got.code, 1)
+			for _, w := range c.want {
+				assert.Check(t, is.Contains(got.stdout+got.stderr, w))
+			}
+			assert.Check(t, !strings.Contains(got.stdout, "\nok "), "%s", got.stdout)
+		})
+	}
+}
+
+func TestHostileOutput(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", "TestZHostile")
+	assert.Equal(t, got.code, 0, "%.2000s", got.stdout[max(0, len(got.stdout)-2000):])
+	assert.Check(t, strings.Count(got.stdout, "x") >= 3<<20, "output was lost")
+}
+
+// TestOutputHeldOpen: a process left behind must not keep the run from ending.
+func TestOutputHeldOpen(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", "TestZDaemon$")
+	assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
+}
+
+func TestRelativeKernel(t *testing.T) {
+	got := goTest(t, nil, sample, "-kernel", "no/such/bzImage")
+	assert.Equal(t, got.code, 1)
+	out := got.stdout + got.stderr
+	assert.Check(t, is.Contains(out, "no such file"))
+	// Package directory and module root were tried.
+	assert.Check(t, is.Contains(out, "testdata/sample/no/such/bzImage"))
+	root, err := filepath.Abs("../..")
+	assert.NilError(t, err)
+	assert.Check(t, is.Contains(out, filepath.Join(root, "no/such/bzImage")))
+}
+
+func TestListNeedsNoVM(t *testing.T) {
+	got := goTest(t, nil, sample, "-kernel", "/no/such/kernel", "-list", "Test[PS]")
+	assert.Equal(t, got.code, 0)
+	assert.Check(t, is.Contains(got.stdout, "TestPass\nTestSub\n"))
+}
+
+func TestDescribe(t *testing.T) {
+	cmd := exec.Command(build(t))
+	cmd.Env = append(os.Environ(), "KVMRUN_DESCRIBE=1")
+	out, err := cmd.Output()
+	assert.NilError(t, err)
+	var d struct {
+		Spec  struct{ Name string }
+		Tests []string
+	}
+	assert.NilError(t, json.Unmarshal(out, &d), "%s", out)
+	assert.Equal(t, d.Spec.Name, "sample")
+	assert.Check(t, is.Contains(fmt.Sprint(d.Tests), "TestPass"))
+}
