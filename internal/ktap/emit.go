@@ -41,13 +41,16 @@ func writeDoc(w *bufio.Writer, d *Doc, indent string) {
 		_, _ = fmt.Fprintf(w, format, args...)
 		_ = w.WriteByte('\n')
 	}
-	if total == 0 {
+	switch {
+	case total == 0 && d.Bailed:
+		// A plan that skips everything would read as success.
+	case total == 0:
 		reason := d.SkipAll
 		if reason == "" {
 			reason = "no tests"
 		}
 		line("1..0 # SKIP %s", escape(reason))
-	} else {
+	default:
 		line("1..%d", total)
 	}
 	for i, t := range d.Tests {
@@ -176,10 +179,9 @@ func YAML(fields []Field) string {
 		}
 		b.WriteByte('\n')
 		for l := range strings.Lines(f.Value) {
-			if l = clean(expandTabs(strings.TrimSuffix(l, "\n"))); l != "" {
-				b.WriteString("  " + l)
-			}
-			b.WriteByte('\n')
+			// Blank lines are indented as well, for the sake of Perl's
+			// TAP::Parser.
+			b.WriteString("  " + clean(expandTabs(strings.TrimSuffix(l, "\n"))) + "\n")
 		}
 	}
 	return b.String()

@@ -147,8 +147,8 @@ func checkAgree(t *testing.T, run result.Run) {
 	assert.NilError(t, report.TAP(&b, run))
 	doc, err := ktap.Parse(bytes.NewReader(b.Bytes()))
 	assert.NilError(t, err)
-	assert.Equal(t, len(doc.AllProblems()) == 0 || len(run.Jobs) == 0, true, "%q", doc.AllProblems())
-	assert.Equal(t, len(doc.Tests), len(run.Jobs))
+	assert.Equal(t, len(doc.AllProblems()), 0, "%q", doc.AllProblems())
+	assert.Equal(t, len(doc.Tests), max(1, len(run.Jobs)))
 	bad := run.ExitCode() != result.ExitPass
 	for _, j := range run.Jobs {
 		for _, c := range j.Cases {
