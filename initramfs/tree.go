@@ -16,7 +16,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/u-root/u-root/pkg/cpio"
+	"github.com/u-root/mkuimage/cpio"
 	"golang.org/x/sys/unix"
 
 	"github.com/kvmrun/kvmrun/internal/cache"

@@ -276,4 +276,3 @@ func (b *builder) run(ctx context.Context, c command) ([]byte, error) {
 	}
 	return stdout.Bytes(), fmt.Errorf("run %s %s: %w: %s", filepath.Base(c.name), c.args[0], err, text)
 }
-

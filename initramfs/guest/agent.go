@@ -21,6 +21,8 @@ type agent struct {
 	w      *wire.Writer
 	reaper *reaper
 
+	warnings []string // for the next Done
+
 	// grace is how long output of processes that outlive the program is
 	// waited for after its end.
 	grace time.Duration
@@ -28,8 +30,9 @@ type agent struct {
 	// finishLimit the unmounting and syncing after them.
 	killGrace, finishLimit time.Duration
 
-	known     map[string]bool // mount IDs of the boot
-	lastStdin chan struct{}   // closed when the last run's input has been read up
+	late       chan []string // see bootReport
+	bootMounts string        // what mounts returned after the boot
+	lastStdin  chan struct{} // closed when the last run's input has been read up
 }
 
 func newAgent(sys system, p *ports) *agent {
@@ -49,6 +52,7 @@ func newAgent(sys system, p *ports) *agent {
 
 // serve answers the host until it says Shutdown or goes away.
 func (a *agent) serve(b *bootReport) {
+	a.late = b.late
 	go func() {
 		defer dieOnPanic(a.sys)
 		a.reaper.run()
@@ -60,14 +64,10 @@ func (a *agent) serve(b *bootReport) {
 		Modules:  b.modules,
 		Warnings: b.warnings,
 	}})
-	a.known = map[string]bool{}
-	mounts, err := a.sys.mounts()
-	if err != nil {
+	var err error
+	if a.bootMounts, err = a.sys.mounts(); err != nil {
 		a.fault("read mounts: %v", err)
 		return
-	}
-	for _, m := range mounts {
-		a.known[m.id] = true
 	}
 
 	messages := make(chan wire.Message)
@@ -102,6 +102,10 @@ func (a *agent) serve(b *bootReport) {
 					a.fault("asked to run %q while a program runs", m.Run.Argv)
 					return
 				}
+				if a.late != nil {
+					a.warnings = <-a.late
+					a.late = nil
+				}
 				current = a.start(m.Run)
 				go func(p *program, r *wire.Run) {
 					defer dieOnPanic(a.sys)
@@ -128,7 +132,8 @@ func (a *agent) serve(b *bootReport) {
 func (a *agent) attend(p *program, r *wire.Run) {
 	a.send(wire.Message{Exited: p.wait(a.grace)})
 	a.fetch(r.Fetch)
-	warnings := a.cleanUp()
+	warnings := append(a.warnings, a.cleanUp()...)
+	a.warnings = nil
 	if err := a.sys.consoleLevel(8); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set console log level: %v", err))
 	}

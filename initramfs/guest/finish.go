@@ -119,9 +119,17 @@ func (a *agent) unmountAll() (warnings []string) {
 	if err != nil {
 		return []string{fmt.Sprintf("read mounts: %v", err)}
 	}
-	slices.Reverse(mounts)
-	for _, m := range mounts {
-		if a.known[m.id] {
+	if mounts == a.bootMounts {
+		return nil
+	}
+	known := map[mountPoint]bool{}
+	for _, m := range parseMounts(a.bootMounts) {
+		known[m] = true
+	}
+	list := parseMounts(mounts)
+	slices.Reverse(list)
+	for _, m := range list {
+		if known[m] {
 			continue
 		}
 		err := a.sys.unmount(m.target, unix.UMOUNT_NOFOLLOW)

@@ -37,8 +37,7 @@ func Main() {
 	// processors the rest would wait for the runtime to notice.
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), 4))
 
-	boot := setUp(sys)
-	ports, err := openPorts(sys, portTimeout)
+	ports, boot, err := setUp(sys, func() (*ports, error) { return openPorts(sys, portTimeout) })
 	if err != nil {
 		die(sys, err.Error())
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -78,20 +77,20 @@ func openPorts(sys system, timeout time.Duration) (*ports, error) {
 	deadline := time.Now().Add(timeout)
 	fds := map[string]int{}
 	for {
-		names, err := os.ReadDir(virtioPorts)
+		names, err := sys.readDir(virtioPorts)
 		if err != nil {
 			return nil, fmt.Errorf("no virtio console port %s: %w: kernel needs CONFIG_VIRTIO_CONSOLE=y (or its module, with a modules directory) and CONFIG_VIRTIO_PCI", wire.PortControl, err)
 		}
 		for _, e := range names {
-			text, err := os.ReadFile(path.Join(virtioPorts, e.Name(), "name"))
+			text, err := sys.readFile(path.Join(virtioPorts, e, "name"))
 			if err != nil {
 				continue // not announced yet
 			}
-			name := strings.TrimSpace(string(text))
+			name := strings.TrimSpace(text)
 			if _, ok := fds[name]; ok || !isOurs(name) {
 				continue
 			}
-			fd, err := openPort(sys, e.Name())
+			fd, err := openPort(sys, e)
 			if err != nil {
 				return nil, fmt.Errorf("open virtio console port %s: %w", name, err)
 			}
@@ -135,11 +134,11 @@ func openPort(sys system, name string) (int, error) {
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
-	text, err := os.ReadFile(path.Join(virtioPorts, name, "dev"))
+	text, err := sys.readFile(path.Join(virtioPorts, name, "dev"))
 	if err != nil {
 		return -1, err
 	}
-	maj, mnr, _ := strings.Cut(strings.TrimSpace(string(text)), ":")
+	maj, mnr, _ := strings.Cut(strings.TrimSpace(text), ":")
 	a, err1 := strconv.ParseUint(maj, 10, 32)
 	b, err2 := strconv.ParseUint(mnr, 10, 32)
 	if err := errors.Join(err1, err2); err != nil {

@@ -5,7 +5,6 @@ package guest
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
@@ -34,12 +33,16 @@ const (
 	noExec = noDev | unix.MS_NOEXEC
 )
 
-// bootMounts are what a Linux system usually has (file-hierarchy(7)), in order.
-// group 5 is tty.
-var bootMounts = []mount{
-	{"proc", "/proc", "proc", noExec, ""},
+// earlyMounts are what the ports need.
+var earlyMounts = []mount{
 	{"sysfs", "/sys", "sysfs", noExec, ""},
 	{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755"},
+}
+
+// otherMounts are what else a Linux system usually has (file-hierarchy(7)), in
+// order. Group 5 is tty.
+var otherMounts = []mount{
+	{"proc", "/proc", "proc", noExec, ""},
 	{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "gid=5,mode=620,ptmxmode=666"},
 	{"tmpfs", "/dev/shm", "tmpfs", noDev, "mode=1777"},
 	{"tmpfs", "/tmp", "tmpfs", noDev, "mode=1777"},
@@ -57,18 +60,52 @@ var bootMounts = []mount{
 type bootReport struct {
 	modules  []string
 	warnings []string
+	// late gets the warnings of what was not waited for, once.
+	late chan []string
 }
 
 func (b *bootReport) warn(format string, a ...any) {
 	b.warnings = append(b.warnings, fmt.Sprintf(format, a...))
 }
 
-// setUp makes the machine usable. It goes on after every failure: what is
-// missing will be named by whoever needs it.
-func setUp(sys system) *bootReport {
-	b := &bootReport{}
+// setUp makes the machine usable and opens the ports. It goes on after every
+// failure but a missing port: what else is missing will be named by whoever
+// needs it.
+//
+// Most of the time goes into code that the machine runs for the first time, so
+// two processors do two things at once. What takes longest, the network, is
+// only waited for before a program starts (bootReport.late).
+func setUp(sys system, open func() (*ports, error)) (*ports, *bootReport, error) {
+	b := &bootReport{late: make(chan []string, 1)}
 	unix.Umask(0o022)
-	for _, m := range bootMounts {
+	for _, m := range earlyMounts {
+		mountOne(sys, m, b)
+	}
+	rest := make(chan *bootReport)
+	go func() {
+		defer dieOnPanic(sys)
+		r := &bootReport{}
+		setUpRest(sys, r)
+		rest <- r
+		r = &bootReport{}
+		if err := sys.loopbackUp(); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
+			r.warn("bring up the loopback interface: %v", err)
+		}
+		b.late <- r.warnings
+	}()
+	list, err := sys.readFile(modulesFile)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		b.warn("read list of modules: %v", err)
+	}
+	loadModules(sys, list, b)
+	p, err := open()
+	b.warnings = append(b.warnings, (<-rest).warnings...)
+	return p, b, err
+}
+
+// setUpRest does what the ports do not need.
+func setUpRest(sys system, b *bootReport) {
+	for _, m := range otherMounts {
 		mountOne(sys, m, b)
 	}
 	if err := sys.consoleLevel(8); err != nil {
@@ -81,9 +118,6 @@ func setUp(sys system) *bootReport {
 	}
 	if err := sys.setHostname("kvmrun"); err != nil {
 		b.warn("set host name: %v", err)
-	}
-	if err := sys.loopbackUp(); err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
-		b.warn("bring up the loopback interface: %v", err)
 	}
 	for _, l := range []struct {
 		name       string
@@ -100,12 +134,6 @@ func setUp(sys system) *bootReport {
 			b.warn("set %s: %v", l.name, err)
 		}
 	}
-	list, err := os.ReadFile(modulesFile)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		b.warn("read list of modules: %v", err)
-	}
-	loadModules(sys, string(list), b)
-	return b
 }
 
 // mountOne mounts m where the kernel has the file system.

@@ -18,20 +18,9 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/initramfs"
-	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
-
-// kernel returns the kernel for tests with a real machine.
-func kernel(t testing.TB) string {
-	t.Helper()
-	k := os.Getenv("KVMRUN_KERNEL")
-	if k == "" {
-		t.Skip("needs a kernel: set KVMRUN_KERNEL to the path of a vmlinuz (make test does)")
-	}
-	return k
-}
 
 // machine is a booted guest whose /init is this test binary.
 type machine struct {
@@ -53,15 +42,9 @@ func boot(t testing.TB, s initramfs.Spec, c vmtest.Config) *machine {
 	self, err := os.Executable()
 	assert.NilError(t, err)
 	s.Init = self
-	dir := os.Getenv("KVMRUN_TEST_CACHE")
-	if dir == "" {
-		dir = t.TempDir()
-	}
-	store, err := cache.Open(dir)
-	assert.NilError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
-	c.Initrd, err = initramfs.Build(ctx, s, store, func(l string) { t.Log(l) })
+	c.Initrd, err = initramfs.Build(ctx, s, openCache(t), func(l string) { t.Log(l) })
 	assert.NilError(t, err)
 	c.Ports = wire.Ports
 	c.ConsoleFile = filepath.Join(t.TempDir(), "console.log")
