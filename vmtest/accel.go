@@ -225,12 +225,15 @@ func ProbeAccel(ctx context.Context, qemu string) (accel Accel, reason string, e
 	if err != nil {
 		return "", "", err
 	}
-	alive, err := firmwareSpeaks(ctx, path, args.KVM)
+	alive, words, err := firmwareSpeaks(ctx, path, args.KVM)
+	if err == nil {
+		err = context.Cause(ctx) // then it proves nothing
+	}
 	if err != nil {
 		return "", "", err
 	}
 	if !alive {
-		why := "a machine under KVM gave no sign of life"
+		why := "a machine under KVM gave no sign of life" + ownWords(words)
 		setDeadKVM(why)
 		return AccelTCG, why, nil
 	}
@@ -239,32 +242,32 @@ func ProbeAccel(ctx context.Context, qemu string) (accel Accel, reason string, e
 
 // firmwareSpeaks runs a machine without a kernel and reports whether its
 // firmware (SeaBIOS) wrote anything to its debug port, number 0x402
-// (docs/Debugging.md of SeaBIOS), within signOfLife.
-func firmwareSpeaks(ctx context.Context, qemu, accel string) (bool, error) {
+// (docs/Debugging.md of SeaBIOS), within signOfLife. The words are QEMU's own.
+func firmwareSpeaks(ctx context.Context, qemu, accel string) (alive bool, words string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, signOfLife)
 	defer cancel()
 	r, w, err := os.Pipe()
 	if err != nil {
-		return false, fmt.Errorf("probe %s: %w", accel, err)
+		return false, "", fmt.Errorf("probe %s: %w", accel, err)
 	}
 	defer r.Close() //nolint:errcheck // opened for reading
 	cmd := exec.Command(qemu, "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", accel, "-m", "64M",
-		"-add-fd", "fd=3,set=1", "-chardev", "file,id=debug,path=/dev/fdset/1",
+		"-add-fd", "fd=3,set=1", "-chardev", "file,id=debug,path=/dev/fdset/1,append=on",
 		"-device", "isa-debugcon,iobase=0x402,chardev=debug")
 	cmd.ExtraFiles = []*os.File{w}
 	p, err := startProcess(cmd)
 	_ = w.Close()
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
-	defer func() { <-p.done }()
-	defer p.kill()
 	stop := context.AfterFunc(ctx, p.kill) // ends the pipe, and so the Read
 	defer stop()
 	n, err := r.Read(make([]byte, 1))
+	p.kill()
+	<-p.done
 	if err != nil && err != io.EOF {
-		return false, fmt.Errorf("probe %s: %w", accel, err)
+		return false, "", fmt.Errorf("probe %s: %w", accel, err)
 	}
-	return n > 0, nil
+	return n > 0, p.output.String(), nil
 }

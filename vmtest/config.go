@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"syscall"
 
 	"github.com/kvmrun/kvmrun/vmtest/internal/args"
 )
@@ -206,7 +207,8 @@ func mib(n int64) int { return int((n + 1<<20 - 1) >> 20) }
 
 // fileSize checks that path is a readable regular file.
 func fileSize(what, path string) (int64, error) {
-	f, err := os.Open(path)
+	// Without O_NONBLOCK a FIFO would be waited for.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return 0, fmt.Errorf("open %s: %w", what, err)
 	}

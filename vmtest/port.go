@@ -16,6 +16,11 @@ import (
 // to read, and the other way round. What is written before the guest has opened
 // the port waits for it.
 //
+// Linux queues what a guest writes and reports it as written, up to hundreds of
+// kilobytes (drivers/char/virtio_console.c). A guest that goes right after
+// writing takes with it what the host has not read by then; one that must be
+// heard to the end waits for an answer.
+//
 // When QEMU has gone, Read returns what is left and then io.EOF. One goroutine
 // may read while another one writes.
 type Port struct {
@@ -51,8 +56,8 @@ func (p *Port) SetReadDeadline(t time.Time) error { return p.file.SetReadDeadlin
 func (p *Port) SetWriteDeadline(t time.Time) error { return p.file.SetWriteDeadline(t) }
 
 // Close closes the host's end; a Read or Write under way returns os.ErrClosed.
-// What the guest writes after that is thrown away by QEMU. Closing twice is no
-// error.
+// The guest reads the end of the stream from then on, and blocks when it writes,
+// because Linux waits for a host to come back. Closing twice is no error.
 func (p *Port) Close() error {
 	if err := p.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("close port %s: %w", p.name, err)

@@ -6,14 +6,13 @@ package main
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 func main() {
@@ -23,6 +22,7 @@ func main() {
 	must(syscall.Mount("proc", "/proc", "proc", 0, ""))
 	must(syscall.Mount("sysfs", "/sys", "sysfs", 0, ""))
 	must(syscall.Mount("devtmpfs", "/dev", "devtmpfs", 0, ""))
+	modules()
 	switch do := param("vmtest.do"); do {
 	case "poweroff":
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
@@ -77,6 +77,14 @@ func main() {
 		for range 64 {
 			writeAll(fd, block)
 		}
+		// Written is not arrived: wait for the host's word.
+		for {
+			if n, err := syscall.Read(fd, block[:1]); n == 1 {
+				break
+			} else if err != syscall.EINTR {
+				must(err)
+			}
+		}
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "disks":
 		disks()
@@ -90,9 +98,24 @@ func main() {
 	}
 }
 
-// disks tells the serial, mode and first sector's hash of each PCI-attached
-// disk found in sysfs; the modules are not loaded here, so it tells the PCI
-// devices at least.
+// modules loads /modules/* in the order of their names.
+func modules() {
+	files, err := filepath.Glob("/modules/*")
+	must(err)
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		must(err)
+		none := []byte{0}
+		_, _, errno := syscall.Syscall(syscall.SYS_INIT_MODULE,
+			uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&none[0])))
+		if errno != 0 {
+			must(fmt.Errorf("load %s: %w", path, errno))
+		}
+	}
+}
+
+// disks tells the serial, mode and first bytes of each virtio disk, and writes
+// to its second sector.
 func disks() {
 	dirs, err := filepath.Glob("/sys/block/vd*")
 	must(err)
@@ -107,8 +130,8 @@ func disks() {
 		sector := make([]byte, 512)
 		_, err = f.ReadAt(sector, 0)
 		must(err)
-		sum := sha256.Sum256(sector)
-		say(fmt.Sprintf("disk serial=%s ro=%s sum=%s\n", bytes.TrimSpace(serial), bytes.TrimSpace(ro), hex.EncodeToString(sum[:4])))
+		text, _, _ := bytes.Cut(sector, []byte{0})
+		say(fmt.Sprintf("disk serial=%s ro=%s text=%s\n", bytes.TrimSpace(serial), bytes.TrimSpace(ro), text))
 		if _, err := f.WriteAt([]byte("written by the guest"), 512); err != nil {
 			say("write: " + err.Error() + "\n")
 		}
