@@ -15,8 +15,13 @@ import (
 // where the kernel has CONFIG_TMPFS_XATTR.
 func Tmpfs(t testing.TB, flags uintptr) string {
 	t.Helper()
-	dir := t.TempDir()
+	// Not t.TempDir, whose parent is closed to other users than root.
+	dir, err := os.MkdirTemp("", "kvmrun-tmpfs-")
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := unix.Mount("kvmrun-test", dir, "tmpfs", flags, "mode=0755"); err != nil {
+		_ = os.Remove(dir)
 		t.Fatalf("mount tmpfs on %s: %v", dir, err)
 	}
 	t.Cleanup(func() {
@@ -24,9 +29,10 @@ func Tmpfs(t testing.TB, flags uintptr) string {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
 	})
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	// The mount point itself, which MkdirTemp made for root only, is covered.
 	return dir
 }
