@@ -219,19 +219,30 @@ func (f *Fetcher) choose(ctx context.Context, r ref, kind string, available func
 			newest := &cached[len(cached)-1]
 			return newest, fmt.Sprintf("using the fetched %s, because apt's lists have no %s (try: apt-get update)", newest.Version, r), nil
 		}
-		return nil, "", notFound(r, all)
+		return nil, "", f.notFound(ctx, r, all)
 	}
 	sortVersions(match)
 	return &match[len(match)-1], "", nil
 }
 
 // notFound says what there is instead.
-func notFound(r ref, all []Candidate) error {
+func (f *Fetcher) notFound(ctx context.Context, r ref, all []Candidate) error {
 	if len(all) == 0 {
-		return &Error{Ref: r.String(), Kind: ErrNotFound,
+		e := &Error{Ref: r.String(), Kind: ErrNotFound,
 			Detail: fmt.Sprintf("apt's package lists have no %s kernels at all", r.distro.name),
-			Cure: fmt.Sprintf("if this is a %s machine: sudo apt-get update; on others, give a kernel file by -kernel",
-				r.distro.name)}
+			Cure:   fmt.Sprintf("if this machine is set up for the %s archive: sudo apt-get update; otherwise give a kernel file by -kernel", r.distro.name)}
+		for _, d := range distros() {
+			if d.name == r.distro.name {
+				continue
+			}
+			if other, err := f.available(ctx, ref{distro: d}); err == nil && len(other) > 0 {
+				sortVersions(other)
+				numbers := strings.SplitN(other[len(other)-1].Upstream, ".", 3)
+				series := strings.Join(numbers[:min(2, len(numbers))], ".")
+				e.Cure = fmt.Sprintf("this machine is set up for the %s archive, try: kvmrun kernel fetch %s:%s; or give a kernel file by -kernel", d.name, d.name, series)
+			}
+		}
+		return e
 	}
 	sortVersions(all)
 	var have []string

@@ -392,6 +392,7 @@ func TestNotFound(t *testing.T) {
 	_, err = f.Fetch(ctx, "ubuntu:6.8")
 	assert.ErrorIs(t, err, ErrNotFound)
 	assert.ErrorContains(t, err, "no ubuntu kernels at all")
+	assert.ErrorContains(t, err, "kvmrun kernel fetch debian:6.12;")
 	assert.ErrorContains(t, err, "-kernel")
 
 	// Only a name, nothing behind it.
