@@ -1,0 +1,326 @@
+package oops
+
+import (
+	"regexp"
+	"strings"
+)
+
+// lost is the name of the function blamed when the stack is not there.
+const lost = "corrupted"
+
+// rule finds the function to blame in a report. named is the function the
+// report's own text names, empty if it names none. A rule returns "" when it
+// cannot tell.
+type rule func(b *body, named string) string
+
+// pick returns the first function of frames that may be blamed.
+func pick(frames []Frame) string {
+	for _, f := range reliable(frames) {
+		if name := symbolName(f.Func); !innocent(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// symbolName is a function's name as titles have it.
+func symbolName(fn string) string {
+	if path, ok := demangleRust(fn); ok {
+		return path
+	}
+	return baseName(fn)
+}
+
+// guilty returns fn's plain name unless it can never be blamed.
+func guilty(fn string) string {
+	if name := symbolName(fn); fn != "" && !innocent(name) {
+		return name
+	}
+	return ""
+}
+
+// blameTrace takes the stack of the crash; without one, the function named.
+func blameTrace(b *body, named string) string {
+	if t := b.trace(); t != nil {
+		if fn := pick(t.frames); fn != "" {
+			return fn
+		}
+	}
+	if b.trace() == nil && named != "" {
+		return baseName(named)
+	}
+	return ""
+}
+
+// blameNamed takes the function named unless it is innocent, else the stack.
+func blameNamed(b *body, named string) string {
+	if fn := guilty(named); fn != "" {
+		return fn
+	}
+	if t := b.trace(); t != nil {
+		if fn := pick(t.frames); fn != "" {
+			return fn
+		}
+	}
+	return ""
+}
+
+// blamePC takes where the CPU was, then the stack.
+func blamePC(b *body, named string) string {
+	if b.pc != nil {
+		if fn := guilty(b.pc.Func); fn != "" {
+			return fn
+		}
+	}
+	return blameNamed(b, named)
+}
+
+// blameWarning takes the function that warned, but only with a stack as
+// witness: the line alone does not tell whose bug it is.
+func blameWarning(b *body, named string) string {
+	t := b.trace()
+	if t == nil || len(reliable(t.frames)) == 0 {
+		return ""
+	}
+	return blamePCOr(b, named)
+}
+
+func blamePCOr(b *body, named string) string {
+	if fn := guilty(named); fn != "" {
+		return fn
+	}
+	return blamePC(b, "")
+}
+
+// blameFirst takes the first stack there is, of whatever kind.
+func blameFirst(b *body, _ string) string {
+	for _, s := range b.sections {
+		if s.kind == secOther || len(s.frames) == 0 {
+			continue
+		}
+		if fn := pick(s.frames); fn != "" {
+			return fn
+		}
+	}
+	return ""
+}
+
+// blameHead takes the stack that follows the first line, as KMSAN prints it.
+func blameHead(b *body, named string) string {
+	if s := b.first(secHead); s != nil {
+		if fn := pick(s.frames); fn != "" {
+			return fn
+		}
+	}
+	return blameTrace(b, named)
+}
+
+// lockPrimitive matches what lockdep may name although its caller took the lock.
+var lockPrimitive = regexp.MustCompile(alternation([][]string{never[3]}))
+
+// blameLock takes the function that took the lock, as lockdep names it.
+func blameLock(b *body, named string) string {
+	if named != "" && !lockPrimitive.MatchString(baseName(named)) {
+		return baseName(named)
+	}
+	return blameNamed(b, named)
+}
+
+// blameIRQLock takes the function that took the lock in the interrupt. That is
+// one place, while the code that closes the circle can be anywhere.
+func blameIRQLock(b *body, named string) string {
+	for _, s := range b.sections {
+		if s.kind == secLock && strings.Contains(s.label, "-safe at:") && len(s.frames) > 0 {
+			if fn := pick(s.frames); fn != "" {
+				return fn
+			}
+		}
+	}
+	return blameLock(b, named)
+}
+
+// blameLeak takes the function that allocated the lost object.
+func blameLeak(b *body, _ string) string {
+	s := b.first(secLeak)
+	if s == nil {
+		s = b.trace()
+	}
+	if s == nil {
+		return ""
+	}
+	first := ""
+	for _, f := range reliable(s.frames) {
+		name := symbolName(f.Func)
+		if innocent(name) {
+			continue
+		}
+		if first == "" {
+			first = name
+		}
+		if !leakAlloc.MatchString(name) {
+			return name
+		}
+	}
+	return first
+}
+
+// leakAlloc matches containers that allocate on behalf of a caller.
+var leakAlloc = regexp.MustCompile(`^_*(?:radix_tree_|idr_|ida_|xas_|xa_|mas_|mtree_|obj_cgroup_|percpu_ref_|bitmap_)`)
+
+// anchors are functions that dispatch work. A loop spends its time anywhere
+// below them, so the function they called is what identifies the bug.
+var anchors = regexp.MustCompile(alternation([][]string{
+	// System calls and faults.
+	{`^_*do_(fast_)?syscall_`, `^do_SYSENTER`, `^do_int80`, `^entry_`, `^sysenter_`, `^system_call`, `^el0_`, `^_*el0t_`, `^do_el0_svc`, `^invoke_syscall`, `^x64_sys_call`, `^ia32_sys_call`, `^ret_fast_syscall`, `^syscall_handler`, `^do_trap_ecall_u`, `^handle_mm_fault`, `^_*do_fault$`, `^do_page_mkwrite`, `^(async_)?page_fault$`},
+	// Files and sockets.
+	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^(ksys|compat_sys)_ioctl`, `^_*(se|do)_(compat_)?sys_ioctl`, `^SyS_ioctl`, `^_*do_sys_ioctl`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|recvmsg|ioctl|do_ioctl|close|write_iter|read_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg|recvmsg)`, `^_*sys_(sendto|recvfrom|sendmsg|recvmsg|sendmmsg|recvmmsg|setsockopt|getsockopt|connect|bind|listen|accept|accept4|socketpair)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept|sendmsg)`, `^nfnetlink_rcv_msg`},
+	// Work queues, soft interrupts, timers, threads, idle.
+	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^do_idle`, `^rest_init`},
+}))
+
+// stallBucket groups the places where a CPU waits for others.
+var stallBucket = regexp.MustCompile(`^_*smp_call_function`)
+
+// anchored returns the function called by the first anchor of frames.
+func anchored(frames []Frame) string {
+	prev := ""
+	for _, f := range reliable(frames) {
+		name := symbolName(f.Func)
+		if stallBucket.MatchString(name) {
+			return name
+		}
+		if anchors.MatchString(name) {
+			if prev != "" && !innocent(prev) {
+				return prev
+			}
+			continue
+		}
+		prev = name
+	}
+	return ""
+}
+
+// blameStall finds the loop an RCU stall caught. Only a stack that an interrupt
+// or an NMI took from running code shows it: the stack of a task that was
+// scheduled out does not.
+func blameStall(b *body, _ string) string {
+	fallback := ""
+	for i := range b.sections {
+		s := &b.sections[i]
+		if s.kind != secTrace {
+			continue
+		}
+		var frames []Frame
+		switch {
+		case s.irq > 0:
+			frames = s.frames[s.irq:]
+		case s.nmi && s.pc != nil:
+			frames = append([]Frame{*s.pc}, s.frames...)
+		}
+		if fn := anchored(frames); fn != "" {
+			return fn
+		}
+		if fallback == "" {
+			fallback = pick(frames)
+		}
+	}
+	return fallback
+}
+
+// blameLoop finds the loop a lockup detector caught.
+func blameLoop(b *body, _ string) string {
+	t := b.trace()
+	var frames []Frame
+	if b.pc != nil {
+		frames = append(frames, *b.pc)
+	}
+	if t != nil {
+		frames = append(frames, t.frames...)
+	}
+	if t == nil || len(reliable(t.frames)) == 0 {
+		return ""
+	}
+	if fn := anchored(frames); fn != "" {
+		return fn
+	}
+	return pick(frames)
+}
+
+// blameDeep names a stack overflow after what was started, because the frame
+// that broke the stack is a matter of chance.
+func blameDeep(b *body, named string) string {
+	if t := b.trace(); t != nil {
+		if fn := anchored(t.frames); fn != "" {
+			return fn
+		}
+	}
+	return blamePC(b, named)
+}
+
+var (
+	// hungBucket groups hangs by what is waited for.
+	hungBucket = regexp.MustCompile(`rtnl_lock|synchronize_(?:s?rcu|sched|net)`)
+	// hungHelpers are what a waiting task always has on its stack.
+	hungHelpers = regexp.MustCompile(`sched|_lock|_slowlock|^_*down|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_(?:delayed_)?work|flush_work|^_*(?:m|u)sleep|usleep_range`)
+)
+
+// blameHung finds what a task waits in.
+func blameHung(b *body, _ string) string {
+	t := b.trace()
+	if t == nil {
+		return ""
+	}
+	frames := reliable(t.frames)
+	for _, f := range frames {
+		if hungBucket.MatchString(f.Func) {
+			return baseName(f.Func)
+		}
+	}
+	for _, f := range frames {
+		if name := symbolName(f.Func); !hungHelpers.MatchString(name) && !innocent(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// bucketNames gives functions that do the same thing one name in titles.
+var bucketNames = []struct {
+	re   *regexp.Regexp
+	name string
+}{
+	{regexp.MustCompile(`^_*synchronize_(?:rcu|srcu|sched|net)\w*$`), "synchronize_rcu"},
+	{regexp.MustCompile(`^_*smp_call_function\w*$`), "smp_call_function"},
+}
+
+// titleName is the name a blamed function has in a title.
+func titleName(fn string) string {
+	for _, b := range bucketNames {
+		if b.re.MatchString(fn) {
+			return b.name
+		}
+	}
+	return plainName(fn)
+}
+
+// blameUSB names a bad URB after the driver that submitted it.
+func blameUSB(b *body, named string) string {
+	t := b.trace()
+	if t == nil {
+		return ""
+	}
+	frames := reliable(t.frames)
+	for i, f := range frames {
+		if baseName(f.Func) != baseName(named) {
+			continue
+		}
+		for _, g := range frames[i:] {
+			if name := baseName(g.Func); !usbHelpers.MatchString(name) && !innocent(name) {
+				return name + "/" + baseName(named)
+			}
+		}
+	}
+	return blameWarning(b, named)
+}
+
+var usbHelpers = regexp.MustCompile(`^usb_(?:submit_urb|start_wait_urb|bulk_msg|control_msg|internal_control_msg|interrupt_msg|hcd_submit_urb|control_msg_send|control_msg_recv)`)

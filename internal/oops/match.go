@@ -1,0 +1,192 @@
+package oops
+
+import "bytes"
+
+// special lines that are no reports but steer the scanner.
+const (
+	markNone = iota
+	markBoot // a kernel begins to boot
+	markDown // the kernel says that it goes down
+)
+
+// pattern is a literal the matcher looks for.
+type pattern struct {
+	text string
+	oops *oops
+	mark int
+}
+
+// matcher finds all patterns in one pass over a line (Aho-Corasick).
+type matcher struct {
+	pats []pattern
+	next [][256]uint16
+	out  [][]uint16 // patterns that end in a state
+}
+
+// starts is the matcher for the whole table.
+var starts = newMatcher(table)
+
+func newMatcher(all []*oops) *matcher {
+	m := &matcher{}
+	for _, o := range all {
+		m.pats = append(m.pats, pattern{text: o.header, oops: o})
+	}
+	m.pats = append(m.pats,
+		pattern{text: "Linux version ", mark: markBoot},
+		pattern{text: "reboot: ", mark: markDown},
+		pattern{text: "Rebooting in ", mark: markDown},
+	)
+	m.next = append(m.next, [256]uint16{})
+	m.out = append(m.out, nil)
+	for i, p := range m.pats {
+		s := uint16(0)
+		for _, c := range []byte(p.text) {
+			if m.next[s][c] == 0 {
+				m.next = append(m.next, [256]uint16{})
+				m.out = append(m.out, nil)
+				m.next[s][c] = uint16(len(m.next) - 1)
+			}
+			s = m.next[s][c]
+		}
+		m.out[s] = append(m.out[s], uint16(i))
+	}
+	// Breadth first: fill in where a mismatch leads to.
+	fail := make([]uint16, len(m.next))
+	var queue []uint16
+	for _, s := range m.next[0] {
+		if s != 0 {
+			queue = append(queue, s)
+		}
+	}
+	for len(queue) > 0 {
+		s := queue[0]
+		queue = queue[1:]
+		m.out[s] = append(m.out[s], m.out[fail[s]]...)
+		for c, t := range m.next[s] {
+			if t == 0 {
+				m.next[s][c] = m.next[fail[s]][c]
+				continue
+			}
+			fail[t] = m.next[fail[s]][c]
+			queue = append(queue, t)
+		}
+	}
+	return m
+}
+
+// hit is a pattern found in a line.
+type hit struct {
+	pattern *pattern
+	pos     int
+}
+
+// find returns the pattern that says what the line is: the one that stands
+// first, of those at the same place the one first in the table, which accepts
+// the line. ok is false if there is none.
+func (m *matcher) find(msg []byte, kernel bool) (best hit, ok bool) {
+	var found [8]hit
+	n := 0
+	s := uint16(0)
+	for i, c := range msg {
+		s = m.next[s][c]
+		for _, id := range m.out[s] {
+			p := &m.pats[id]
+			pos := i + 1 - len(p.text)
+			if pos > 0 && wordByte(msg[pos-1]) || n == len(found) {
+				continue
+			}
+			found[n] = hit{p, pos}
+			n++
+		}
+	}
+	if n == 0 || shouted(msg) {
+		return best, false
+	}
+	for range n {
+		best := -1
+		for i, h := range found[:n] {
+			if h.pattern == nil {
+				continue
+			}
+			if best < 0 || h.pos < found[best].pos || h.pos == found[best].pos && m.order(h.pattern) < m.order(found[best].pattern) {
+				best = i
+			}
+		}
+		h := found[best]
+		found[best].pattern = nil
+		if h.pattern.mark != markNone || h.pattern.oops.accepts(msg, h.pos, kernel) {
+			return h, true
+		}
+	}
+	return best, false
+}
+
+func (m *matcher) order(p *pattern) int {
+	for i := range m.pats {
+		if &m.pats[i] == p {
+			return i
+		}
+	}
+	return len(m.pats)
+}
+
+func wordByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'
+}
+
+// shouted reports whether a line of some length has no small letter: a terminal
+// in upper case mode repeats kernel lines that way.
+func shouted(msg []byte) bool {
+	letters := 0
+	for _, c := range msg {
+		if c >= 'a' && c <= 'z' {
+			return false
+		}
+		if c >= 'A' && c <= 'Z' {
+			letters++
+		}
+	}
+	return letters > 30
+}
+
+// accepts reports whether a line with the header at pos begins a report. kernel
+// tells whether the kernel printed the line, as far as one can know.
+func (o *oops) accepts(msg []byte, pos int, kernel bool) bool {
+	if o.strict && !kernel && !o.known(msg, pos) {
+		return false
+	}
+	msg = bytes.TrimRight(msg, " \t")
+	if pos > len(msg) {
+		pos = len(msg)
+	}
+	if o.not != nil && (o.not.Match(msg[pos:]) || o.not.Match(msg)) {
+		return false
+	}
+	return o.format(string(msg[pos:])) != nil
+}
+
+// known reports whether the line fits one of the rows that no program prints:
+// all but those which accept any text.
+func (o *oops) known(msg []byte, pos int) bool {
+	f := o.format(string(bytes.TrimRight(msg[pos:], " \t")))
+	return f != nil && !f.loose()
+}
+
+// loose reports whether the row accepts any text after the header.
+func (f *format) loose() bool {
+	switch f.title {
+	case "BUG: {1}", "WARNING: {1}", "INFO: {1}", "BUG: corrupted", "WARNING: corrupted", "INFO: corrupted":
+		return true
+	}
+	return false
+}
+
+// format returns the first row whose first line fits, nil if none does.
+func (o *oops) format(head string) *format {
+	for i := range o.formats {
+		if o.formats[i].start.MatchString(head) {
+			return &o.formats[i]
+		}
+	}
+	return nil
+}

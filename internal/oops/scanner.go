@@ -1,0 +1,447 @@
+package oops
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+)
+
+// Bounds of what is kept at one moment.
+const (
+	maxOpen     = 16        // reports open or waiting for an earlier one
+	maxLines    = 3000      // lines of one report
+	maxBytes    = 256 << 10 // bytes of one report's lines
+	maxIdle     = 64        // own lines in a row that are no part of a report
+	maxGrace    = 16        // the same after the report's end mark
+	maxForeign  = 2048      // lines of other contexts in a row
+	maxOverlap  = 100       // lines after another report began in the same stream
+	maxPreamble = 8         // lines between "[ cut here ]" and the first line
+	// bootTime is the age in seconds a kernel must have for a boot that follows to
+	// be a reboot.
+	bootTime = 1.0
+)
+
+// Scanner finds reports in a stream. The zero value is not usable; see
+// [NewScanner]. It is not safe for concurrent use.
+type Scanner struct {
+	emit   func(*Report)
+	split  splitter
+	queue  []*pending // in order of their first lines
+	recent [maxPreamble]line
+	nth    int  // lines seen, for recent
+	stamps bool // the stream carries printk timestamps
+	last   line // the last line the kernel printed
+	down   bool // the kernel said that it goes down
+	closed bool
+}
+
+// NewScanner returns a Scanner that calls emit for every report, in the order
+// of the reports' first lines, from within Write, Flush and Close. A report is
+// handed out once it is finished: by its end, by the next one, by enough
+// further lines, or by Flush or Close. The report is emit's to keep.
+func NewScanner(emit func(*Report)) *Scanner {
+	return &Scanner{emit: emit, last: line{time: -1}}
+}
+
+// errClosed is what Write returns after Close.
+var errClosed = errors.New("scan console: scanner is closed")
+
+// Write feeds console output, cut anywhere. It keeps no reference to p.
+func (s *Scanner) Write(p []byte) (int, error) {
+	if s.closed {
+		return 0, errClosed
+	}
+	s.split.write(p, s.line)
+	return len(p), nil
+}
+
+// Flush finishes the reports that have begun. Call it when the console has been
+// silent for so long that nothing more will come. An unfinished last line stays
+// unread.
+func (s *Scanner) Flush() {
+	for _, p := range s.queue {
+		p.finish()
+	}
+	s.drain()
+}
+
+// Close reads the last line if it has no newline and finishes the reports that
+// have begun. Closing twice does nothing.
+func (s *Scanner) Close() error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.split.close(s.line)
+	s.Flush()
+	return nil
+}
+
+// Pending reports whether a report has begun that was not handed out yet.
+func (s *Scanner) Pending() bool { return len(s.queue) > 0 }
+
+// Parse returns all reports in log, in order.
+func Parse(log []byte) []*Report {
+	var out []*Report
+	s := NewScanner(func(r *Report) { out = append(out, r) })
+	s.split.write(log, s.line)
+	s.split.close(s.line)
+	s.Flush()
+	return out
+}
+
+// ParseFirst returns the first report in log, nil if there is none.
+func ParseFirst(log []byte) *Report {
+	if all := Parse(log); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// ContainsCrash reports whether log holds a report: whether Parse finds one.
+func ContainsCrash(log []byte) bool {
+	found := false
+	s := NewScanner(func(*Report) { found = true })
+	s.split.write(log, s.line)
+	s.split.close(s.line)
+	return found || s.Pending()
+}
+
+// Reader reads r to its end and calls emit for every report, in order. It
+// returns r's error, with the reports found up to there handed out.
+func Reader(r io.Reader, emit func(*Report)) error {
+	s := NewScanner(emit)
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		s.split.write(buf[:n], s.line)
+		if err == nil {
+			continue
+		}
+		s.split.close(s.line)
+		s.Flush()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return fmt.Errorf("read console log: %w", err)
+	}
+}
+
+// line takes the next line of the stream.
+func (s *Scanner) line(l line) {
+	if l.fromKernel() {
+		s.stamps = true
+	}
+	h, ok := starts.find(l.msg, l.fromKernel() || !s.stamps)
+	if ok && h.pattern.mark != markNone {
+		s.mark(&l, h.pattern.mark)
+		ok = false
+	}
+	var owner *pending // the newest report of this line's context
+	if len(s.queue) > 0 {
+		for _, p := range s.queue {
+			if !p.done && p.owns(l.caller) {
+				owner = p
+			}
+		}
+	}
+	begin := ok && !s.joins(owner, h)
+	if ok && h.pattern.oops.tail {
+		s.panicked(l.caller)
+		s.down = true
+	}
+	for _, p := range s.queue {
+		if begin && !p.done && p.owns(l.caller) {
+			p.overtaken(len(l.caller) > 0)
+		}
+		if !p.done {
+			p.add(&l)
+		}
+	}
+	if begin {
+		s.begin(&l, h)
+	}
+	s.remember(&l)
+	if len(s.queue) > 0 {
+		s.settle()
+	}
+}
+
+// joins reports whether a line that could begin a report belongs to owner.
+func (s *Scanner) joins(owner *pending, h hit) bool {
+	if owner == nil {
+		return false
+	}
+	o := h.pattern.oops
+	switch {
+	case o.tail:
+		return true
+	case o.repeat && owner.oops == o:
+		return true
+	case o.trap || o.header == "kernel BUG":
+		return !owner.frames && announces.MatchString(owner.lines[owner.first].text)
+	}
+	return false
+}
+
+// announces matches first lines that a processor exception's own line follows.
+var announces = regexp.MustCompile(`(?i)unable to handle|NULL pointer|kernel BUG|Unhandled fault|Alignment trap|stack guard|double fault|panicked at|memory leak`)
+
+// mark handles lines that are no reports but tell where the kernel is.
+func (s *Scanner) mark(l *line, mark int) {
+	if mark == markDown {
+		s.down = true
+		return
+	}
+	if !bytes.HasPrefix(l.msg, []byte("Linux version ")) {
+		return
+	}
+	for _, p := range s.queue {
+		p.finish()
+	}
+	if s.last.time > bootTime && l.time >= 0 && l.time < s.last.time && !s.down {
+		r := &Report{
+			Title: "unexpected kernel reboot", Kind: Reboot, CPU: -1, PID: -1,
+			Start: s.last.start, End: l.end, Context: string(s.last.caller), Time: s.last.time,
+			Raw: bytes.Join([][]byte{s.last.raw, bytes.Clone(l.raw), nil}, []byte("\n")),
+		}
+		r.Fingerprint = fingerprint(r.Kind, r.Title)
+		s.queue = append(s.queue, &pending{done: true, report: r})
+	}
+	s.down = false
+}
+
+// panicked notes a panic on the reports of its context.
+func (s *Scanner) panicked(caller []byte) {
+	for _, p := range s.queue {
+		if p.report != nil {
+			if len(p.report.Context) == 0 || p.report.Context == string(caller) {
+				p.report.Panicked = true
+			}
+		} else if p.owns(caller) {
+			p.panicked = true
+		}
+	}
+}
+
+// begin opens a report at l.
+func (s *Scanner) begin(l *line, h hit) {
+	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
+	p.foreignLines = slices.ContainsFunc(p.oops.formats, func(f format) bool { return f.allContexts })
+	for _, r := range s.preamble(l) {
+		p.keep(r)
+	}
+	p.first = len(p.lines)
+	p.keep(l.own())
+	p.caller = p.lines[p.first].caller
+	p.last = p.first
+	s.queue = append(s.queue, p)
+}
+
+// preamble returns the lines before l that belong to its report: those from
+// "[ cut here ]" on.
+func (s *Scanner) preamble(l *line) []line {
+	var out []line
+	for i := 1; i <= maxPreamble && i <= s.nth; i++ {
+		r := &s.recent[(s.nth-i)%maxPreamble]
+		if !bytes.Equal(r.caller, l.caller) {
+			continue
+		}
+		out = append(out, r.own())
+		if cutHere.Match(r.msg) {
+			slices.Reverse(out)
+			return out
+		}
+		if _, ok := starts.find(r.msg, true); ok {
+			break
+		}
+	}
+	return nil
+}
+
+var cutHere = regexp.MustCompile(`-{4,}\[ cut here \]-|^8<--- cut here`)
+
+// remember keeps l for preamble.
+func (s *Scanner) remember(l *line) {
+	slot := &s.recent[s.nth%maxPreamble]
+	s.nth++
+	copyLine(slot, l)
+	if l.fromKernel() {
+		copyLine(&s.last, l)
+	}
+}
+
+// copyLine copies src into dst, reusing dst's memory.
+func copyLine(dst, src *line) {
+	raw, msg, caller := dst.raw[:0], dst.msg[:0], dst.caller[:0]
+	*dst = *src
+	dst.raw = append(raw, src.raw...)
+	dst.msg = append(msg, src.msg...)
+	dst.caller = append(caller, src.caller...)
+}
+
+// settle closes what must not grow further and hands out what is finished.
+func (s *Scanner) settle() {
+	open := 0
+	for _, p := range s.queue {
+		if !p.done {
+			open++
+		}
+	}
+	if open > 0 && len(s.queue) < maxOpen {
+		return
+	}
+	if open > 0 {
+		s.queue[0].finish()
+		for len(s.queue) > 0 && s.queue[0].done {
+			s.hand(s.queue[0])
+			s.queue = s.queue[1:]
+		}
+		s.queue = slices.Clone(s.queue)
+		return
+	}
+	s.drain()
+}
+
+func (s *Scanner) drain() {
+	queue := s.queue
+	s.queue = nil
+	for _, p := range queue {
+		s.hand(p)
+	}
+}
+
+func (s *Scanner) hand(p *pending) {
+	if s.emit != nil {
+		s.emit(p.report)
+	}
+}
+
+// pending is a report that has begun.
+type pending struct {
+	oops   *oops
+	pos    int    // of the header in the first line's text
+	caller []byte // printk caller of the first line
+	lines  []line
+	first  int // index of the report's first line, after the preamble
+	last   int // index of the last line that belongs to it
+	bytes  int
+
+	foreignLines bool // lines of other contexts are kept as well
+	frames       bool // a stack frame was seen
+	whole        bool // the stack came to its end
+	ended        bool // the end mark was seen
+	overlap      int  // lines since another report began in the same stream
+	idle         int
+	foreign      int
+	panicked     bool
+	done         bool
+	report       *Report
+}
+
+// owns reports whether a line with the given printk caller can be the report's.
+func (p *pending) owns(caller []byte) bool {
+	if len(p.caller) == 0 {
+		return true
+	}
+	return bytes.Equal(p.caller, caller)
+}
+
+func (p *pending) keep(l line) {
+	p.bytes += len(l.raw) + len(l.text)
+	p.lines = append(p.lines, l)
+}
+
+// finish closes the report.
+func (p *pending) finish() {
+	if p.done {
+		return
+	}
+	p.done = true
+	p.report = p.analyze()
+	p.lines = nil
+}
+
+// overtaken is told that another report begins in the same context. known says
+// that the context is certain.
+func (p *pending) overtaken(known bool) {
+	if p.whole || known && p.frames || p.oops.repeat {
+		p.finish()
+		return
+	}
+	if p.overlap == 0 {
+		p.overlap = 1
+	}
+}
+
+var (
+	// partRe matches lines that are part of some report.
+	partRe = regexp.MustCompile(`\+0x|\[<|^\s*(?:R[A-Z0-9]{2}|E[A-Z]{2}|[FCD]S|CR\d|DR\d|PKRU|EFLAGS|Code|pc|lr|sp|pstate|x\d+|r\d+|epc|gp|t\d|s\d+|a\d|status|NIP|MSR|GPR\d+|PC is at|LR is at|Krnl PSW|Stack|[0-9a-f]{4})\s*:|^\s*#\d+: |locks? held by|^\s*CPU: \d|^Hardware name|^Workqueue: |^Modules linked in|^\s*Call [Tt]race|[Bb]acktrace|^(?:Allocated|Freed|Uninit|Local variable|Read|Write|Free) |^The buggy|^Memory state|^[ >]*[0-9a-f]{8,16}: |^={5,}|^-{3}\[|^Kernel (?:panic|Offset)|^Rebooting in|Tainted: |[Nn]ot tainted|^\s*comm "|^\s*hex dump|^\s*<(?:/?[A-Z]+)>|^\s*task:|^rcu: |jiffies|page dumped|^(?:flags|raw): |^Internal error|^Process .*\(pid|^Exception stack|^\s*lock\(|is trying to|but task|which lock|other info|\{[-.+?]{4,6}\}|trace [0-9a-f]+ \]`)
+	// overRe matches the last line of a report.
+	overRe = regexp.MustCompile(`^-{3}\[ end Kernel panic|^Rebooting in `)
+	// endMarkRe matches lines after which only a panic or registers follow.
+	endMarkRe = regexp.MustCompile(`^-{3}\[ end trace|^={20,}\s*$`)
+	// bottomRe matches frames at the bottom of a stack.
+	bottomRe = regexp.MustCompile(`entry_SYS|ret_from_fork|^\s*el0t?_|ret_fast_syscall|cpu_startup_entry|start_secondary|secondary_startup|do_trap_ecall_u|system_call|__irq_usr|</TASK>`)
+)
+
+// add offers a line to the report.
+func (p *pending) add(l *line) {
+	if !p.owns(l.caller) {
+		p.foreign++
+		if p.foreign > maxForeign {
+			p.finish()
+			return
+		}
+		if p.foreignLines && partRe.Match(l.msg) {
+			p.keep(l.own())
+			p.last = len(p.lines) - 1
+		}
+		p.bound()
+		return
+	}
+	p.foreign = 0
+	p.keep(l.own())
+	part := partRe.Match(l.msg)
+	if part {
+		p.idle = 0
+		p.last = len(p.lines) - 1
+	} else {
+		p.idle++
+	}
+	if text := p.lines[len(p.lines)-1].text; !p.frames && frameLook(text) {
+		_, p.frames = parseFrame(text)
+	}
+	if p.frames && (bottomRe.Match(l.msg) || endMarkRe.Match(l.msg) || p.idle > 3) {
+		p.whole = true
+	}
+	if endMarkRe.Match(l.msg) && p.last > p.first+2 {
+		p.ended = true
+	}
+	if overRe.Match(l.msg) {
+		p.finish()
+		return
+	}
+	if p.overlap > 0 {
+		p.overlap++
+	}
+	limit := maxIdle
+	if p.ended || p.oops.repeat {
+		limit = maxGrace
+	}
+	if p.idle > limit || p.overlap > maxOverlap {
+		p.finish()
+		return
+	}
+	p.bound()
+}
+
+// bound closes a report that has grown too large.
+func (p *pending) bound() {
+	if len(p.lines) >= maxLines || p.bytes >= maxBytes {
+		p.finish()
+	}
+}

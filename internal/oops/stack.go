@@ -1,0 +1,200 @@
+package oops
+
+import (
+	"regexp"
+	"strings"
+)
+
+// sectionKind says which stack of a report a section is.
+type sectionKind int
+
+const (
+	secHead   sectionKind = iota // frames right after the report's first line
+	secTrace                     // "Call Trace:", "Backtrace:"
+	secAlloc                     // where the object was allocated
+	secFree                      // where it was freed
+	secWork                      // where the last work on it was queued
+	secOrigin                    // KMSAN: where the value came from
+	secPage                      // page_owner: where the page came from
+	secLock                      // lockdep: where a lock was taken earlier
+	secRace                      // KCSAN: one side of the race
+	secLeak                      // kmemleak: where the lost object was allocated
+	secOther                     // between stacks
+)
+
+// section is one stack of a report.
+type section struct {
+	kind   sectionKind
+	label  string
+	line   int // index of the header's line
+	frames []Frame
+	at     []int // the frames' lines
+	// irq is the number of frames that belong to the interrupt or exception which
+	// printed the stack; 0 when none are known to.
+	irq int
+	// pc is where the CPU was, from the register dump before the stack.
+	pc *Frame
+	// nmi is set for stacks taken by an NMI on another CPU.
+	nmi bool
+}
+
+// body is a report's text cut into stacks.
+type body struct {
+	lines    []string
+	sections []section
+	// pc is the first program counter in the report.
+	pc *Frame
+}
+
+// headers recognise the beginning of a stack; the first that fits wins.
+var headers = []struct {
+	re   *regexp.Regexp
+	kind sectionKind
+}{
+	{regexp.MustCompile(`^\s*(?:Call [Tt]race:|Backtrace:)`), secTrace},
+	{regexp.MustCompile(`^\s*NMI backtrace for cpu`), secTrace},
+	{regexp.MustCompile(`^\s*stack backtrace:`), secOther},
+	{regexp.MustCompile(`^\s*backtrace(?: \(.*\))?:`), secLeak},
+	{regexp.MustCompile(`^\s*(?:kfence-#\d+ .*)?\b[Aa]llocated(?: by task .*| by .*|):?$|^\s*kfence-#\d+ .* allocated by`), secAlloc},
+	{regexp.MustCompile(`^\s*(?:Freed(?: by task .*|):?$|freed by task|kfence-#\d+ .* freed by)`), secFree},
+	{regexp.MustCompile(`^\s*(?:(?:Second to l|L)ast potentially related work creation:|Last call_rcu|Aux )`), secWork},
+	{regexp.MustCompile(`^\s*(?:Uninit was |Local variable |Memory was marked as uninit|origin:|chained origin|origin description)`), secOrigin},
+	{regexp.MustCompile(`^\s*page last (?:allocated|free)`), secPage},
+	{regexp.MustCompile(`^\s*-> #\d+ |^\s*\.\.\. which became |became (?:HARD|SOFT)IRQ|state was registered at:|^\s*\.\.\.\s*(?:acquired|key) +at:|^\s*hardirqs last|^\s*softirqs last`), secLock},
+	{regexp.MustCompile(`^\s*(?:race at unknown origin|(?:(?:assert no|read-write|read|write|marked|interrupt).*\bto 0x[0-9a-f]+ of \d+ bytes by))`), secRace},
+}
+
+var (
+	eoiRe = regexp.MustCompile(`^\s*(?:</IRQ>|<EOI>|</NMI>|<<EOE>>|</SOFTIRQ>)`)
+	endRe = regexp.MustCompile(`^(?:={20,}|-{3}\[ end )`)
+	// irqEntry matches the functions through which an interrupt enters.
+	irqEntry = regexp.MustCompile(`apic_timer_interrupt|^(?:asm_)?(?:__)?(?:sysvec|common_interrupt)|^ret_from_intr|^el[01]_irq|^el[01][ht]?_64_irq$|^__irq_(?:svc|usr)|^do_IRQ$|^reschedule_interrupt|^call_function(?:_single)?_interrupt|^handle_riscv_irq|^do_irq$|^timer_interrupt|^ext_int_handler|^hardware_interrupt_common|^decrementer_common|^retint_|^xen_hvm_callback`)
+)
+
+// frameLook is a cheap test that rules out most lines.
+func frameLook(s string) bool {
+	return strings.Contains(s, "+0x") || strings.Contains(s, "[inline]") || strings.Contains(s, "] (") ||
+		strings.HasPrefix(strings.TrimSpace(s), "0x") || strings.Contains(s, " from ")
+}
+
+// parseBody cuts a report into stacks. lines[0] is the report's first line.
+func parseBody(lines []string) *body {
+	b := &body{lines: lines, sections: []section{{kind: secHead}}}
+	var pc *Frame // seen since the last stack
+	nmi := false
+	for i, text := range lines {
+		if i == 0 {
+			continue
+		}
+		cur := &b.sections[len(b.sections)-1]
+		if kind, ok := headerOf(text); ok {
+			b.open(kind, text, i)
+			cur = &b.sections[len(b.sections)-1]
+			if strings.Contains(text, "NMI backtrace") {
+				nmi, pc = true, nil
+			}
+			if kind == secTrace {
+				cur.pc, cur.nmi = pc, nmi
+				if strings.Contains(text, "Call ") {
+					nmi, pc = false, nil
+				}
+			}
+			continue
+		}
+		if endRe.MatchString(text) {
+			if i > 3 {
+				b.open(secOther, "", i)
+			}
+			continue
+		}
+		if eoiRe.MatchString(text) && cur.kind == secTrace {
+			cur.irq = len(cur.frames)
+		}
+		if userPCRe.MatchString(text) {
+			b.open(secOther, "", i)
+			continue
+		}
+		if f, ok := parsePC(text); ok {
+			if b.pc == nil {
+				b.pc = &f
+			}
+			if cur.kind == secTrace && len(cur.frames) > 0 {
+				cur.irq = len(cur.frames)
+				cur.frames = append(cur.frames, f)
+				cur.at = append(cur.at, i)
+			} else {
+				pc = &f
+				if cur.kind == secTrace {
+					cur.pc = &f
+				}
+			}
+			continue
+		}
+		if !frameLook(text) {
+			continue
+		}
+		frames, ok := parseFrame(text)
+		if !ok {
+			continue
+		}
+		cur.add(frames, i)
+	}
+	return b
+}
+
+func headerOf(text string) (sectionKind, bool) {
+	if strings.Contains(text, "+0x") && !strings.Contains(text, "last ") {
+		return 0, false
+	}
+	for _, h := range headers {
+		if h.re.MatchString(text) {
+			return h.kind, true
+		}
+	}
+	return 0, false
+}
+
+func (b *body) open(kind sectionKind, label string, at int) {
+	b.sections = append(b.sections, section{kind: kind, label: strings.TrimSpace(label), line: at})
+}
+
+// add appends frames; of arm's callee and caller only what is new.
+func (s *section) add(frames []Frame, at int) {
+	if len(frames) == 2 {
+		if n := len(s.frames); n > 0 && s.frames[n-1].Func == frames[0].Func {
+			frames = frames[1:]
+		}
+	}
+	for _, f := range frames {
+		s.frames = append(s.frames, f)
+		s.at = append(s.at, at)
+		if s.kind == secTrace && !f.Unreliable && irqEntry.MatchString(f.Func) {
+			s.irq = len(s.frames)
+		}
+	}
+}
+
+// first returns the first section of a kind that holds frames.
+func (b *body) first(kind sectionKind) *section {
+	for i := range b.sections {
+		if s := &b.sections[i]; s.kind == kind && len(s.frames) > 0 {
+			return s
+		}
+	}
+	return nil
+}
+
+// trace returns the stack of the crash: the first with a frame that is certain,
+// else the first with any.
+func (b *body) trace() *section { return b.first(secTrace) }
+
+// reliable returns the frames that may be blamed: certain, named, not inlined.
+func reliable(frames []Frame) []Frame {
+	var out []Frame
+	for _, f := range frames {
+		if f.Func != "" && !f.Unreliable && !f.Inline {
+			out = append(out, f)
+		}
+	}
+	return out
+}
