@@ -9,7 +9,7 @@ import (
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
-var helpers = kit.Helpers{"state": helpState}
+var helpers = kit.Helpers{"state": helpState, "pam": helpPAM}
 
 func TestMain(m *testing.M) {
 	helpers.RunHelper()
