@@ -160,7 +160,15 @@ func (p *pending) mixed(b *body, fn string) string {
 		return ""
 	}
 	at := -1
+	for _, l := range p.lines[:p.first] {
+		if dumps.MatchString(l.text) {
+			at = 0
+		}
+	}
 	for i, text := range b.lines {
+		if at >= 0 {
+			break
+		}
 		if i > 0 && dumps.MatchString(text) {
 			at = i
 			break

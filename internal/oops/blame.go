@@ -85,6 +85,24 @@ func blameWarning(b *body, named string) string {
 	return blamePCOr(b, named)
 }
 
+// socketLocks take a socket's lock on behalf of a protocol.
+var socketLocks = regexp.MustCompile(`^_*(?:release|lock)_sock`)
+
+// blameLockWarning is blameWarning for lockdep's own warnings: whoever took the
+// lock is to blame, not a helper that locks.
+func blameLockWarning(b *body, named string) string {
+	fn := blameWarning(b, named)
+	if !socketLocks.MatchString(fn) {
+		return fn
+	}
+	for _, f := range reliable(b.trace().frames) {
+		if name := symbolName(f.Func); !innocent(name) && !socketLocks.MatchString(name) {
+			return name
+		}
+	}
+	return fn
+}
+
 func blamePCOr(b *body, named string) string {
 	if fn := guilty(named); fn != "" {
 		return fn
@@ -173,7 +191,7 @@ var anchors = regexp.MustCompile(alternation([][]string{
 	// System calls and faults.
 	{`^_*do_(fast_)?syscall_`, `^do_SYSENTER`, `^do_int80`, `^entry_`, `^sysenter_`, `^system_call`, `^el0_`, `^_*el0t_`, `^do_el0_svc`, `^invoke_syscall`, `^x64_sys_call`, `^ia32_sys_call`, `^ret_fast_syscall`, `^syscall_handler`, `^do_trap_ecall_u`, `^handle_mm_fault`, `^_*do_fault$`, `^do_page_mkwrite`, `^(async_)?page_fault$`},
 	// Files and sockets.
-	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^(ksys|compat_sys)_ioctl`, `^_*(se|do)_(compat_)?sys_ioctl`, `^SyS_ioctl`, `^_*do_sys_ioctl`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|recvmsg|ioctl|do_ioctl|close|write_iter|read_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg|recvmsg)`, `^_*sys_(sendto|recvfrom|sendmsg|recvmsg|sendmmsg|recvmmsg|setsockopt|getsockopt|connect|bind|listen|accept|accept4|socketpair)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept|sendmsg)`, `^nfnetlink_rcv_msg`},
+	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^(ksys|compat_sys)_ioctl`, `^_*(se|do)_(compat_)?sys_ioctl`, `^(compat_)?S[yY][sS]C?_(ioctl|read|write|readv|writev)`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|ioctl|do_ioctl|close|write_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg)`, `^_*sys_(setsockopt|getsockopt|listen|accept4?|socketpair)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept)`, `^nfnetlink_rcv_msg`},
 	// Work queues, soft interrupts, timers, threads, idle.
 	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^do_idle`, `^rest_init`},
 }))

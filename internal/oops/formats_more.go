@@ -67,7 +67,7 @@ func warningTable() []*oops {
 		format{start: atFile(`lib/debugobjects\.c`), title: "WARNING: ODEBUG bug in {F}", named: 1, rule: blameWarning},
 		format{start: atFile(`lib/kobject\.c`), title: "WARNING: kobject bug in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?fs/proc/generic\.c:\d+ (?:at )?(proc_register)`), title: "WARNING: proc registration bug in {F}", named: 1, rule: blameWarningCaller},
-		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: blameWarning},
+		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: blameLockWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/\w+\.c:\d+ (?:at )?(_*kv?malloc_(?:node|slab|order|large)\w*|kmalloc_\w+)`), title: "WARNING: kmalloc bug in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/vmalloc\.c:\d+ (?:at )?(_*vmalloc_node_range\w*)`), title: "WARNING: zero-size vmalloc in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?drivers/usb/core/urb\.c:\d+ (?:at )?(usb_submit_urb)`), title: "WARNING in {F}", named: 1, rule: blameUSB},
@@ -141,7 +141,7 @@ func infoTable() []*oops {
 // panicTable holds kernel/panic.c. A panic during another report belongs to it.
 func panicTable() []*oops {
 	return []*oops{{header: "Kernel panic - not syncing:", tail: true, formats: []format{
-		{start: re(`^Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: ([A-Za-z_][\w.]*)(?:\+0x|$)`), title: "kernel panic: stack is corrupted in {F}", named: 1, rule: blameSelf, noStack: true},
+		{start: re(`^Kernel panic - not syncing: stack-protector: Kernel stack is corrupted in: ([A-Za-z_][\w.]*)\+0x`), title: "kernel panic: stack is corrupted in {F}", named: 1, rule: blameSelf, noStack: true},
 		{start: re(`^Kernel panic - not syncing: stack-protector`), title: "kernel panic: stack is corrupted in {F}", rule: blameTrace},
 		{start: re(`^Kernel panic - not syncing: corrupted stack end`), title: "kernel panic: corrupted stack end in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},
 		{start: re(`^Kernel panic - not syncing: kernel stack overflow`), title: "kernel panic: kernel stack overflow in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},

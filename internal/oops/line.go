@@ -195,8 +195,8 @@ func callerLen(s []byte) (int, []byte) {
 func cutPrefix(s []byte) []byte {
 	s = cutLevel(s)
 	head := s[:min(len(s), maxPrefix)]
-	if i := bytes.Index(head, []byte(" kernel: ")); i >= 0 {
-		return s[i+len(" kernel: "):]
+	if i := bytes.Index(head, []byte(" kernel: ")); i >= 0 && bytes.Count(head[:i], []byte(":")) >= 2 {
+		return s[i+len(" kernel: "):] // "Jan  2 03:04:05 host kernel: "
 	}
 	if bytes.HasPrefix(head, []byte("kernel: ")) {
 		return s[len("kernel: "):]

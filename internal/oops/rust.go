@@ -74,9 +74,7 @@ func (p *rustParser) base62() int {
 		default:
 			p.bad = true
 		}
-		if n > 1<<40 {
-			p.bad = true
-		}
+		n = min(n, 1<<40) // crate hashes are larger; only positions matter
 	}
 	return 0
 }

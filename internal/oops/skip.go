@@ -58,7 +58,7 @@ var never = [][]string{
 	},
 	// Device model and references by another name.
 	{
-		`^_*kobject_`, `^_*kset_`, `^(get|put)_device$`, `^device_(add|del|unregister|register|release|initialize)$`, `^devres_`, `^release_nodes`, `^iput(_final)?$`, `^_*folio_(lock|unlock|wake)`, `^_*(un)?lock_page$`,
+		`^_*kobject_`, `^_*kset_`, `^(get|put)_device$`, `^get_device_parent`, `^device_(add|del|unregister|register|release|initialize)$`, `^devres_`, `^release_nodes`, `^iput(_final)?$`, `^_*folio_(lock|unlock|wake)`, `^_*(un)?lock_page$`,
 	},
 	// Traps, faults and interrupts of all architectures.
 	{

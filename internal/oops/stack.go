@@ -107,7 +107,7 @@ func parseBody(lines []string) *body {
 			}
 			continue
 		}
-		if eoiRe.MatchString(text) && cur.kind == secTrace {
+		if cur.kind == secTrace && cur.irq == 0 && eoiRe.MatchString(text) {
 			cur.irq = len(cur.frames)
 		}
 		if userPCRe.MatchString(text) {
@@ -119,7 +119,9 @@ func parseBody(lines []string) *body {
 				b.pc = &f
 			}
 			if cur.kind == secTrace && len(cur.frames) > 0 {
-				cur.irq = len(cur.frames)
+				if cur.irq == 0 {
+					cur.irq = len(cur.frames)
+				}
 				cur.frames = append(cur.frames, f)
 				cur.at = append(cur.at, i)
 			} else {
@@ -168,7 +170,7 @@ func (s *section) add(frames []Frame, at int) {
 	for _, f := range frames {
 		s.frames = append(s.frames, f)
 		s.at = append(s.at, at)
-		if s.kind == secTrace && !f.Unreliable && irqEntry.MatchString(f.Func) {
+		if s.kind == secTrace && s.irq == 0 && !f.Unreliable && irqEntry.MatchString(f.Func) {
 			s.irq = len(s.frames)
 		}
 	}
@@ -184,9 +186,21 @@ func (b *body) first(kind sectionKind) *section {
 	return nil
 }
 
-// trace returns the stack of the crash: the first with a frame that is certain,
-// else the first with any.
-func (b *body) trace() *section { return b.first(secTrace) }
+// trace returns the stack of the crash: the first there is. It is nil if that
+// one is empty, for the next stack belongs to something else.
+func (b *body) trace() *section {
+	for i := range b.sections {
+		s := &b.sections[i]
+		if s.kind != secTrace || s.nmi && len(s.frames) == 0 {
+			continue
+		}
+		if len(s.frames) == 0 {
+			return nil
+		}
+		return s
+	}
+	return nil
+}
 
 // reliable returns the frames that may be blamed: certain, named, not inlined.
 func reliable(frames []Frame) []Frame {
