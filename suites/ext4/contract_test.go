@@ -287,42 +287,62 @@ func TestTimesAndModes(t *testing.T) {
 }
 
 // TestInlineData: files that live in their inode are moved out of it first.
+//
+// Linux 6.12 has a defect here, which the tests of featInline report as a
+// missing feature. The conversion writes the data as if it were metadata, to
+// the journal (ext4_convert_inline_data_nolock), and the zeroing of a part that
+// follows writes it in place, as data; the journal's checkpoint then puts the
+// old content back, and the zeroed bytes return with the next mount. For the
+// same reason the page cache must not be dropped before the checkpoint.
 func TestInlineData(t *testing.T) {
 	g := geom{"inline", diskInline, 4096, 4096, ""}
-	d := mount(t, g)
 	for _, c := range []struct {
 		name   string
 		mode   int
 		off, n int64
+		part   bool // zeroes a part of a block
 	}{
-		{"allocate", 0, 0, 10000}, {"keep-size", keepSize, 8192, 4096}, {"zero", zero, 10, 20},
-		{"zero beyond", zero, 50, 9000}, {"punch", punch, 10, 20}, {"punch all", punch, 0, 4096},
+		{"allocate", 0, 0, 10000, false},
+		{"keep-size", keepSize, 8192, 4096, false},
+		{"punch all", punch, 0, 4096, false},
+		{"zero all", zero, 0, 4096, false},
+		{"zero a part", zero, 10, 20, true},
+		{"zero beyond the end", zero, 50, 9000, true},
+		{"punch a part", punch, 10, 20, true},
 	} {
-		w := d.create(c.name)
+		t.Run(c.name, func(t *testing.T) {
+			d := mount(t, g)
+			w := d.create("f")
+			w.write(0, 60, 1)
+			w.sync()
+			xs := w.extents(0)
+			assert.Assert(t, len(xs) == 1 && xs[0].Flags&extentInline != 0, "not inline: %+v", xs)
+			w.fallocate(c.mode, c.off, c.n)
+			w.check("converted")
+			w.sync()
+			w.check("after fsync")
+			for _, x := range w.extents(0) {
+				assert.Assert(t, x.Flags&extentInline == 0, "still inline")
+			}
+			assert.NilError(t, w.f.Close())
+			d.remount()
+			w.reopen()
+			if msg := differ(w.content(), w.want); msg != "" && c.part {
+				kit.NeedFeature(t, featInline, errors.New("after a remount "+msg))
+			}
+			w.verify()
+		})
+	}
+	t.Run("refused", func(t *testing.T) {
+		d := mount(t, g)
+		w := d.create("f")
 		w.write(0, 60, 1)
+		w.wantErrno(unix.EINVAL, collapse, 0, 4096)
+		w.wantErrno(unix.EINVAL, insert, 4096, 4096)
 		w.sync()
-		xs := w.extents(0)
-		assert.Assert(t, len(xs) == 1 && xs[0].Flags&extentInline != 0, "%s: not inline: %+v", c.name, xs)
-		w.fallocate(c.mode, c.off, c.n)
-		w.check(c.name)
-		w.sync()
-		w.check(c.name + ", after fsync")
-		for _, x := range w.extents(0) {
-			assert.Assert(t, x.Flags&extentInline == 0, "%s: still inline", c.name)
-		}
-		// The page cache must not be dropped before the journal's checkpoint:
-		// the conversion writes the data as if it were metadata
-		// (ext4_convert_inline_data_nolock), so that the block itself holds
-		// something else until then, and 6.12 reads that.
 		assert.NilError(t, w.f.Close())
 		d.remount()
 		w.reopen()
 		w.verify()
-		assert.NilError(t, w.f.Close())
-	}
-	w := d.create("refused")
-	w.write(0, 60, 1)
-	w.wantErrno(unix.EINVAL, collapse, 0, 4096)
-	w.wantErrno(unix.EINVAL, insert, 4096, 4096)
-	w.verify()
+	})
 }

@@ -18,6 +18,10 @@ const (
 	diskSmall    = "e4-small"
 )
 
+// featInline is a kernel that keeps what fallocate zeroed while it moved a
+// file's data out of the inode; see TestInlineData.
+const featInline = "inline-data-zeroing"
+
 // disk declares a disk with these mkfs.ext4 options. The size of the journal
 // is the least that mkfs.ext4 takes, 1024 blocks, in every geometry: it is
 // written once on the host and replayed never unless a test asks for it.
@@ -39,6 +43,7 @@ var Spec = suites.Spec{
 		"SWAP", "FAULT_INJECTION", "FAULT_INJECTION_DEBUG_FS", "FAILSLAB", "FAIL_PAGE_ALLOC",
 		"SLUB_DEBUG", "DEBUG_FS", "KASAN",
 	},
+	Features:  []string{featInline},
 	Modules:   []string{"virtio_blk"},
 	MemoryMiB: 768, // room for KASAN
 	CPUs:      2,
