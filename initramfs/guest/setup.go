@@ -136,8 +136,14 @@ func setUpRest(sys system, b *bootReport) {
 	}
 }
 
-// mountOne mounts m where the kernel has the file system.
+// mountOne mounts m where the kernel has the file system. A tmpfs is left out
+// where the archive has put something: it would hide what the user wants there.
 func mountOne(sys system, m mount, b *bootReport) {
+	if m.fstype == "tmpfs" {
+		if names, err := sys.readDir(m.target); err == nil && len(names) > 0 {
+			return
+		}
+	}
 	err := sys.mount(m)
 	if errors.Is(err, unix.ENOENT) && !strings.HasPrefix(m.target, "/sys/") {
 		if err := sys.mkdir(m.target); err != nil {
