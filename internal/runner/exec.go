@@ -112,6 +112,7 @@ type Outcome struct {
 	Scanner   string // why the kernel log cannot be trusted to be complete
 	Exit      vmtest.Exit
 	Accel     vmtest.Accel
+	Args      []string // QEMU's
 	Notes     []string
 	LastWords []string // the kernel log's last lines
 	Disks     []DiskCheck
@@ -158,7 +159,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		out.Teardown = time.Since(s.doneAt)
 	}
 	con.close()
-	out.Accel = vm.Accel()
+	out.Accel, out.Args = vm.Accel(), vm.Args()
 	if n := vm.Note(); n != "" {
 		out.Notes = append(out.Notes, n)
 	}

@@ -126,6 +126,11 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		sum := fold.Finish()
 		job.Cases = sum.Cases
 		job.Notes = append(job.Notes, sum.Notes...)
+		if sum.Panic != "" {
+			job.Notes = append(job.Notes, "the test binary said: "+oneLine(sum.Panic))
+		}
+		// Exit status 0 without PASS at the end: its output was cut.
+		facts.Unconcluded = sum.Final == result.StatusInvalid && out.Exited != nil && out.Exited.Code == 0
 	}
 	if err := logs.close(); err != nil {
 		facts.InfraErr = err.Error()
@@ -185,7 +190,7 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 		}
 	}
 	n := result.Count(job.Cases)
-	o.Program = f.Program
+	o.Program, o.Unconcluded = f.Program, f.Unconcluded
 	o.TestsRun, o.TestsFailed, o.TestsSkipped, o.UnearnedSkips = n.Run, n.Fail, n.Skip, n.Unearned
 	if f.InfraErr != "" {
 		o.InfraErr = f.InfraErr

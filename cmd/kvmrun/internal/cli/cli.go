@@ -262,7 +262,7 @@ func (v *vmFlags) open(ctx context.Context, io IO, m *runner.Machine) ([]*runner
 
 // resolveKernel makes a path of what the user calls a kernel.
 func resolveKernel(ctx context.Context, m *runner.Machine, k string) (string, error) {
-	if kfetch.IsSpec(k) {
+	if kfetch.IsRef(k) {
 		if _, err := os.Stat(k); err != nil {
 			return fetchKernel(ctx, m, k)
 		}

@@ -60,7 +60,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		return usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
 	}
 	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir}
-	doc := ktap.NewParser()
+	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
 	if err != nil {
@@ -220,12 +220,13 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFile string) error {
 	facts := out.Facts()
 	facts.Program = true
-	counts := doc.Counts()
-	if doc.Tests() {
-		facts.TestsRun, facts.TestsFailed, facts.TestsSkipped = counts.Total, counts.Failed, counts.Skipped
-		fmt.Fprintf(io.Err, "kvmrun: tests: %d run, %d passed, %d skipped, %d failed\n", counts.Total, counts.Passed, counts.Skipped, counts.Failed)
-		for _, p := range doc.Problems() {
-			fmt.Fprintln(io.Err, "kvmrun: tests:", p)
+	if !doc.Empty() {
+		n := doc.Count()
+		facts.TestsRun, facts.TestsFailed, facts.TestsSkipped = n.Total(), doc.Failures(), n.Skip
+		fmt.Fprintf(io.Err, "kvmrun: tests: %d run, %d passed, %d skipped, %d failed as expected, %d failed, %d missing\n",
+			n.Total(), n.Pass, n.Skip, n.XFail, n.Fail, n.Missing)
+		for _, p := range append(doc.AllProblems(), doc.Notes...) {
+			fmt.Fprintf(io.Err, "kvmrun: tests: %q\n", p)
 		}
 		if tapFile != "" {
 			if err := writeFile(tapFile, func(w io2) error { return ktap.Emit(w, doc) }); err != nil {
@@ -328,5 +329,5 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	if err != nil {
 		return err
 	}
-	return g.conclude(io, out, ktap.NewParser().Finish(), "")
+	return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), "")
 }

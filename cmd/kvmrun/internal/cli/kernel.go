@@ -25,6 +25,71 @@ func kernelCommands() []command {
 	return []command{fetchCommand, infoCommand, checkCommand}
 }
 
+var fetchCommand = command{
+	name: "fetch", args: "debian:VERSION",
+	short: "fetch a distribution's kernel into the cache",
+	long: `Fetches a kernel package from the archive this machine is set up for, by its own
+package tools, which check its signatures, unpacks it into the cache and prints
+the path of its vmlinuz. VERSION is a series (debian:6.12, the newest of it) or
+exact (debian:6.12.115). -list shows what there is.`,
+	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var v vmFlags
+		fs.StringVar(&v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+		ls := fs.Bool("list", false, "list the versions instead, newest last")
+		if err := parse(fs, args); err != nil {
+			return err
+		}
+		v.accel = "auto"
+		if fs.NArg() != 1 || !kfetch.IsRef(fs.Arg(0)) {
+			return usagef("kernel fetch: want one kernel as debian:VERSION, for example debian:6.12")
+		}
+		m, err := v.machine(io, newProgress(io.Err).say)
+		if err != nil {
+			return err
+		}
+		if !*ls {
+			path, err := fetchKernel(ctx, m, fs.Arg(0))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(io.Out, path)
+			return nil
+		}
+		list, err := kfetch.New(kfetch.Config{Cache: m.Cache}).Versions(ctx, fs.Arg(0))
+		if err != nil {
+			return err
+		}
+		for _, c := range list {
+			state := ""
+			if c.Cached {
+				state = "  (in the cache)"
+			}
+			fmt.Fprintf(io.Out, "%s:%-12s %s%s\n", c.Distro, c.Upstream, c.Release, state)
+		}
+		return nil
+	},
+}
+
+// fetchKernel returns the path of a distribution's kernel, fetching it when
+// the cache does not have it.
+func fetchKernel(ctx context.Context, m *runner.Machine, ref string) (string, error) {
+	said := map[string]bool{}
+	f := kfetch.New(kfetch.Config{Cache: m.Cache, Progress: func(p kfetch.Progress) {
+		if line := strings.TrimSpace(p.Step + " " + p.What); p.Step != "look up" && !said[line] && m.Progress != nil {
+			said[line] = true
+			m.Progress(line)
+		}
+	}})
+	k, err := f.Fetch(ctx, ref)
+	if err != nil {
+		return "", err
+	}
+	if k.Note != "" && m.Progress != nil {
+		m.Progress(k.Note)
+	}
+	return k.Path, nil
+}
+
 var infoCommand = command{
 	name: "info", short: "what a kernel file is",
 	long: `Prints version, architecture, format, compression, PVH, build-id, compiler and
@@ -135,5 +200,3 @@ func checkSuite(io IO, k *runner.Kernel, s runner.Suite) (short bool) {
 	}
 	return short
 }
-
-var _ = kfetch.IsSpec

@@ -119,7 +119,6 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		errs = append(errs, appendFile(s, func(w io2) error { return report.GitHub(w, res) }))
 	}
 	errs = append(errs, report.Table(table, res, tableOptions(table)))
-	fmt.Fprintf(table, "\nlogs: %s\n", x.Dir)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
@@ -161,7 +160,7 @@ func shortOf(w io.Writer, x runner.Matrix) {
 		for _, s := range x.Suites {
 			miss := append(k.Config.Missing(s.Spec.Kconfig), k.Config.Missing(s.Spec.OptionalKconfig)...)
 			if len(miss) > 0 {
-				fmt.Fprintf(w, "kvmrun: %s: suite %s will skip what needs CONFIG_%s\n", k.Image.Release, s.Spec.Name, strings.Join(miss, ", CONFIG_"))
+				fmt.Fprintf(w, "kvmrun: %s: suite %s will skip what needs CONFIG_%s\n", k.Release, s.Spec.Name, strings.Join(miss, ", CONFIG_"))
 			}
 		}
 	}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// rounds of every figure; the median is quoted.
+const rounds = 7
+
+func kernelFor(tb testing.TB, m *runner.Machine) *runner.Kernel {
+	tb.Helper()
+	path := os.Getenv("KVMRUN_KERNEL")
+	if path == "" {
+		tb.Skip("KVMRUN_KERNEL is not set: name a kernel, as make test and make bench do")
+	}
+	k, err := m.OpenKernel(context.Background(), path, "", "")
+	assert.NilError(tb, err)
+	return k
+}
+
+func goBuild(tb testing.TB, args ...string) string {
+	tb.Helper()
+	bin := filepath.Join(tb.TempDir(), "out")
+	cmd := exec.Command("go", append(args[:len(args)-1:len(args)-1], "-o", bin, args[len(args)-1])...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	assert.NilError(tb, err, "%s", out)
+	return bin
+}
+
+func median(d []time.Duration) time.Duration {
+	d = slices.Sorted(slices.Values(d))
+	return d[len(d)/2]
+}
+
+// firstWrite notes when the first byte came.
+type firstWrite struct {
+	once sync.Once
+	at   time.Time
+}
+
+func (f *firstWrite) Write(p []byte) (int, error) {
+	f.once.Do(func() { f.at = time.Now() })
+	return len(p), nil
+}
+
+// bare boots the same kernel by plain QEMU with a one-process initramfs, on the
+// same machine type and with the same console, and returns the time from
+// QEMU's start until that process's output.
+func bare(b *testing.B, vmlinux, initrd string, args []string) time.Duration {
+	b.Helper()
+	argv := []string{"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-kernel", vmlinux, "-initrd", initrd}
+	for i := 0; i+1 < len(args); i++ {
+		switch args[i] {
+		case "-machine", "-accel", "-cpu", "-smp", "-m", "-append":
+			argv = append(argv, args[i], args[i+1])
+		}
+	}
+	cmd := exec.Command("qemu-system-x86_64", argv...)
+	out, err := cmd.StdoutPipe()
+	assert.NilError(b, err)
+	start := time.Now()
+	assert.NilError(b, cmd.Start())
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	r := bufio.NewReader(out)
+	for {
+		line, err := r.ReadString('\n')
+		assert.NilError(b, err)
+		if strings.Contains(line, "BARE INIT") {
+			return time.Since(start)
+		}
+	}
+}
+
+// BenchmarkMainJob measures one trivial test from end to end, beside the floor
+// of plain QEMU, in turn, and prints medians and their ratios.
+func BenchmarkMainJob(b *testing.B) {
+	ctx := context.Background()
+	c, err := cache.Open(b.TempDir())
+	assert.NilError(b, err)
+	m := &runner.Machine{Cache: c}
+	k := kernelFor(b, m)
+	bin := goBuild(b, "test", "-c", "./testdata/trivial")
+	s, err := runner.Describe(ctx, bin)
+	assert.NilError(b, err)
+	vmlinux, err := k.Image.Vmlinux(ctx, c)
+	assert.NilError(b, err)
+	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, c, nil)
+	assert.NilError(b, err)
+
+	var prepare, first, teardown, floor []time.Duration
+	for i := range rounds + 1 {
+		// As a process of its own would: the kernel is examined anew.
+		began := time.Now()
+		k, err := m.OpenKernel(ctx, k.Path, "", "")
+		assert.NilError(b, err)
+		open := time.Since(began)
+		var fw firstWrite
+		out := m.Exec(ctx, runner.Program{
+			Kernel: k, Spec: s.Spec, Init: bin, Dir: b.TempDir(), Stdout: &fw,
+			Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
+		})
+		assert.NilError(b, out.Infra)
+		assert.Assert(b, out.EndMarker && out.Exited.Code == 0, "%+v", out)
+		f := bare(b, vmlinux, initrd, out.Args)
+		if i == 0 {
+			continue // warms the caches
+		}
+		prepare = append(prepare, open+out.Prepare)
+		first = append(first, out.First)
+		teardown = append(teardown, out.Teardown)
+		floor = append(floor, f)
+	}
+	for b.Loop() { // the figures above are the benchmark
+		runtime.Gosched()
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(ms(median(prepare)), "ms-prepare")
+	b.ReportMetric(ms(median(first)), "ms-to-output")
+	b.ReportMetric(ms(median(floor)), "ms-bare-qemu")
+	b.ReportMetric(float64(median(first))/float64(median(floor)), "x-bare-qemu")
+	b.ReportMetric(ms(median(teardown)), "ms-teardown")
+}
+
+// BenchmarkMemory4VMs reports kvmrun's own peak memory with four VMs at once.
+func BenchmarkMemory4VMs(b *testing.B) {
+	ctx := context.Background()
+	c, err := cache.Open(b.TempDir())
+	assert.NilError(b, err)
+	m := &runner.Machine{Cache: c, Accel: vmtest.AccelAuto}
+	k := kernelFor(b, m)
+	bin := goBuild(b, "test", "-c", "./testdata/trivial")
+	s, err := runner.Describe(ctx, bin)
+	assert.NilError(b, err)
+	run, err := m.RunMatrix(ctx, runner.Matrix{Kernels: []*runner.Kernel{k, k, k, k}, Suites: []runner.Suite{s}, Jobs: 4, Dir: b.TempDir()})
+	assert.NilError(b, err)
+	assert.Equal(b, run.ExitCode(), 0)
+	status, err := os.ReadFile("/proc/self/status")
+	assert.NilError(b, err)
+	var kib float64
+	for _, l := range bytes.Split(status, []byte("\n")) {
+		if _, err := fmt.Sscanf(string(l), "VmHWM: %f kB", &kib); err == nil {
+			break
+		}
+	}
+	for b.Loop() {
+		runtime.Gosched()
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(kib/1024, "MiB-peak")
+}
