@@ -266,7 +266,7 @@ func firmwareSpeaks(ctx context.Context, qemu, accel string) (alive bool, words 
 	n, err := r.Read(make([]byte, 1))
 	p.kill()
 	<-p.done
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return false, "", fmt.Errorf("probe %s: %w", accel, err)
 	}
 	return n > 0, p.output.String(), nil

@@ -33,7 +33,7 @@ const (
 	// DefaultMemoryMiB is the guest's memory.
 	DefaultMemoryMiB = 512
 	// DefaultCPUs is the number of the guest's processors.
-	DefaultCPUs = 2
+	DefaultCPUs = 1
 	// DefaultConsoleLimit bounds the console file, in bytes.
 	DefaultConsoleLimit = 64 << 20
 	// MaxCPUs is what a q35 or pc machine takes without x2APIC and interrupt

@@ -27,7 +27,7 @@ func TestValidate(t *testing.T) {
 	assert.NilError(t, big.Close())
 	readOnly, err := os.Open(dir.Join("disk"))
 	assert.NilError(t, err)
-	defer readOnly.Close() //nolint:errcheck // test
+	defer readOnly.Close()
 	closed, err := os.Open(dir.Join("disk"))
 	assert.NilError(t, err)
 	assert.NilError(t, closed.Close())

@@ -86,6 +86,59 @@ func checkKernelLog(t *testing.T, log []byte) {
 	assert.Equal(t, bytes.Count(log, []byte("Run /init as init process")), 1)
 }
 
+// TestKernelLogComplete compares the console with the kernel's own record: every
+// line from the first on is there, once and in order, across the change from
+// the early console to the real one.
+func TestKernelLogComplete(t *testing.T) {
+	t.Parallel()
+	c := needKernel(t, "dmesg", "vmtest.port=p")
+	c.Ports = []string{"p"}
+	vm := start(t, t.Context(), c)
+	record, err := bufio.NewReader(vm.Port("p")).ReadString(0)
+	assert.NilError(t, err)
+	_, err = vm.Port("p").Write([]byte{'.'})
+	assert.NilError(t, err)
+	assert.Equal(t, vm.Wait().Cause, vmtest.PowerOff)
+
+	b, err := os.ReadFile(c.ConsoleFile)
+	assert.NilError(t, err)
+	console := strings.ReplaceAll(string(b), "\r\n", "\n")
+	var want []string
+	for line := range strings.Lines(strings.TrimSuffix(record, "\x00")) {
+		// The record has the priority before each line.
+		if _, rest, ok := strings.Cut(line, ">"); ok && strings.HasPrefix(line, "<") {
+			line = rest
+		}
+		want = append(want, line)
+	}
+	assert.Assert(t, len(want) > 100, "%q", record)
+	assert.Assert(t, strings.Contains(want[0], "Linux version "), want[0])
+	// These two belong to the change itself, and the kernel prints them on
+	// both consoles (register_console and unregister_console_locked in
+	// kernel/printk/printk.c).
+	change := func(line string) bool {
+		return strings.Contains(line, "console [ttyS0] enabled") || strings.Contains(line, "bootconsole [earlyser0] disabled")
+	}
+	rest := console
+	for _, line := range want {
+		_, after, ok := strings.Cut(rest, line)
+		assert.Assert(t, ok, "lost or out of order: %q", line)
+		rest = after
+		if !change(line) {
+			assert.Equal(t, strings.Count(console, line), count(want, line), "%q", line)
+		}
+	}
+}
+
+func count(list []string, s string) (n int) {
+	for _, l := range list {
+		if l == s {
+			n++
+		}
+	}
+	return n
+}
+
 // TestHostEnds has the host end a guest that hangs.
 func TestHostEnds(t *testing.T) {
 	for _, tc := range []struct {
@@ -154,7 +207,7 @@ func TestDeadline(t *testing.T) {
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
 		return
 	}
-	defer vm.Close() //nolint:errcheck // has ended
+	defer vm.Close()
 	exit := vm.Wait()
 	assert.Equal(t, exit.Cause, vmtest.Deadline, "%+v", exit)
 }
@@ -334,15 +387,15 @@ func TestDisks(t *testing.T) {
 	named := image("named")
 	nameless, err := os.OpenFile(image("nameless"), os.O_RDWR, 0)
 	assert.NilError(t, err)
-	defer nameless.Close() //nolint:errcheck // test
+	defer nameless.Close()
 	assert.NilError(t, os.Remove(nameless.Name()))
 	protected, err := os.OpenFile(image("protected"), os.O_RDWR, 0)
 	assert.NilError(t, err)
-	defer protected.Close() //nolint:errcheck // test
+	defer protected.Close()
 	assert.NilError(t, os.Remove(protected.Name()))
 	readable, err := os.Open(image("readable"))
 	assert.NilError(t, err)
-	defer readable.Close() //nolint:errcheck // test
+	defer readable.Close()
 	c.Disks = []vmtest.Disk{
 		{Path: named, Serial: "s-named"},
 		{File: nameless, Serial: "s-nameless"},
@@ -364,7 +417,7 @@ func TestDisks(t *testing.T) {
 	}
 	file, err := os.Open(named)
 	assert.NilError(t, err)
-	defer file.Close() //nolint:errcheck // test
+	defer file.Close()
 	for f, want := range map[*os.File]string{
 		file: "written by the guest", nameless: "written by the guest",
 		protected: strings.Repeat("\x00", 20), readable: strings.Repeat("\x00", 20),
@@ -423,7 +476,7 @@ func TestNothingLeft(t *testing.T) {
 	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	assert.NilError(t, err)
 	assert.NilError(t, image.Truncate(1<<20))
-	defer image.Close() //nolint:errcheck // test
+	defer image.Close()
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
 	t.Chdir(dir)
@@ -530,7 +583,7 @@ func TestParentDies(t *testing.T) {
 
 	fd, err := unix.PidfdOpen(pid, 0)
 	assert.NilError(t, err)
-	defer unix.Close(fd) //nolint:errcheck // test
+	defer unix.Close(fd)
 	assert.NilError(t, cmd.Process.Kill())
 	// Readable when the process has ended; pidfd_open(2).
 	for {

@@ -91,7 +91,7 @@ func bare(t *testing.T, watch func(monitor.Event), script func(p *peer)) *monito
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		defer conns[1].Close() //nolint:errcheck // the end of the script
+		defer conns[1].Close()
 		script(&peer{t, conns[1], bufio.NewReader(conns[1])})
 	}()
 	t.Cleanup(func() {
@@ -377,7 +377,7 @@ func TestRealQEMU(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "qmp")
 	l, err := net.Listen("unix", path)
 	assert.NilError(t, err)
-	defer l.Close() //nolint:errcheck // test
+	defer l.Close()
 	cmd := exec.Command(qemu, "-nodefaults", "-display", "none", "-machine", "none",
 		"-chardev", "socket,id=qmp,path="+path, "-mon", "chardev=qmp,mode=control")
 	cmd.Stderr = os.Stderr

@@ -86,6 +86,17 @@ func main() {
 			}
 		}
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+	case "dmesg":
+		// The kernel's own record, for comparison with the console.
+		fd := port(param("vmtest.port"))
+		const readAll, size = 3, 1 << 20 // SYSLOG_ACTION_READ_ALL in syslog(2)
+		buf := make([]byte, size)
+		n, err := syscall.Klogctl(readAll, buf)
+		must(err)
+		writeAll(fd, append(buf[:n], 0))
+		_, err = syscall.Read(fd, buf[:1])
+		must(err)
+		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "disks":
 		disks()
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
