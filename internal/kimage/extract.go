@@ -114,7 +114,7 @@ func unpackZstd(body []byte, size int) ([]byte, error) {
 		return nil, err
 	}
 	defer d.Close()
-	out, err := d.DecodeAll(body, nil)
+	out, err := d.DecodeAll(body, make([]byte, 0, size))
 	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		err = errTooBig
 	}
@@ -126,7 +126,7 @@ func unpackZstd(body []byte, size int) ([]byte, error) {
 // (lib/decompress_unlz4.c). Frames may follow each other.
 func unpackLZ4(ctx context.Context, body []byte, size int) ([]byte, error) {
 	const magic = 0x184c2102
-	var out []byte
+	out := make([]byte, 0, size)
 	block := make([]byte, lz4BlockMax)
 	for first := true; len(body) > 0; first = false {
 		if err := ctx.Err(); err != nil {
