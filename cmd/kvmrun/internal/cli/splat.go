@@ -61,7 +61,6 @@ func printable(s string) string {
 // allowed is an allow-list, or none.
 type allowed struct {
 	list *oops.AllowList
-	name string
 	now  time.Time
 }
 
@@ -73,10 +72,26 @@ func allowList(name string) (allowed, error) {
 	if err != nil {
 		return allowed{}, usagef("-allow: %w", err)
 	}
-	now := time.Now()
-	l, err := oops.ParseAllowList(b, now)
+	l, err := oops.ParseAllowList(name, b)
 	if err != nil {
-		return allowed{}, usagef("-allow %s: %w", name, err)
+		return allowed{}, usagef("-allow: %w", err)
 	}
-	return allowed{list: l, name: name, now: now}, nil
+	return allowed{list: l, now: time.Now()}, nil
+}
+
+func (a allowed) allows(r *oops.Report) bool {
+	return a.list != nil && a.list.Allow(r, a.now) != nil
+}
+
+// complain names the entries that have become useless.
+func (a allowed) complain(w io.Writer) {
+	if a.list == nil {
+		return
+	}
+	for _, e := range a.list.Expired(a.now) {
+		fmt.Fprintf(w, "kvmrun: allow-list: expired and not applied: %s\n", printable(e.String()))
+	}
+	for _, e := range a.list.Unused() {
+		fmt.Fprintf(w, "kvmrun: allow-list: never matched: %s\n", printable(e.String()))
+	}
 }
