@@ -13,19 +13,22 @@ GOTEST ?= $(GO) test
 GOLANGCI_LINT_VERSION := v2.15.0
 ACTIONLINT_VERSION := v1.7.12
 
+# Prints the path of KERNEL.
+FETCH = case '$(KERNEL)' in *:*) bin/kvmrun kernel fetch '$(KERNEL)';; *) realpath '$(KERNEL)';; esac
+
 SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name 'go.*.in' 2>/dev/null)
 
 .PHONY: demo test lint bench setup clean
 
 demo: setup bin/kvmrun
-	@kernel=$$(bin/kvmrun kernel fetch $(KERNEL)) && bin/kvmrun run -kernel "$$kernel"
+	@bin/kvmrun run -kernel $(KERNEL)
 
 test: setup bin/kvmrun
-	@kernel=$$(bin/kvmrun kernel fetch $(KERNEL)) && \
+	@kernel=$$($(FETCH)) && \
 	KVMRUN_KERNEL="$$kernel" $(GOTEST) -timeout 40m ./...
 
 bench: setup bin/kvmrun
-	@kernel=$$(bin/kvmrun kernel fetch $(KERNEL)) && \
+	@kernel=$$($(FETCH)) && \
 	KVMRUN_KERNEL="$$kernel" $(GO) test -run '^$$' -bench . -benchtime 1x ./internal/runner
 
 lint:
