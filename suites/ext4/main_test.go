@@ -4,10 +4,10 @@ package ext4
 
 import (
 	"flag"
-	"os"
 	"testing"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/testmain"
 )
 
 var (
@@ -19,7 +19,4 @@ var (
 
 var helpers = kit.Helpers{"fallocateBeyondLimit": fallocateBeyondLimit}
 
-func TestMain(m *testing.M) {
-	helpers.RunHelper()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { testmain.Run(m, Spec, helpers) }

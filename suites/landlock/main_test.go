@@ -3,17 +3,9 @@
 package landlock
 
 import (
-	"os"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"github.com/kvmrun/kvmrun/suites/testmain"
 )
 
-func TestMain(m *testing.M) {
-	helpers.RunHelper()
-	fd, _ := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	r, _ := unix.NewIfreq("lo")
-	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	_ = unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { testmain.Run(m, Spec, helpers) }

@@ -4,10 +4,10 @@ package uffdwp
 
 import (
 	"flag"
-	"os"
 	"testing"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/testmain"
 )
 
 // iterations scales the stress tests; the default is for TCG and CI.
@@ -15,7 +15,4 @@ var iterations = flag.Int("iterations", 1, "multiple of the stress tests' defaul
 
 var helpers = kit.Helpers{"subject": runSubject}
 
-func TestMain(m *testing.M) {
-	helpers.RunHelper()
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { testmain.Run(m, Spec, helpers) }
