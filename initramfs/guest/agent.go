@@ -21,8 +21,6 @@ type agent struct {
 	w      *wire.Writer
 	reaper *reaper
 
-	warnings []string // for the next Done
-
 	// grace is how long output of processes that outlive the program is
 	// waited for after its end.
 	grace time.Duration
@@ -30,7 +28,6 @@ type agent struct {
 	// finishLimit the unmounting and syncing after them.
 	killGrace, finishLimit time.Duration
 
-	late       chan []string // see bootReport
 	bootMounts string        // what mounts returned after the boot
 	lastStdin  chan struct{} // closed when the last run's input has been read up
 }
@@ -52,7 +49,8 @@ func newAgent(sys system, p *ports) *agent {
 
 // serve answers the host until it says Shutdown or goes away.
 func (a *agent) serve(b *bootReport) {
-	a.late = b.late
+	late := b.late
+	defer close(a.reaper.stop)
 	go func() {
 		defer dieOnPanic(a.sys)
 		a.reaper.run()
@@ -88,11 +86,12 @@ func (a *agent) serve(b *bootReport) {
 	}()
 
 	var current *program
-	ended := make(chan struct{})
+	ended := make(chan *wire.Done, 1)
 	for {
 		select {
-		case <-ended:
-			current = nil
+		case done := <-ended:
+			current = nil // first: the host may answer Done with the next Run
+			a.send(wire.Message{Done: done})
 		case m, ok := <-messages:
 			switch {
 			case !ok, m.Shutdown != nil:
@@ -102,15 +101,14 @@ func (a *agent) serve(b *bootReport) {
 					a.fault("asked to run %q while a program runs", m.Run.Argv)
 					return
 				}
-				if a.late != nil {
-					a.warnings = <-a.late
-					a.late = nil
+				var warnings []string
+				if late != nil {
+					warnings, late = <-late, nil
 				}
 				current = a.start(m.Run)
 				go func(p *program, r *wire.Run) {
 					defer dieOnPanic(a.sys)
-					a.attend(p, r)
-					ended <- struct{}{}
+					ended <- a.attend(p, r, warnings)
 				}(current, m.Run)
 			case m.Signal != nil:
 				if current != nil {
@@ -128,17 +126,17 @@ func (a *agent) serve(b *bootReport) {
 	}
 }
 
-// attend sees a program through to Done.
-func (a *agent) attend(p *program, r *wire.Run) {
+// attend sees a program through to its end, and returns what is to be said
+// then, with the warnings that there are already.
+func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
 	a.send(wire.Message{Exited: p.wait(a.grace)})
 	a.fetch(r.Fetch)
-	warnings := append(a.warnings, a.cleanUp()...)
-	a.warnings = nil
+	warnings = append(warnings, a.cleanUp()...)
 	if err := a.sys.consoleLevel(8); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set console log level: %v", err))
 	}
 	a.sys.kernelLog(wire.EndMark(r.Nonce))
-	a.send(wire.Message{Done: &wire.Done{Nonce: r.Nonce, Warnings: warnings}})
+	return &wire.Done{Nonce: r.Nonce, Warnings: warnings}
 }
 
 // send writes a message. Without a host there is nothing left to do.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package guest_test
+package guest
 
 import (
 	"context"
@@ -11,7 +11,6 @@ import (
 
 	"gotest.tools/v3/assert"
 
-	"github.com/kvmrun/kvmrun/initramfs/guest"
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/kimage"
 )
@@ -22,9 +21,14 @@ var (
 	cacheOnce sync.Once
 )
 
+// TestMain lets the test binary be three things: a guest's init, a program that
+// the agent under test starts, and the tests.
 func TestMain(m *testing.M) {
-	if guest.IsInit() {
-		guest.Main()
+	if IsInit() {
+		Main()
+	}
+	if name := os.Getenv(helperEnv); name != "" {
+		os.Exit(helper(name, os.Args[1:]))
 	}
 	code := m.Run()
 	if cacheDir != "" {

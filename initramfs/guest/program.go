@@ -190,10 +190,10 @@ func completeEnv(env []string) []string {
 func lookEnv(env []string, key string) (value string, ok bool) {
 	for _, kv := range env {
 		if v, found := strings.CutPrefix(kv, key+"="); found {
-			value, ok = v, true // the last one counts, as in getenv of most libcs
+			return v, true // the first one counts, as in getenv(3) of glibc
 		}
 	}
-	return value, ok
+	return "", false
 }
 
 // lookPath finds a program as execvp(3) does, in env's PATH.

@@ -18,6 +18,8 @@ type reaper struct {
 	idle    chan struct{}                // closed while there are no children
 	isIdle  bool
 	wake    chan struct{} // says that a child was started
+	stop    chan struct{} // closed to end run when there are no children
+	ended   chan struct{} // closed when run has ended
 }
 
 func newReaper() *reaper {
@@ -26,13 +28,16 @@ func newReaper() *reaper {
 		idle:    make(chan struct{}),
 		isIdle:  true,
 		wake:    make(chan struct{}, 1),
+		stop:    make(chan struct{}),
+		ended:   make(chan struct{}),
 	}
 	close(r.idle)
 	return r
 }
 
-// run reaps forever. It is the only place that waits for children.
+// run reaps until stopped. It is the only place that waits for children.
 func (r *reaper) run() {
+	defer close(r.ended)
 	for {
 		// WNOWAIT: look only, so that the status can be taken under the lock
 		// that start holds until it knows the PID.
@@ -41,7 +46,11 @@ func (r *reaper) run() {
 			continue
 		}
 		if !r.collect() {
-			<-r.wake
+			select {
+			case <-r.wake:
+			case <-r.stop:
+				return
+			}
 		}
 	}
 }

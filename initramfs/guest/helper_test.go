@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// helperEnv names what the test binary, started by the agent, is to do.
+const helperEnv = "KVMRUN_GUEST_HELPER"
+
+// self is the test binary's path on the host and in the guest.
+const self = "/proc/self/exe"
+
+// helper is a program for the agent to run.
+func helper(name string, args []string) int {
+	n := 0
+	if len(args) > 0 {
+		n, _ = strconv.Atoi(args[0])
+	}
+	switch name {
+	case "exit":
+		return n
+	case "print": // to stdout and stderr, in turns
+		for i, a := range args {
+			fmt.Fprintln([]*os.File{os.Stdout, os.Stderr}[i%2], a)
+		}
+	case "cat":
+		if _, err := io.Copy(os.Stdout, os.Stdin); err != nil {
+			return 1
+		}
+	case "info":
+		wd, _ := os.Getwd()
+		fds, _ := os.ReadDir("/proc/self/fd")
+		var open []string
+		for _, f := range fds {
+			if to, err := os.Readlink("/proc/self/fd/" + f.Name()); err == nil {
+				open = append(open, f.Name()+"="+strings.SplitN(to, ":", 2)[0])
+			}
+		}
+		sid, _ := unix.Getsid(0)
+		var mask unix.Sigset_t
+		_ = unix.PthreadSigmask(unix.SIG_BLOCK, nil, &mask)
+		fmt.Printf("wd=%s\nPATH=%s\nHOME=%s\nX=%s\nleader=%v\nfds=%s\nmask=%x\n", wd, os.Getenv("PATH"), os.Getenv("HOME"),
+			os.Getenv("X"), sid == os.Getpid() && unix.Getpgrp() == os.Getpid(), strings.Join(open, " "), mask.Val[0])
+	case "kill": // itself
+		_ = unix.Kill(os.Getpid(), unix.Signal(n))
+		select {}
+	case "flood": // n bytes on stdout, n on stderr
+		both := make(chan error)
+		for _, f := range []*os.File{os.Stdout, os.Stderr} {
+			go func() {
+				buf := bytes.Repeat([]byte("0123456\n"), 8<<10)
+				for left := n; left > 0; left -= len(buf) {
+					if _, err := f.Write(buf[:min(left, len(buf))]); err != nil {
+						both <- err
+						return
+					}
+				}
+				both <- nil
+			}()
+		}
+		if <-both != nil || <-both != nil {
+			return 1
+		}
+	case "block": // until killed, saying when it is ready
+		fmt.Println("ready")
+		select {}
+	case "term": // waits for SIGTERM
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		fmt.Println("ready")
+		<-c
+		fmt.Println("terminated")
+		return 7
+	case "winch": // waits until the terminal has n rows
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGWINCH)
+		fmt.Println("ready")
+		for {
+			ws, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+			if err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			if int(ws.Row) == n {
+				fmt.Printf("rows=%d cols=%d\n", ws.Row, ws.Col)
+				return 0
+			}
+			<-c
+		}
+	case "tty":
+		for fd := range 3 {
+			_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+			fmt.Printf("tty%d=%v\n", fd, err == nil)
+		}
+		f, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+		fmt.Println("controlling:", err == nil)
+		_ = f.Close()
+	case "spawn": // n processes "args[1] args[2:]" in sessions of their own, holding our stdout; exits at once
+		for range n {
+			cmd := exec.Command(self, args[2:]...)
+			cmd.Env = append(os.Environ(), helperEnv+"="+args[1])
+			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := cmd.Start(); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+		}
+		fmt.Println("parent ends")
+	case "sleep": // n milliseconds
+		time.Sleep(time.Duration(n) * time.Millisecond)
+	case "forever": // writes to stdout until that fails
+		buf := bytes.Repeat([]byte("x"), 4096)
+		for {
+			if _, err := os.Stdout.Write(buf); err != nil {
+				select {} // stays, for the agent to kill
+			}
+		}
+	case "write": // path, mode in octal, content
+		mode, _ := strconv.ParseUint(args[1], 8, 32)
+		if err := os.WriteFile(args[0], []byte(args[2]), os.FileMode(mode)); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	case "fill": // path, size
+		size, _ := strconv.Atoi(args[1])
+		if err := os.WriteFile(args[0], bytes.Repeat([]byte("y"), size), 0o644); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	case "mkfifo":
+		if err := unix.Mkfifo(args[0], 0o644); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	case "mount": // tmpfs on each of args, with an open file in the first
+		for i, d := range args {
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			if err := unix.Mount("none", d, "tmpfs", 0, ""); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			if i == 0 {
+				cmd := exec.Command(self)
+				cmd.Env = append(os.Environ(), helperEnv+"=block")
+				cmd.Dir = d
+				if err := cmd.Start(); err != nil {
+					fmt.Println(err)
+					return 1
+				}
+			}
+		}
+	case "kmsg": // fake messages in the kernel log
+		f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		for _, a := range args {
+			fmt.Fprintf(f, "%s", a)
+		}
+	case "mounts":
+		b, err := os.ReadFile("/proc/self/mounts")
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		_, _ = os.Stdout.Write(b)
+	case "ports": // tries to get at the agent's ports
+		list, _ := os.ReadDir("/dev")
+		for _, e := range list {
+			if strings.HasPrefix(e.Name(), "vport") {
+				_, err := unix.Open("/dev/"+e.Name(), unix.O_RDWR|unix.O_NONBLOCK, 0)
+				fmt.Println(e.Name(), err)
+			}
+		}
+	case "killinit":
+		for _, s := range []unix.Signal{unix.SIGKILL, unix.SIGTERM, unix.SIGSEGV, unix.SIGQUIT, unix.SIGINT, unix.SIGHUP, unix.SIGABRT, unix.SIGCHLD, unix.SIGSTOP, unix.SIGPIPE, unix.SIGUSR1} {
+			fmt.Println(s, unix.Kill(1, s))
+		}
+	default:
+		fmt.Println("unknown helper", name)
+		return 99
+	}
+	return 0
+}
