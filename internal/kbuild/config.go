@@ -215,7 +215,7 @@ func cleanEnv(env []string) []string {
 // say writes one line of progress.
 func (r *request) say(format string, a ...any) {
 	if r.Progress != nil {
-		fmt.Fprintf(r.Progress, format+"\n", a...) //nolint:errcheck // progress is a courtesy
+		fmt.Fprintf(r.Progress, format+"\n", a...)
 	}
 }
 

@@ -34,7 +34,7 @@ type fileSum string
 func (s fileSet) identity() string {
 	h := sha256.New()
 	for _, p := range slices.Sorted(maps.Keys(s)) {
-		fmt.Fprintf(h, "%s\x00%s\n", p, s[p]) //nolint:errcheck // a hash takes everything
+		fmt.Fprintf(h, "%s\x00%s\n", p, s[p])
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -93,7 +93,7 @@ func (m memo) write(path string) error {
 	}
 	w := bufio.NewWriterSize(f, 1<<16)
 	for _, p := range slices.Sorted(maps.Keys(m)) {
-		fmt.Fprintf(w, "%s\x00%s\x00%s\n", p, m[p].stat, m[p].sum) //nolint:errcheck // Flush tells
+		fmt.Fprintf(w, "%s\x00%s\x00%s\n", p, m[p].stat, m[p].sum)
 	}
 	err = errors.Join(w.Flush(), f.Close())
 	if err == nil {

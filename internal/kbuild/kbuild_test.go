@@ -290,7 +290,7 @@ func TestPatchErrors(t *testing.T) {
 		"twice":     {strings.NewReplacer("-\treturn 1;", "-\treturn 7;", "+\treturn 11;", "+\treturn 1;").Replace(patchA), "already applied"},
 		"outside":   {strings.ReplaceAll(patchA, "b/a.c", "b/../../a.c"), "leads out of the tree"},
 		"empty":     {"", "there is no unified diff in it"},
-		"malformed": {strings.ReplaceAll(patchA, "-1,4 +1,4", "-1,9 +1,9"), "malformed patch"},
+		"malformed": {strings.ReplaceAll(patchA, "-1,4 +1,4", "-1,9 +1,9"), "unexpected end of file in patch"},
 		"header":    {strings.ReplaceAll(patchA, "-1,4 +1,4", "-x +y"), ":5: bad hunk header"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -224,9 +224,9 @@ var (
 )
 
 // applyOne runs patch(1): -F0 refuses fuzz (an offset is allowed), -N refuses
-// to apply backwards, -f never asks.
+// to apply backwards, -t never asks.
 func (r *request) applyOne(ctx context.Context, p patchFile, dir string) error {
-	cmd := exec.CommandContext(ctx, "patch", "-p1", "-F0", "-N", "-f", "--no-backup-if-mismatch", "-r", "-", "-d", dir)
+	cmd := exec.CommandContext(ctx, "patch", "-p1", "-F0", "-N", "-t", "--no-backup-if-mismatch", "-r", "-", "-d", dir)
 	cmd.Env = r.env
 	cmd.Stdin = strings.NewReader(string(p.text))
 	out, err := cmd.CombinedOutput()
@@ -266,7 +266,7 @@ func (p patchFile) explain(out string) *PatchError {
 		case strings.Contains(line, "find file to patch"):
 			e.Text = "the tree has no such file: " + strings.Join(p.files, ", ")
 			return e
-		case strings.Contains(line, "malformed patch"):
+		case strings.HasPrefix(line, "patch: **** "):
 			e.Text = strings.TrimPrefix(strings.TrimSpace(line), "patch: **** ")
 			return e
 		}

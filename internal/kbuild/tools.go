@@ -117,13 +117,11 @@ func (r *request) tools() []tool {
 func findTools(ctx context.Context, env []string, need []tool) []Missing {
 	var out []Missing
 	for _, t := range need {
-		found := false
+		missing := lookPath(env, t.name) == ""
 		if t.header {
-			found = hasHeader(ctx, env, t.name)
-		} else {
-			found = lookPath(env, t.name) != ""
+			missing = !hasHeader(ctx, env, t.name)
 		}
-		if !found {
+		if missing {
 			out = append(out, Missing{Name: t.name, Package: t.pkg, Why: t.why})
 		}
 	}
