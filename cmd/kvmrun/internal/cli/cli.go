@@ -137,7 +137,7 @@ func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []
 		}
 		return c.run(ctx, io, fs, args[1:])
 	}
-	return usagef("%s: unknown command %q%s; see %s help", prefix, name, runner.Nearest(name, names), prefix)
+	return usagef("unknown command %q%s; see %s help", name, runner.Nearest(name, names), prefix)
 }
 
 func hasFlags(fs *flag.FlagSet) (has bool) {
