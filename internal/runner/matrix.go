@@ -224,7 +224,7 @@ func Nearest(name string, have []string) string {
 		if strings.Contains(strings.ToLower(h), strings.ToLower(strings.Trim(name, "^$"))) {
 			d = 0
 		}
-		if d > max(len(name), len(h))/2 {
+		if d > (max(len(name), len(h))+1)/2 {
 			continue
 		}
 		i := len(best)
