@@ -3,6 +3,7 @@
 package kbuild
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
+	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
 
@@ -51,9 +53,13 @@ const DefaultArch = "x86_64"
 type Config struct {
 	// Cache is where everything is kept. Required.
 	Cache *cache.Cache
-	// Source is a directory with a kernel tree, or "debian:X.Y" for Debian's
-	// linux-source-X.Y package, or "debian:X.Y=VERSION" for one version of it.
+	// Source is a directory with a kernel tree, or a distribution's reference,
+	// such as "debian:6.12", which Fetch understands.
 	Source string
+	// Fetch finds the source of a reference: [kfetch.Fetcher.FetchSource]. The
+	// tree must be a cache entry of Cache: it is hard-linked, and never written
+	// to.
+	Fetch func(ctx context.Context, ref string) (*kfetch.Source, error)
 	// Profile is the name of a profile of package kconfigs; "" is "lean".
 	Profile string
 	// Builtin are names of further embedded fragments.

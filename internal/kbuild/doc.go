@@ -4,12 +4,13 @@
 //
 // # Scope
 //
-// [Build] turns a source (a directory, or "debian:6.12"), patches, fragments
+// [Build] turns a source (a directory, or a reference such as "debian:6.12"
+// that package kfetch resolves), patches, fragments
 // and a compiler into an [Artifact]: vmlinux, bzImage, the final configuration,
 // System.map, modules, a throw-away key pair and a manifest. [Configure] stops
 // after the configuration. [List] and [Prune] look after the disk.
 //
-// The package drives make, apt-get, dpkg-deb, tar and patch. It knows neither
+// The package drives make and patch. It knows neither
 // VMs nor suites, and reads no environment: what the tools are to see is
 // [Config].Env.
 //

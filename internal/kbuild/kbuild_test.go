@@ -23,6 +23,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
+	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
 
@@ -199,6 +200,33 @@ func TestBuild(t *testing.T) {
 	assert.Equal(t, out.Manifest.BuildID, a.Manifest.BuildID)
 }
 
+// A distribution's source is resolved once, its tree linked and never written.
+func TestFetchedSource(t *testing.T) {
+	src := fakeTree(t)
+	before := snapshot(t, src)
+	c := config(t, "debian:6.12")
+	var refs []string
+	c.Fetch = func(_ context.Context, ref string) (*kfetch.Source, error) {
+		refs = append(refs, ref)
+		return &kfetch.Source{Package: "linux-source-6.12", Version: "6.12.1-1", Dir: src}, nil
+	}
+	ctx := context.Background()
+	a, err := kbuild.Build(ctx, c)
+	assert.NilError(t, err)
+	assert.Equal(t, a.Manifest.Source.Package, "linux-source-6.12 6.12.1-1")
+	c.Patches = []string{write(t, filepath.Join(t.TempDir(), "a.patch"), patchA)}
+	b, err := kbuild.Build(ctx, c)
+	assert.NilError(t, err)
+	assert.Equal(t, b.Manifest.Objects, 1)
+	assert.DeepEqual(t, refs, []string{"debian:6.12", "debian:6.12.1-1"})
+	assert.DeepEqual(t, snapshot(t, src), before)
+
+	gone := errors.New("no such version")
+	c.Fetch = func(_ context.Context, ref string) (*kfetch.Source, error) { return nil, gone }
+	_, err = kbuild.Build(ctx, c)
+	assert.ErrorIs(t, err, gone)
+}
+
 // A patch compiles what it touches, and nothing of it is left afterwards.
 func TestPatchIsIncremental(t *testing.T) {
 	src := fakeTree(t)
@@ -325,7 +353,6 @@ func TestBadRequests(t *testing.T) {
 		"no tree":        {func(c *kbuild.Config) { c.Source = empty }, "is not a kernel tree: it has no a Makefile"},
 		"a file":         {func(c *kbuild.Config) { c.Source = filepath.Join(src, "a.c") }, "not a directory"},
 		"dirty":          {func(c *kbuild.Config) { c.Source = dirty }, "make mrproper"},
-		"debian":         {func(c *kbuild.Config) { c.Source = "debian:bookworm" }, "want debian:X.Y"},
 		"profile":        {func(c *kbuild.Config) { c.Profile = "fat" }, `unknown profile "fat": want one of lean,`},
 		"fragment":       {func(c *kbuild.Config) { c.Builtin = []string{"none"} }, `unknown fragment "none"`},
 		"arch":           {func(c *kbuild.Config) { c.Arch = "vax" }, `unknown architecture "vax": want x86_64`},

@@ -25,9 +25,12 @@ type Kind string
 // The kinds of items.
 const (
 	KindKernel Kind = "kernel" // an artifact
-	KindSource Kind = "source" // an unpacked package
+	KindSource Kind = "source" // a fetched source tree
 	KindTree   Kind = "tree"   // a build tree: only speeds up the next build
 )
+
+// fetchedKind is package kfetch's kind of cache entry for a source tree.
+const fetchedKind = "deb-source"
 
 // Item is something that kernels take space for in the cache.
 type Item struct {
@@ -63,7 +66,7 @@ func List(c *cache.Cache) ([]Item, error) {
 			for _, p := range a.Manifest.Patches {
 				it.Text += " + " + p.Name
 			}
-		case sourceKind:
+		case fetchedKind:
 			it.Kind = KindSource
 		default:
 			continue
@@ -162,7 +165,7 @@ func Prune(ctx context.Context, c *cache.Cache, maxBytes int64, keep time.Durati
 	gone, err := c.Prune(max(0, maxBytes-treeBytes), keep)
 	for _, e := range gone {
 		it := Item{Name: e.Key, Path: e.Path, Bytes: e.Bytes, LastUse: e.LastUse, Kind: Kind(e.Kind)}
-		if e.Kind == sourceKind {
+		if e.Kind == fetchedKind {
 			it.Kind = KindSource
 		}
 		removed = append(removed, it)

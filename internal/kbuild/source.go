@@ -7,20 +7,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
+
+	"github.com/kvmrun/kvmrun/internal/kfetch"
 )
 
 const (
-	debianPrefix = "debian:"
-	sourceKind   = "kernel-src"
-	stateDir     = ".ktree" // below the cache's root; not a kind, the cache leaves it alone
-	filesName    = "files"  // of a source entry: its memo
+	stateDir  = ".ktree" // below the cache's root; not a kind, the cache leaves it alone
+	filesKind = "kernel-files"
+	filesName = "files" // of such an entry: the sums of a fetched source's files
 )
 
 // source is a kernel tree of known content.
@@ -29,7 +29,7 @@ type source struct {
 	Version string `json:"version"` // of the Makefile: "6.12.117"
 	// Identity is a hash over every file's path, mode and content.
 	Identity string `json:"identity"`
-	// Package is the Debian package's version, "" for a directory.
+	// Package is the distribution's package and its version, "" for a directory.
 	Package string `json:"package,omitempty"`
 	// Commit is what git describe says of a work tree, for the reader only.
 	Commit string `json:"commit,omitempty"`
@@ -47,8 +47,8 @@ func (r *request) findSource(ctx context.Context) (*source, error) {
 	if r.Source == "" {
 		return nil, requestErr(errors.New("no kernel source given (a directory with a kernel tree, or debian:6.12)"))
 	}
-	if version, ok := strings.CutPrefix(r.Source, debianPrefix); ok {
-		return r.debianSource(ctx, version)
+	if kfetch.IsRef(r.Source) {
+		return r.fetchedSource(ctx)
 	}
 	dir, err := r.absSource()
 	if err != nil {
@@ -136,40 +136,64 @@ func exists(elem ...string) bool {
 	return err == nil
 }
 
-var (
-	debianRE   = regexp.MustCompile(`^(\d+\.\d+)(?:=([A-Za-z0-9.+~:-]+))?$`)
-	filenameRE = regexp.MustCompile(`linux-source-\d+\.\d+_([^_ ]+)_all\.deb`)
-)
-
-// resolveAge is how long the archive's answer to "which version is newest" is
-// believed: asking takes longer than a cached build may.
+// resolveAge is how long the answer to "which version is newest" is believed:
+// asking the archive takes longer than a cached build may.
 const resolveAge = 24 * time.Hour
 
-// debianSource fetches and unpacks Debian's package linux-source-X.Y.
-func (r *request) debianSource(ctx context.Context, spec string) (*source, error) {
-	m := debianRE.FindStringSubmatch(spec)
-	if m == nil {
-		return nil, requestErr(fmt.Errorf("bad kernel source %q: want debian:X.Y, for example debian:6.12, or debian:X.Y=VERSION", r.Source))
+// fetchedSource finds the tree that a distribution's reference names.
+func (r *request) fetchedSource(ctx context.Context) (*source, error) {
+	if r.Fetch == nil {
+		return nil, errors.New("fetch kernel source: no way to fetch given")
 	}
-	series, version := m[1], m[2]
-	if version == "" {
-		var err error
-		if version, err = r.newestDebian(ctx, series); err != nil {
-			return nil, err
+	// The series is resolved to a version once a day; a reference with a
+	// version is answered without asking the archive.
+	dir := filepath.Join(r.Cache.Root(), stateDir)
+	answer := filepath.Join(dir, ".ref-"+sum([]byte(r.Source))[:16])
+	ref := r.Source
+	if fi, err := os.Stat(answer); err == nil && time.Since(fi.ModTime()) < resolveAge {
+		if exact, err := os.ReadFile(answer); err == nil && len(exact) > 0 {
+			ref = string(exact)
 		}
 	}
-	key := "debian-" + series + "-" + strings.ReplaceAll(version, ":", "+")
-	entry, _, err := r.Cache.Get(ctx, sourceKind, key, func(ctx context.Context, tmp string) error {
-		return r.unpackDebian(ctx, series, version, tmp)
-	})
+	got, err := r.Fetch(ctx, ref)
+	if err != nil && ref != r.Source && ctx.Err() == nil {
+		ref = r.Source
+		got, err = r.Fetch(ctx, ref) // the version has gone from the cache and the archive
+	}
 	if err != nil {
 		return nil, err
 	}
-	s := &source{
-		Spec: r.Source, Package: version, dir: filepath.Join(entry, "tree"),
-		immutable: true, lineage: debianPrefix + series, files: fileSet{},
+	if got.Note != "" {
+		r.say("%s", got.Note)
 	}
-	for p, e := range readMemo(filepath.Join(entry, filesName)) {
+	if ref == r.Source && got.Note == "" {
+		distro, _, _ := strings.Cut(ref, ":")
+		if err := os.MkdirAll(dir, 0o700); err == nil {
+			_ = os.WriteFile(answer, []byte(distro+":"+got.Version), 0o600)
+		}
+	}
+	// The entry of a version never changes: its files are read once.
+	key := got.Package + "-" + sum([]byte(got.Version))[:16]
+	list, _, err := r.Cache.Get(ctx, filesKind, key, func(_ context.Context, tmp string) error {
+		r.say("reading %s %s for the first time", got.Package, got.Version)
+		files, _, err := scan(got.Dir, nil, nil)
+		if err != nil {
+			return err
+		}
+		m := memo{}
+		for p, s := range files {
+			m[p] = memoEntry{stat: "-", sum: s}
+		}
+		return m.write(filepath.Join(tmp, filesName))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read kernel source: %w", err)
+	}
+	s := &source{
+		Spec: r.Source, Package: got.Package + " " + got.Version, dir: got.Dir,
+		immutable: true, lineage: got.Package, files: fileSet{},
+	}
+	for p, e := range readMemo(filepath.Join(list, filesName)) {
 		s.files[p] = e.sum
 	}
 	if s.Version, err = checkTree(s.dir); err != nil {
@@ -177,89 +201,6 @@ func (r *request) debianSource(ctx context.Context, spec string) (*source, error
 	}
 	s.Identity = s.files.identity()
 	return s, nil
-}
-
-// newestDebian asks apt which version of the package it would install.
-func (r *request) newestDebian(ctx context.Context, series string) (string, error) {
-	dir := filepath.Join(r.Cache.Root(), stateDir)
-	answer := filepath.Join(dir, ".debian-"+series)
-	known, readErr := os.ReadFile(answer)
-	if fi, err := os.Stat(answer); err == nil && readErr == nil && time.Since(fi.ModTime()) < resolveAge {
-		return string(known), nil
-	}
-	if missing := findTools(ctx, r.env, []tool{aptTool}); len(missing) > 0 {
-		return "", hostErr(&ToolsError{Missing: missing})
-	}
-	pkg := "linux-source-" + series
-	out, err := r.run(ctx, "", "apt-get", "download", "--print-uris", pkg)
-	if m := filenameRE.FindSubmatch(out); err == nil && m != nil {
-		version, uerr := url.PathUnescape(string(m[1]))
-		if uerr != nil {
-			return "", fmt.Errorf("read apt-get's answer %q: %w", m[0], uerr)
-		}
-		if err := os.MkdirAll(dir, 0o700); err == nil {
-			_ = os.WriteFile(answer, []byte(version), 0o600)
-		}
-		return version, nil
-	}
-	if ctx.Err() != nil {
-		return "", ctx.Err()
-	}
-	if readErr == nil && len(known) > 0 {
-		r.say("apt does not answer, so %s is taken at version %s, the newest one known before", pkg, known)
-		return string(known), nil
-	}
-	if err == nil {
-		err = fmt.Errorf("apt-get said %q", bytes.TrimSpace(out))
-	}
-	return "", requestErr(fmt.Errorf("find package %s: %w (is there a deb line for it in /etc/apt/sources.list, and was apt-get update run? `apt-cache search linux-source` lists what there is)", pkg, err))
-}
-
-// unpackDebian downloads the package, without installing it, and unpacks the
-// tree to tmp/tree.
-func (r *request) unpackDebian(ctx context.Context, series, version, tmp string) error {
-	if missing := findTools(ctx, r.env, debianTools); len(missing) > 0 {
-		return hostErr(&ToolsError{Missing: missing})
-	}
-	if err := r.space(sourceBytes); err != nil {
-		return err
-	}
-	pkg := "linux-source-" + series
-	r.say("downloading %s %s", pkg, version)
-	if out, err := r.run(ctx, tmp, "apt-get", "download", pkg+"="+version); err != nil {
-		return fmt.Errorf("download %s=%s: %w: %s", pkg, version, err, lastLine(out))
-	}
-	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("download %s=%s: found %d packages instead of one: %w", pkg, version, len(debs), errors.Join(err, os.ErrNotExist))
-	}
-	r.say("unpacking %s", filepath.Base(debs[0]))
-	outer, tree := filepath.Join(tmp, "deb"), filepath.Join(tmp, "tree")
-	if out, err := r.run(ctx, tmp, "dpkg-deb", "-x", debs[0], outer); err != nil {
-		return fmt.Errorf("unpack %s: %w: %s", debs[0], err, lastLine(out))
-	}
-	tarball := filepath.Join(outer, "usr", "src", pkg+".tar.xz")
-	if err := os.Mkdir(tree, 0o700); err != nil {
-		return err
-	}
-	if out, err := r.run(ctx, tmp, "tar", "-x", "-f", tarball, "-C", tree, "--strip-components=1", "--no-same-owner"); err != nil {
-		return fmt.Errorf("unpack %s: %w: %s", tarball, err, lastLine(out))
-	}
-	if err := errors.Join(os.RemoveAll(outer), os.Remove(debs[0])); err != nil {
-		return err
-	}
-	if _, err := checkTree(tree); err != nil {
-		return err
-	}
-	files, _, err := scan(tree, nil, nil)
-	if err != nil {
-		return err
-	}
-	m := memo{}
-	for p, s := range files {
-		m[p] = memoEntry{stat: "-", sum: s}
-	}
-	return m.write(filepath.Join(tmp, filesName))
 }
 
 // run runs a short command in dir and returns what it printed.
@@ -279,9 +220,4 @@ func (r *request) run(ctx context.Context, dir, name string, args ...string) ([]
 		return out.Bytes(), fmt.Errorf("%s: %w", name, err)
 	}
 	return out.Bytes(), nil
-}
-
-func lastLine(out []byte) string {
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	return lines[len(lines)-1]
 }

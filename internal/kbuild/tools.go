@@ -26,16 +26,6 @@ type tool struct {
 	why    string
 }
 
-var (
-	aptTool     = tool{name: "apt-get", pkg: "apt", why: "fetches debian: sources"}
-	debianTools = []tool{
-		aptTool,
-		{name: "dpkg-deb", pkg: "dpkg", why: "unpacks debian: sources"},
-		{name: "tar", pkg: "tar", why: "unpacks debian: sources"},
-		{name: "xz", pkg: "xz-utils", why: "unpacks debian: sources"},
-	}
-)
-
 // Missing is a tool this machine lacks.
 type Missing struct {
 	Name    string // program or header
@@ -173,8 +163,8 @@ func getenv(env []string, name string) string {
 	return value
 }
 
-// What a build takes, measured for 6.12 and rounded up: an unpacked source with
-// its package, and make's output of a kasan kernel with its artifact.
+// What a build takes, measured for 6.12 and rounded up: a copy of the source,
+// and make's output of a kasan kernel with its artifact.
 const (
 	sourceBytes = 2 << 30
 	outputBytes = 3 << 30
