@@ -121,7 +121,7 @@ func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []
 		fs := flag.NewFlagSet(prefix+" "+c.name, flag.ContinueOnError)
 		fs.SetOutput(io.Err)
 		fs.Usage = func() {
-			fmt.Fprintf(fs.Output(), "Usage: %s %s [flags] %s\n\n%s\n", prefix, c.name, c.args, strings.TrimSpace(c.long))
+			fmt.Fprintf(fs.Output(), "Usage: %s\n\n%s\n", strings.TrimSpace(prefix+" "+c.name+" [flags] "+c.args), strings.TrimSpace(c.long))
 			if hasFlags(fs) {
 				fmt.Fprintln(fs.Output(), "\nFlags:")
 				fs.PrintDefaults()

@@ -260,7 +260,11 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 	if verdict == result.VerdictInfra {
 		code = exitInfra
 	}
-	return &exitError{code, fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, filepath.Join(g.dir, "console.log"))}
+	log := filepath.Join(g.dir, "console.log")
+	if _, err := os.Stat(log); err != nil { // no VM was started
+		return &exitError{code, fmt.Errorf("%s: %s", verdict, reason)}
+	}
+	return &exitError{code, fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, log)}
 }
 
 func sameFile(a, b *os.File) bool {
