@@ -29,6 +29,7 @@ type sample struct {
 	frame     string
 	corrupted bool
 	panicked  bool
+	count     int // reports in the log, 0 if not said
 	log       []byte
 }
 
@@ -58,6 +59,8 @@ func readSample(t testing.TB, file string) sample {
 			s.frame = value
 		case "CORRUPTED":
 			s.corrupted = value == "Y"
+		case "COUNT":
+			s.count = countOf(value)
 		case "PANICKED":
 			s.panicked = value == "Y"
 		}

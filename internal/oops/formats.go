@@ -90,11 +90,11 @@ func bugTable() []*oops {
 		// mm/kfence/report.c
 		{start: re(`^BUG: KFENCE: memory corruption in {{FUNC}}`), title: "KFENCE: memory corruption in {F}", named: 1, rule: blameKFENCE, noStack: true},
 		{start: re(`^BUG: KFENCE: invalid free in {{FUNC}}`), title: "KFENCE: invalid free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKFENCE, noStack: true},
-		{start: re(`^BUG: KFENCE: ([a-z\- ]+?)(?: in)? {{FUNC}}`), title: "KFENCE: {1} in {F}", alts: []string{badAccess}, named: 2, rule: blameKFENCE, noStack: true},
+		{start: re(`^BUG: KFENCE: ([a-z\- ]+?) in {{FUNC}}`), title: "KFENCE: {1} in {F}", alts: []string{badAccess}, named: 2, rule: blameKFENCE, noStack: true},
 		// arch/*/mm/fault.c
 		{start: re(`^BUG: (?:unable to handle kernel NULL pointer dereference|kernel NULL pointer dereference|Kernel NULL pointer dereference)`), title: "BUG: unable to handle kernel NULL pointer dereference in {F}", alts: []string{badAccess}, rule: blamePC},
 		{start: re(`^BUG: (?:unable to handle kernel paging request|unable to handle page fault for address)`), title: "BUG: unable to handle kernel paging request in {F}", alts: []string{badAccess}, rule: blamePC},
-		{start: re(`^BUG: [Uu]nable to handle kernel ([a-z /\-]+?)(?: at .*| for .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
+		{start: re(`^BUG: [Uu]nable to handle kernel ([a-z /\-]+?)(?: on (?:read|write))?(?: at .*| for .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
 		{start: re(`^BUG: (?:TASK |IRQ |NMI |#DF )?stack guard page was hit`), title: "BUG: stack guard page was hit in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},
 		// kernel/watchdog.c, kernel/workqueue.c
 		{start: re(`^BUG: soft lockup`), title: "BUG: soft lockup in {F}", alts: []string{"stall in {F}"}, rule: blameLoop, bucket: true},

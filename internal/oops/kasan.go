@@ -14,7 +14,7 @@ var (
 	kasanFreeRe   = regexp.MustCompile(`^\s*Free of addr ([0-9a-f]+)(?: by task (.+)/(\d+))?`)
 	kasanCacheRe  = regexp.MustCompile(`which belongs to the cache (\S+) of size (\d+)`)
 	kasanCacheOld = regexp.MustCompile(`^\s*Object at [0-9a-f]+, in cache (\S+) size: (\d+)`)
-	kasanWhereRe  = regexp.MustCompile(`(?:The buggy address is located|located) ((\d+) bytes (inside of|to the right of|to the left of|to the right|to the left)(.*?))(?:\s*\[[^\]]*\)?\]?)?$`)
+	kasanWhereRe  = regexp.MustCompile(`(?:The buggy address is located|located) ((\d+) bytes (inside of|to the right of|to the left of)([^\[]*))`)
 	kasanTagRe    = regexp.MustCompile(`Pointer tag: \[([0-9a-f]+)\], memory tag: \[([0-9a-f]+)\]`)
 	kasanTaskRe   = regexp.MustCompile(`(?:Allocated|Freed) by task (\d+)`)
 	kasanOldPIDRe = regexp.MustCompile(`^\s*PID = (\d+)`)
@@ -34,9 +34,12 @@ func kasanFacts(b *body) *KASAN {
 	var memory []string
 	shadow := false
 	var old *int // where an old style "PID = 1" belongs
-	for _, text := range b.lines[1:] {
+	for i, text := range b.lines[1:] {
 		if strings.Contains(text, "BUG: KASAN:") {
 			break
+		}
+		if strings.HasSuffix(text, " of") && i+2 < len(b.lines) {
+			text += " " + strings.TrimSpace(b.lines[i+2]) // one sentence on two lines
 		}
 		k.access(text)
 		if m := kasanTagRe.FindStringSubmatch(text); m != nil {

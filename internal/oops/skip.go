@@ -25,7 +25,7 @@ var never = [][]string{
 		`kasan`, `^_*asan`, `^_*hwasan`, `^_*msan`, `kmsan`, `^_*tsan`, `kcsan`, `kfence`, `__sanitizer`, `^memory_is_`, `^bytes_is_nonzero`, `^check_(memory_region|region_inline)`,
 		`^instrument_`, `^_*check_(heap_object|object|stack_object|page_span|kernel_text_object|bogus_address)`, `^usercopy_`, `^report_usercopy`, `^read_word_at_a_time`, `^(read|write)_once`,
 		`^_*debug_(object|check_no_obj|check_no_locks|dma_assert|timer_|work_|hrtimer_|rcu_head)`, `debug_objects?_`, `^(timer|work|hrtimer)_is_static_object`, `^kmemleak`, `^_*fortify`,
-		`^object_err`, `^slab_`, `^slob_`, `^(free|alloc)_debug`, `^free_to_partial_list`, `^qlist_`, `^quarantine_`, `^_*(re)?set_page_owner`, `^_*page_table_check`,
+		`^object_err`, `^check_(bytes|pad|slab)_?`, `^slab_`, `^slob_`, `^(free|alloc)_debug`, `^free_to_partial_list`, `^qlist_`, `^quarantine_`, `^_*(re)?set_page_owner`, `^_*page_table_check`,
 		`virt_to_phys`, `^_*phys_addr`, `^_*virt_addr_valid`,
 	},
 	// Allocation and freeing.
