@@ -79,7 +79,7 @@ func (m *Machine) Suites(ctx context.Context, src Source, names []string) ([]Sui
 	var pkgs []string
 	out := make([]Suite, len(names))
 	for i, n := range names {
-		if st, err := os.Stat(n); err == nil && st.Mode().IsRegular() {
+		if isFile(n) {
 			abs, err := filepath.Abs(n)
 			if err != nil {
 				return nil, err
@@ -113,10 +113,20 @@ func (m *Machine) Suites(ctx context.Context, src Source, names []string) ([]Sui
 		if !filepath.IsAbs(out[i].Binary) {
 			out[i].Binary = filepath.Join(dir, out[i].Binary)
 		}
-		wg.Go(func() { out[i], errs[i] = Describe(ctx, out[i].Binary) })
+		wg.Go(func() {
+			out[i], errs[i] = Describe(ctx, out[i].Binary)
+			if out[i].Given = names[i]; isFile(names[i]) {
+				out[i].Given = out[i].Binary
+			}
+		})
 	}
 	wg.Wait()
 	return out, errors.Join(errs...)
+}
+
+func isFile(name string) bool {
+	st, err := os.Stat(name)
+	return err == nil && st.Mode().IsRegular()
 }
 
 func contains(list []string, s string) bool {

@@ -129,7 +129,11 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 	if x.Short {
 		args = append(args, "-test.short")
 	}
-	repro := x.Command + " -suite " + s.Spec.Name
+	given := s.Given
+	if given == "" {
+		given = s.Spec.Name
+	}
+	repro := x.Command + " -suite " + shellQuote(given)
 	for _, f := range []struct{ name, value string }{{"run", x.Run}, {"skip", x.Skip}} {
 		if f.value != "" {
 			args = append(args, "-test."+f.name+"="+f.value)
@@ -158,13 +162,15 @@ func (m *Machine) memory(s Suite) int {
 }
 
 // selected drops the suites in which no test matches, and refuses expressions
-// that match nothing at all.
+// that match nothing at all or are none.
 func selected(x Matrix) ([]Suite, error) {
+	if _, err := topLevel(x.Skip); err != nil {
+		return nil, fmt.Errorf("-skip %s: %w", x.Skip, err)
+	}
 	if x.Run == "" {
 		return x.Suites, nil
 	}
-	// The first element names top-level tests (go help testflag).
-	re, err := regexp.Compile(firstElement(x.Run))
+	match, err := topLevel(x.Run)
 	if err != nil {
 		return nil, fmt.Errorf("-run %s: %w", x.Run, err)
 	}
@@ -173,7 +179,7 @@ func selected(x Matrix) ([]Suite, error) {
 	for _, s := range x.Suites {
 		hit := false
 		for _, t := range s.Tests {
-			hit = hit || re.MatchString(t)
+			hit = hit || match(t)
 			all = append(all, t)
 		}
 		if hit {
@@ -186,25 +192,66 @@ func selected(x Matrix) ([]Suite, error) {
 	return out, nil
 }
 
-// firstElement cuts a slash-separated test expression as package testing does:
-// slashes in brackets do not separate (testing/match.go: splitRegexp).
-func firstElement(s string) string {
-	depth := 0
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '[', '(':
-			depth++
-		case ']', ')':
-			depth = max(0, depth-1)
-		case '\\':
-			i++
-		case '/':
-			if depth == 0 {
-				return s[:i]
+// topLevel returns whether a test expression can match a top-level test: the
+// first element of any alternative does (go help testflag).
+func topLevel(expr string) (func(test string) bool, error) {
+	var first []*regexp.Regexp
+	for _, alt := range splitTests(expr) {
+		for i, e := range alt {
+			re, err := regexp.Compile(e)
+			if err != nil {
+				return nil, err
+			}
+			if i == 0 {
+				first = append(first, re)
 			}
 		}
 	}
-	return s
+	return func(test string) bool {
+		for _, re := range first {
+			if re.MatchString(test) {
+				return true
+			}
+		}
+		return false
+	}, nil
+}
+
+// splitTests cuts a test expression into alternatives and these into elements
+// as package testing does: what is in brackets does not separate
+// (testing/match.go: splitRegexp).
+func splitTests(s string) [][]string {
+	var out [][]string
+	var alt []string
+	square, round, from := 0, 0, 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '[':
+			square++
+		case ']':
+			square = max(0, square-1) // an unmatched one is legal
+		case '(':
+			if square == 0 {
+				round++
+			}
+		case ')':
+			if square == 0 {
+				round--
+			}
+		case '\\':
+			i++
+		case '/', '|':
+			if square != 0 || round != 0 {
+				continue
+			}
+			alt = append(alt, s[from:i])
+			if s[i] == '|' {
+				out, alt = append(out, alt), nil
+			}
+			from = i + 1
+		}
+	}
+	return append(out, append(alt, s[from:]))
 }
 
 // Nearest returns "; nearest: a, b, c" for a name that matches nothing, or "".

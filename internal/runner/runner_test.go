@@ -107,11 +107,29 @@ func TestNearest(t *testing.T) {
 	assert.Equal(t, Nearest("zzzzzzzzzzzz", have), "")
 }
 
-func TestFirstElement(t *testing.T) {
-	for in, want := range map[string]string{
-		"TestA": "TestA", "TestA/sub": "TestA", "Test[/]A/x": "Test[/]A", "(a/b)/c": "(a/b)", `a\/b/c`: `a\/b`, "": "",
+func TestSplitTests(t *testing.T) {
+	for in, want := range map[string][][]string{
+		"TestA": {{"TestA"}}, "TestA/sub": {{"TestA", "sub"}}, "Test[/]A/x": {{"Test[/]A", "x"}}, "(a/b)/c": {{"(a/b)", "c"}},
+		`a\/b/c`: {{`a\/b`, "c"}}, "": {{""}}, "a/b|c": {{"a", "b"}, {"c"}}, "(a|b)/c": {{"(a|b)", "c"}}, "a||b": {{"a"}, {""}, {"b"}},
+		"[(]/b": {{"[(]", "b"}}, "a]/b": {{"a]", "b"}},
 	} {
-		assert.Equal(t, firstElement(in), want, "of %q", in)
+		assert.DeepEqual(t, splitTests(in), want)
+	}
+}
+
+// TestSelected: a suite is only left out when none of its tests can match.
+func TestSelected(t *testing.T) {
+	x := Matrix{Suites: []Suite{{Tests: []string{"TestA", "TestB"}}, {Tests: []string{"TestC"}}}}
+	for run, want := range map[string]int{"": 2, "TestA": 1, "TestC/sub": 1, "TestA/x|TestC": 2, "TestC|TestA/x": 2, "A|B": 1, "^Test": 2} {
+		x.Run = run
+		got, err := selected(x)
+		assert.NilError(t, err)
+		assert.Check(t, is.Len(got, want), "-run %s", run)
+	}
+	for _, bad := range []Matrix{{Run: "TestD"}, {Run: "Test("}, {Run: "TestA/("}, {Skip: "("}, {Run: "TestA", Skip: "b/("}} {
+		bad.Suites = x.Suites
+		_, err := selected(bad)
+		assert.Check(t, err != nil, "%+v", bad)
 	}
 }
 

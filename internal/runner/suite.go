@@ -34,9 +34,11 @@ func guestEnviron(extra []string) []string {
 
 // Suite is a suite's test binary and what it says of itself.
 type Suite struct {
-	Binary string      `json:"-"`
-	Spec   suites.Spec `json:"spec"`
-	Tests  []string    `json:"tests"`
+	Binary string `json:"-"`
+	// Given is what the user called it, to run it again; "" is its name.
+	Given string      `json:"-"`
+	Spec  suites.Spec `json:"spec"`
+	Tests []string    `json:"tests"`
 }
 
 // SuiteJob is one suite for one VM.
