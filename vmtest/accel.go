@@ -96,7 +96,11 @@ func Version(ctx context.Context, qemu string) (major, minor int, err error) {
 	if !ok {
 		out, err := exec.CommandContext(ctx, path, "--version").Output()
 		if err != nil {
-			return 0, 0, fmt.Errorf("run %s --version: %w", path, err)
+			var words string
+			if ee := (*exec.ExitError)(nil); errors.As(err, &ee) {
+				words = ownWords(string(ee.Stderr))
+			}
+			return 0, 0, fmt.Errorf("run %s --version: %w%s", path, err, words)
 		}
 		m := versionLine.FindSubmatch(out)
 		if m == nil {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -94,13 +95,17 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	return launch(ctx, c, arch, args.TCG, "using TCG: "+why)
 }
 
+// kvmRefused are the words of a QEMU that cannot use KVM (accel/kvm/kvm-all.c).
+// Just "kvm" would do for the path of a kernel.
+var kvmRefused = regexp.MustCompile(`(?i)failed to initialize kvm|access kvm kernel module|ioctl\(kvm_`)
+
 // tryKVM launches a machine and watches for the first byte on its console. When
 // the accelerator proves unusable it says why, and nothing is left of the
 // machine.
 func tryKVM(ctx context.Context, c Config, arch args.Arch, accel string, patience time.Duration) (vm *VM, why string, err error) {
 	vm, err = launch(ctx, c, arch, accel, "")
 	var se *StartError
-	if errors.As(err, &se) && strings.Contains(strings.ToLower(se.Exit.Stderr), "kvm") {
+	if errors.As(err, &se) && kvmRefused.MatchString(se.Exit.Stderr) {
 		return nil, firstLine(se.Exit.Stderr), nil
 	}
 	if err != nil {
@@ -258,7 +263,10 @@ func (vm *VM) handshake(ctx context.Context, qemu string) error {
 // startProblem chooses the best explanation for a start that failed with err.
 func startProblem(ctx context.Context, qemu string, exit Exit, err error) error {
 	switch {
-	case exit.Cause == Deadline || exit.Cause == Cancelled || errors.Is(err, ErrTooOld):
+	case exit.Cause == Deadline || exit.Cause == Cancelled:
+		// The killed QEMU's closed monitor may have been noticed first.
+		return context.Cause(ctx)
+	case errors.Is(err, ErrTooOld):
 		return err
 	case !errors.Is(err, monitor.ErrClosed):
 		return fmt.Errorf("%w%s", err, ownWords(exit.Stderr))

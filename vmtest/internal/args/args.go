@@ -23,9 +23,10 @@ type Arch struct {
 	Machine string
 	// CPU is the default value of -cpu for each accelerator.
 	CPU map[string]string
-	// Console are the kernel parameters for a console that is complete from
-	// the first byte, and for a kernel that reboots at once when it panics.
-	Console []string
+	// Params are the kernel parameters for a console that is complete from
+	// the first byte, for a kernel that reboots at once when it panics, and
+	// for boots that succeed on a busy host too.
+	Params []string
 	// CmdlineMax is COMMAND_LINE_SIZE of the architecture, with the
 	// terminating NUL (arch/*/include/asm/setup.h).
 	CmdlineMax int
@@ -45,7 +46,7 @@ func ForArch(goarch string) (Arch, error) {
 			// of them costs 5 % of a boot.
 			Machine: "q35,sata=off,smbus=off",
 			CPU:     map[string]string{TCG: "max,la57=off", KVM: "host"},
-			Console: []string{
+			Params: []string{
 				// No ",keep": the early console leaves when the real one
 				// arrives, so that no line is printed twice.
 				"earlyprintk=serial,ttyS0,115200",
@@ -54,6 +55,11 @@ func ForArch(goarch string) (Arch, error) {
 				// or somebody in the guest sets for the console.
 				"ignore_loglevel",
 				"panic=-1",
+				// The kernel counts timer ticks in a busy loop and panics with
+				// "IO-APIC + timer doesn't work!" when QEMU does not get the
+				// processor for that long. Linux drops the check by itself
+				// under KVM, for this reason (arch/x86/kernel/kvm.c).
+				"no_timer_check",
 			},
 			CmdlineMax: 2048,
 			VirtFlags:  []string{"vmx", "svm"},
@@ -130,7 +136,7 @@ func Build(s Spec) []Arg {
 		list = append(list, Unique("initrd", s.Initrd))
 	}
 	list = append(list,
-		Unique("append", strings.Join(append(append([]string(nil), s.Arch.Console...), s.Cmdline...), " ")),
+		Unique("append", strings.Join(append(append([]string(nil), s.Arch.Params...), s.Cmdline...), " ")),
 
 		Repeat("chardev", "qmp", opts("socket", "id", "qmp", "fd", strconv.Itoa(s.QMP))),
 		Unique("mon", "chardev=qmp,mode=control"),
