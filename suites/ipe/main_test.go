@@ -3,16 +3,12 @@
 package ipe
 
 import (
-	"os"
 	"testing"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/testmain"
 )
 
 var helpers = kit.Helpers{}
 
-func TestMain(m *testing.M) {
-	helpers.RunHelper()
-	_ = os.Chmod("/", 0o755)
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { testmain.Run(m, Spec, helpers) }
