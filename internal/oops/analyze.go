@@ -238,11 +238,13 @@ var (
 // facts fills in what the report says beside its title.
 func facts(r *Report, f *format, b *body) {
 	for i, text := range b.lines {
-		if m := cpuRe.FindStringSubmatch(text); m != nil && r.Comm == "" {
-			r.CPU, r.PID, r.Comm = number(m[1]), number(m[2]), m[3]
-			r.Taint, r.Kernel = strings.TrimSpace(m[4]), m[5]
+		if r.Comm == "" && strings.Contains(text, " Comm: ") {
+			if m := cpuRe.FindStringSubmatch(text); m != nil {
+				r.CPU, r.PID, r.Comm = number(m[1]), number(m[2]), m[3]
+				r.Taint, r.Kernel = strings.TrimSpace(m[4]), m[5]
+			}
 		}
-		if r.Kernel == "" {
+		if r.Kernel == "" && strings.Contains(text, "ainted") {
 			if m := taintRe.FindStringSubmatch(text); m != nil {
 				r.Taint, r.Kernel = strings.TrimSpace(m[1]), m[2]
 			}
@@ -293,6 +295,9 @@ func registers(b *body) string {
 	for _, text := range b.lines {
 		if len(out) > 0 && (strings.HasPrefix(text, "---[ end") || userPCRe.MatchString(text)) || len(out) >= maxRegisters {
 			break
+		}
+		if !strings.Contains(text, ":") && !strings.Contains(text, " is at ") && !strings.HasPrefix(text, "NIP [") && !strings.HasPrefix(text, "LR [") {
+			continue
 		}
 		if regRe.MatchString(text) && !strings.Contains(text, "CPU: ") && (!frameLook(text) || pcAnyRe.MatchString(text) || strings.Contains(text, " : ") || strings.HasPrefix(text, "Code")) {
 			out = append(out, strings.TrimRight(text, " "))

@@ -89,6 +89,9 @@ func decorate(f *Frame, rest string) {
 
 // parsePC reads a program counter line of the kernel (not of user space).
 func parsePC(text string) (Frame, bool) {
+	if !strings.Contains(text, "+0x") || !strings.ContainsAny(text[:min(len(text), 6)], "RENKFIP-pe") {
+		return Frame{}, false
+	}
 	if m := pcRe.FindStringSubmatch(text); m != nil {
 		f := Frame{Func: m[1], Raw: strings.TrimSpace(text)}
 		f.Offset, f.Size = hex(m[2]), hex(m[3])

@@ -191,7 +191,7 @@ func TestMemoryIsBounded(t *testing.T) {
 			fmt.Fprintf(&chunk, "[%5d.000000][ T%d]  fn_%d+0x1/0x2\n", i, i%40, j)
 		}
 	}
-	const total = 96 << 20
+	const total = 24 << 20
 	n := 0
 	s := oops.NewScanner(func(*oops.Report) { n++ })
 	var peak uint64

@@ -251,7 +251,7 @@ func (s *Scanner) preamble(l *line) []line {
 			continue
 		}
 		out = append(out, r.own())
-		if cutHere.Match(r.msg) {
+		if isCutHere(r.msg) {
 			slices.Reverse(out)
 			return out
 		}
@@ -261,8 +261,6 @@ func (s *Scanner) preamble(l *line) []line {
 	}
 	return nil
 }
-
-var cutHere = regexp.MustCompile(`-{4,}\[ cut here \]-|^8<--- cut here`)
 
 // remember keeps l for preamble.
 func (s *Scanner) remember(l *line) {
@@ -377,17 +375,6 @@ func (p *pending) overtaken(known bool) {
 	}
 }
 
-var (
-	// partRe matches lines that are part of some report.
-	partRe = regexp.MustCompile(`\+0x|\[<|^\s*(?:R[A-Z0-9]{2}|E[A-Z]{2}|[FCD]S|CR\d|DR\d|PKRU|EFLAGS|Code|pc|lr|sp|pstate|x\d+|r\d+|epc|gp|t\d|s\d+|a\d|status|NIP|MSR|GPR\d+|PC is at|LR is at|Krnl PSW|Stack|[0-9a-f]{4})\s*:|^\s*#\d+: |locks? held by|^\s*CPU: \d|^Hardware name|^Workqueue: |^Modules linked in|^\s*Call [Tt]race|[Bb]acktrace|^(?:Allocated|Freed|Uninit|Local variable|Read|Write|Free) |^The buggy|^Memory state|^[ >]*[0-9a-f]{8,16}: |^={5,}|^-{3}\[|^Kernel (?:panic|Offset)|^Rebooting in|Tainted: |[Nn]ot tainted|^\s*comm "|^\s*hex dump|^\s*<(?:/?[A-Z]+)>|^\s*task:|^rcu: |jiffies|page dumped|^(?:flags|raw): |^Internal error|^Process .*\(pid|^Exception stack|^\s*lock\(|is trying to|but task|which lock|other info|\{[-.+?]{4,6}\}|trace [0-9a-f]+ \]`)
-	// overRe matches the last line of a report.
-	overRe = regexp.MustCompile(`^-{3}\[ end Kernel panic|^Rebooting in `)
-	// endMarkRe matches lines after which only a panic or registers follow.
-	endMarkRe = regexp.MustCompile(`^-{3}\[ end trace|^={20,}\s*$`)
-	// bottomRe matches frames at the bottom of a stack.
-	bottomRe = regexp.MustCompile(`entry_SYS|ret_from_fork|^\s*el0t?_|ret_fast_syscall|cpu_startup_entry|start_secondary|secondary_startup|do_trap_ecall_u|system_call|__irq_usr|</TASK>`)
-)
-
 // add offers a line to the report.
 func (p *pending) add(l *line) {
 	if !p.owns(l.caller) {
@@ -396,7 +383,7 @@ func (p *pending) add(l *line) {
 			p.finish()
 			return
 		}
-		if p.foreignLines && partRe.Match(l.msg) {
+		if p.foreignLines && isPart(l.msg) {
 			p.keep(l.own())
 			p.last = len(p.lines) - 1
 		}
@@ -405,7 +392,7 @@ func (p *pending) add(l *line) {
 	}
 	p.foreign = 0
 	p.keep(l.own())
-	part := partRe.Match(l.msg)
+	part := isPart(l.msg)
 	if part {
 		p.idle = 0
 		p.last = len(p.lines) - 1
@@ -415,13 +402,13 @@ func (p *pending) add(l *line) {
 	if text := p.lines[len(p.lines)-1].text; !p.frames && frameLook(text) {
 		_, p.frames = parseFrame(text)
 	}
-	if p.frames && (bottomRe.Match(l.msg) || endMarkRe.Match(l.msg) || p.idle > 3) {
+	if p.frames && (isBottom(l.msg) || isEndMark(l.msg) || p.idle > 3) {
 		p.whole = true
 	}
-	if endMarkRe.Match(l.msg) && p.last > p.first+2 {
+	if isEndMark(l.msg) && p.last > p.first+2 {
 		p.ended = true
 	}
-	if overRe.Match(l.msg) {
+	if isOver(l.msg) {
 		p.finish()
 		return
 	}

@@ -66,7 +66,6 @@ var headers = []struct {
 
 var (
 	eoiRe = regexp.MustCompile(`^\s*(?:</IRQ>|<EOI>|</NMI>|<<EOE>>|</SOFTIRQ>)`)
-	endRe = regexp.MustCompile(`^(?:={20,}|-{3}\[ end )`)
 	// irqEntry matches the functions through which an interrupt enters.
 	irqEntry = regexp.MustCompile(`apic_timer_interrupt|^(?:asm_)?(?:__)?(?:sysvec|common_interrupt)|^ret_from_intr|^el[01]_irq|^el[01][ht]?_64_irq$|^__irq_(?:svc|usr)|^do_IRQ$|^reschedule_interrupt|^call_function(?:_single)?_interrupt|^handle_riscv_irq|^do_irq$|^timer_interrupt|^ext_int_handler|^hardware_interrupt_common|^decrementer_common|^retint_|^xen_hvm_callback`)
 )
@@ -101,16 +100,16 @@ func parseBody(lines []string) *body {
 			}
 			continue
 		}
-		if endRe.MatchString(text) {
+		if strings.HasPrefix(text, "---[ end") || strings.HasPrefix(text, "====================") {
 			if i > 3 {
 				b.open(secOther, "", i)
 			}
 			continue
 		}
-		if cur.kind == secTrace && cur.irq == 0 && eoiRe.MatchString(text) {
+		if cur.kind == secTrace && cur.irq == 0 && strings.Contains(text, "<") && eoiRe.MatchString(text) {
 			cur.irq = len(cur.frames)
 		}
-		if userPCRe.MatchString(text) {
+		if strings.Contains(text, "IP: 00") && userPCRe.MatchString(text) {
 			b.open(secOther, "", i)
 			continue
 		}
@@ -146,6 +145,9 @@ func parseBody(lines []string) *body {
 
 func headerOf(text string) (sectionKind, bool) {
 	if strings.Contains(text, "+0x") && !strings.Contains(text, "last ") {
+		return 0, false
+	}
+	if !headerLook(text) {
 		return 0, false
 	}
 	for _, h := range headers {
