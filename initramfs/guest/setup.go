@@ -5,6 +5,8 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"path"
 	"strings"
 
@@ -119,6 +121,7 @@ func setUpRest(sys system, b *bootReport) {
 	if err := sys.setHostname("kvmrun"); err != nil {
 		b.warn("set host name: %v", err)
 	}
+	ignoreSignals()
 	for _, l := range []struct {
 		name       string
 		resource   int
@@ -134,6 +137,17 @@ func setUpRest(sys system, b *bootReport) {
 			b.warn("set %s: %v", l.name, err)
 		}
 	}
+}
+
+// ignoreSignals keeps anybody from ending PID 1 with a signal, which would be a
+// kernel panic: Go's runtime has handlers for all of them, so that the kernel
+// does not take them for ignored. They are caught, not ignored, because
+// programs would inherit that.
+func ignoreSignals() {
+	signal.Notify(make(chan os.Signal, 1), // never read: what does not fit is dropped
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGILL, unix.SIGTRAP, unix.SIGABRT, unix.SIGBUS, unix.SIGFPE,
+		unix.SIGUSR1, unix.SIGSEGV, unix.SIGUSR2, unix.SIGPIPE, unix.SIGALRM, unix.SIGTERM, unix.SIGSTKFLT,
+		unix.SIGXCPU, unix.SIGXFSZ, unix.SIGVTALRM, unix.SIGPROF, unix.SIGIO, unix.SIGPWR, unix.SIGSYS)
 }
 
 // mountOne mounts m where the kernel has the file system. A tmpfs is left out

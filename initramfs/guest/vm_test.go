@@ -4,6 +4,7 @@ package guest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,8 +12,11 @@ import (
 	"time"
 
 	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/initramfs/busybox"
+	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -88,15 +92,174 @@ func (m *machine) log(t testing.TB) string {
 	return string(b)
 }
 
+// machineCases need a machine of their own.
+var machineCases = []agentCase{
+	{"Set up", func(t *testing.T, c *client) {
+		res := c.run(t, helperRun("machine"))
+		assert.Equal(t, res.out, "host=kvmrun\nfiles=524288\nlo=<nil>\ndevkmsg=on\nlevel=8\nshm=<nil>\n")
+		res = c.run(t, helperRun("mounts"))
+		for _, m := range append(earlyMounts, otherMounts...) {
+			assert.Assert(t, cmp.Contains(res.out, " "+m.target+" "+m.fstype+" "))
+		}
+	}},
+	{"No descriptors inherited", func(t *testing.T, c *client) {
+		out := c.run(t, helperRun("info")).out
+		// 3 and 4 are where Go's runtime reads its CPU limit.
+		_, fds, _ := strings.Cut(out, "fds=")
+		fds, _, _ = strings.Cut(fds, "\n")
+		for _, f := range strings.Fields(fds) {
+			assert.Assert(t, f == "0=/dev/null" || f == "1=pipe" || f == "2=pipe" || strings.Contains(f, "=/sys/fs/cgroup/"), fds)
+		}
+	}},
+	{"Mounts and processes are cleared away", func(t *testing.T, c *client) {
+		res := c.run(t, helperRun("mount", "/tmp/a", "/tmp/b c", "/tmp/a/d", "/mnt"))
+		assert.Equal(t, res.out, "")
+		assert.Equal(t, len(res.done.Warnings), 0, "%q", res.done.Warnings)
+		res = c.run(t, helperRun("mounts"))
+		assert.Assert(t, !strings.Contains(res.out, "/tmp/") && !strings.Contains(res.out, "/mnt"), res.out)
+	}},
+	{"Ports are the agent's", func(t *testing.T, c *client) {
+		res := c.run(t, helperRun("ports"))
+		assert.Equal(t, strings.Count(res.out, "device or resource busy"), len(wire.Ports), res.out)
+		assert.Equal(t, strings.Count(res.out, "\n"), len(wire.Ports))
+	}},
+	{"Signals to init", func(t *testing.T, c *client) {
+		res := c.run(t, helperRun("killinit"))
+		assert.Equal(t, res.out, "")
+		res = c.run(t, helperRun("print", "still there"))
+		assert.Equal(t, res.out, "still there\n")
+	}},
+	{"A quiet console", func(t *testing.T, c *client) {
+		assert.Equal(t, c.run(t, helperRun("quiet")).out, "")
+	}},
+	{"False marks in the kernel log", func(t *testing.T, c *client) {
+		res := c.run(t, helperRun("kmsg", "kvmrun: end nonce-0", strings.Repeat("long", 200), "\x01\x1b[2J", "<0>"+wire.FatalMark+"not really"))
+		assert.Equal(t, res.out, "")
+		assert.Equal(t, res.exited.Code, 0)
+	}},
+}
+
+// TestVMAgent runs all cases in one machine, one program after the other.
 func TestVMAgent(t *testing.T) {
 	m := boot(t, initramfs.Spec{}, vmtest.Config{})
-	t.Logf("%+v", m.ready)
+	t.Logf("ready: %+v", m.ready)
 	assert.Equal(t, m.ready.Version, wire.Version)
-	assert.Equal(t, len(m.ready.Warnings), 0)
-	res := m.run(t, wire.Run{Argv: []string{"/init", "-test.list=VMAgent"}})
-	assert.Equal(t, res.exited.Code, 0)
-	assert.Equal(t, res.out, "TestVMAgent\n")
-	assert.Equal(t, len(res.done.Warnings), 0)
+	assert.Equal(t, len(m.ready.Warnings), 0, "%q", m.ready.Warnings)
+	for _, test := range append(machineCases, agentCases...) {
+		if !t.Run(test.name, func(t *testing.T) { test.run(t, m.client) }) {
+			t.Fatal("the machine's state is not known after a failure")
+		}
+	}
 	m.shutdown(t)
-	assert.Assert(t, strings.Contains(m.log(t), wire.EndMark(res.done.Nonce)))
+	log := m.log(t)
+	for i := range m.runs {
+		assert.Assert(t, strings.Contains(log, wire.EndMark(fmt.Sprintf("nonce-%d\r\n", i+1))), "run %d", i+1)
+	}
+}
+
+// TestVMOneProcessor: blocking reads must not keep the agent from the rest.
+func TestVMOneProcessor(t *testing.T) {
+	m := boot(t, initramfs.Spec{}, vmtest.Config{CPUs: 1})
+	for _, test := range agentCases {
+		switch test.name {
+		case "Streams are apart", "Signals", "Much output", "Input that nobody reads", "Outlived by a flood", "Terminal input":
+			t.Run(test.name, func(t *testing.T) { test.run(t, m.client) })
+		}
+	}
+	m.shutdown(t)
+}
+
+func TestVMHostGone(t *testing.T) {
+	for _, busy := range []bool{false, true} {
+		t.Run(fmt.Sprintf("busy=%v", busy), func(t *testing.T) {
+			m := boot(t, initramfs.Spec{}, vmtest.Config{})
+			if busy {
+				m.start(t, helperRun("block"))
+				m.waitFor(t, "ready\n")
+			}
+			assert.NilError(t, m.vm.Port(wire.PortControl).Close())
+			assert.Equal(t, m.vm.Wait().Cause, vmtest.PowerOff)
+		})
+	}
+}
+
+func TestVMWithoutPorts(t *testing.T) {
+	for _, names := range [][]string{{}, {wire.PortControl, "other"}} {
+		t.Run(strings.Join(names, " "), func(t *testing.T) {
+			m := start(t, initramfs.Spec{}, vmtest.Config{Ports: names})
+			assert.Equal(t, m.vm.Wait().Cause, vmtest.PowerOff)
+			log := m.log(t)
+			_, last, ok := strings.Cut(log, wire.FatalMark)
+			assert.Assert(t, ok, log)
+			want := wire.PortControl
+			if len(names) > 0 {
+				want = wire.PortStdin
+			}
+			assert.Assert(t, strings.Contains(last, want) && strings.Contains(last, "CONFIG_VIRTIO_CONSOLE=y"), last)
+		})
+	}
+}
+
+// modulesDir is the directory that belongs to the kernel under test.
+func modulesDir(t *testing.T) string {
+	t.Helper()
+	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(os.Getenv("KVMRUN_KERNEL")), "../lib/modules/*"))
+	assert.NilError(t, err)
+	if len(dirs) != 1 {
+		t.Skipf("needs the kernel's modules in ../lib/modules/RELEASE beside KVMRUN_KERNEL, found %d (unpack the kernel's whole package)", len(dirs))
+	}
+	return dirs[0]
+}
+
+func TestVMModules(t *testing.T) {
+	dir := modulesDir(t)
+	m := boot(t, initramfs.Spec{ModulesDir: dir, Modules: []string{"loop", "dm-verity", "ext4"}}, vmtest.Config{})
+	assert.Equal(t, len(m.ready.Warnings), 0, "%q", m.ready.Warnings)
+	for _, name := range []string{"loop", "dm_verity", "dm_mod"} {
+		assert.Assert(t, cmp.Contains(m.ready.Modules, name))
+	}
+	res := m.run(t, wire.Run{Argv: []string{self, "/proc/modules"}, Env: []string{helperEnv + "=show"}})
+	assert.Assert(t, cmp.Contains(res.out, "dm_verity "))
+	m.shutdown(t)
+}
+
+// TestVMShell is u-root's shell as system(3) calls it.
+func TestVMShell(t *testing.T) {
+	kernel(t) // do not build anything only to skip
+	user, err := os.UserCacheDir()
+	assert.NilError(t, err)
+	// Where kvmrun itself keeps it: building it takes a minute.
+	c, err := cache.Open(filepath.Join(user, "kvmrun"))
+	assert.NilError(t, err)
+	dir, err := busybox.Build(context.Background(), c, func(l string) { t.Log(l) })
+	assert.NilError(t, err)
+	m := boot(t, initramfs.Spec{Busybox: dir}, vmtest.Config{})
+	for _, test := range []struct {
+		argv []string
+		out  string
+		code int
+	}{
+		{[]string{"/bin/sh", "-c", "ip link set dev lo up"}, "", 0},
+		{[]string{"sh", "-c", "echo a b | wc -w && cat /etc/hostname; exit 3"}, "2\nkvmrun\n", 3},
+		{[]string{"sh", "-c", "false"}, "", 1},
+		{[]string{"sh", "-c", "no-such-command"}, "", 127},
+		{[]string{"sh", "-c", "cd /etc && for i in hosts passwd; do ls $i; done"}, "hosts\npasswd\n", 0},
+		{[]string{"ip", "netns"}, "", 1},
+		{[]string{"uname", "-s"}, "Linux\n", 0},
+	} {
+		r := wire.Run{Argv: test.argv}
+		res := m.run(t, r)
+		if test.argv[0] == "ip" {
+			continue // only that it can be found
+		}
+		assert.Equal(t, res.exited.Code, test.code, "%q: %s%s", test.argv, res.out, res.err)
+		assert.Equal(t, res.out, test.out, "%q: %s", test.argv, res.err)
+	}
+	// By the bare name in argv[0], as system(3) does it.
+	r := helperRun("system", "echo from system && ip addr show dev lo")
+	res := m.run(t, r)
+	assert.Assert(t, cmp.Contains(res.out, "from system"), res.err)
+	assert.Assert(t, cmp.Contains(res.out, "127.0.0.1"), res.err)
+	assert.Equal(t, res.exited.Code, 0)
+	m.shutdown(t)
 }
