@@ -12,10 +12,21 @@ import (
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
+// needHugetlbFork skips private huge pages on kernels whose fork leaves the
+// parent's protection in the child's page tables (seen on Debian's 6.1; gone
+// since copy_hugetlb_page_range clears it, 6.4).
+func needHugetlbFork(t *testing.T, k kind) {
+	t.Helper()
+	if k == hugePrivate {
+		kit.NeedLinux(t, "6.4", "fork that clears the protection of huge pages")
+	}
+}
+
 // TestUnprotectKeepsCopyOnWrite: a page that fork shares must not become
 // writable in place when its protection is lifted.
 func TestUnprotectKeepsCopyOnWrite(t *testing.T) {
 	eachKind(t, []kind{anon, anonTHP, shmemPrivate, hugePrivate}, func(t *testing.T, s *subject, k kind) {
+		needHugetlbFork(t, k)
 		th := s.th(0)
 		r := th.populated(k, 2, 0x10)
 		u := th.watch(0, r)
@@ -49,6 +60,7 @@ func TestMprotectKeepsCopyOnWrite(t *testing.T) {
 // any trace of protection, and the parent keeps all of it.
 func TestForkWithoutEvent(t *testing.T) {
 	eachKind(t, kindsAndTHP, func(t *testing.T, s *subject, k kind) {
+		needHugetlbFork(t, k)
 		th := s.th(0)
 		r := th.populated(k, 3, 0x10)
 		u := th.watch(0, r)
