@@ -42,6 +42,10 @@ type Splat struct {
 	Test string `json:"test,omitempty"`
 	// Raw is the report's text, bounded by whoever filled it in.
 	Raw string `json:"raw,omitempty"`
+	// Log is the kernel log's file name in the job's directory.
+	Log string `json:"log,omitempty"`
+	// Repro is a command line that runs the test again on that kernel.
+	Repro string `json:"repro,omitempty"`
 	// Start and End are the report's byte offsets in the kernel log.
 	Start int64 `json:"start"`
 	End   int64 `json:"end"`

@@ -171,6 +171,7 @@ func (c *console) testsAt(offset int64) []string {
 type splat struct {
 	*oops.Report
 	test string
+	log  string // the file it is in
 }
 
 // splats returns the attributed reports. To be called after close.

@@ -96,8 +96,17 @@ type Program struct {
 	Timeout time.Duration
 	// Dir is an existing directory for console.log; it belongs to the caller.
 	Dir string
+	// Log is the name of the kernel log in Dir, "" for console.log.
+	Log string
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
+}
+
+func (p Program) log() string {
+	if p.Log == "" {
+		return "console.log"
+	}
+	return p.Log
 }
 
 // Outcome is what Exec found out: facts, no verdict.
@@ -116,6 +125,9 @@ type Outcome struct {
 	Notes     []string
 	LastWords []string // the kernel log's last lines
 	Disks     []DiskCheck
+	// Ended are the top-level tests that began and ended, Running those that
+	// began and did not.
+	Ended, Running []string
 	// Prepare is the host's work before QEMU's start, Boot from there until
 	// the guest was ready, First until the program's first output, Teardown
 	// from the end marker until QEMU was gone.
@@ -164,9 +176,11 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		out.Notes = append(out.Notes, n)
 	}
 	out.Splats = con.splats()
-	for _, sp := range out.Splats {
-		out.Panicked = out.Panicked || sp.Panicked
+	for i := range out.Splats {
+		out.Splats[i].log = p.log()
+		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
+	out.Ended, out.Running = con.progressOf()
 	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
 	out.Scanner = con.problem()
 	if out.Exit.ConsoleErr != nil {
@@ -216,7 +230,7 @@ func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
 		Ports:     wire.Ports,
 		Log:       m.Log,
 		// Beside the verdict's other evidence.
-		ConsoleFile: filepath.Join(p.Dir, "console.log"),
+		ConsoleFile: filepath.Join(p.Dir, p.log()),
 	}}
 	if m.MemoryMiB > 0 {
 		out.config.MemoryMiB = m.MemoryMiB

@@ -37,6 +37,9 @@ type Matrix struct {
 	Jobs int
 	// Dir gets a directory per job.
 	Dir string
+	// KeepGoing and PanicOnWarn say what happens at a kernel splat: by default
+	// the tests that are left run in a fresh VM.
+	KeepGoing, PanicOnWarn bool
 	// Command is the start of the command line that runs a job again.
 	Command string
 	// OnStart, OnEvent and OnDone, when set, tell of progress; they may be
@@ -144,6 +147,10 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro,
 		// The test binary's own limit comes first: it knows which test hangs.
 		Timeout: timeout + 10*time.Second,
+	}
+	job.KeepGoing = x.KeepGoing
+	if x.PanicOnWarn {
+		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}
 	if x.OnEvent != nil {
 		job.OnEvent = func(e gotest.Event) { x.OnEvent(i, e) }

@@ -63,6 +63,11 @@ type SuiteJob struct {
 	// Dir is an existing directory for the logs.
 	Dir   string
 	Repro string
+	// KeepGoing goes on in the same VM after a splat. Otherwise the tests that
+	// are left run in a fresh one, which a suite with Tests makes possible.
+	KeepGoing bool
+	// Cmdline is added to the kernel's command line.
+	Cmdline []string
 	// OnEvent, when set, sees tests begin and end. Not with Raw.
 	OnEvent func(gotest.Event)
 }
@@ -107,6 +112,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
 		Stdout: j.Raw, Stderr: j.RawErr,
 	}
+	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.Cmdline...)
 	facts := result.Facts{Program: j.Raw != nil}
 	var fold *gotest.Folder
 	var parser *gotest.Parser
@@ -122,7 +128,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		})
 		p.Stdout, p.Stderr = io.MultiWriter(stdout, parser), io.MultiWriter(stderr, fold.Stderr())
 	}
-	out := m.Exec(ctx, p)
+	out := m.runVMs(ctx, j, p)
 	if fold != nil {
 		_ = parser.Close()
 		sum := fold.Finish()
@@ -139,6 +145,70 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	}
 	judge(&job, facts, out, j)
 	return job, out.Exited
+}
+
+// runVMs runs the suite in one VM, and in further ones what a failing kernel
+// left undone. The outcome is that of all together.
+func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
+	out := newStream(p.Stdout, j.Args)
+	if p.Stdout != nil {
+		p.Stdout = out
+	}
+	env := p.Run.Env
+	if !j.KeepGoing && len(j.Suite.Tests) > 0 && resumable(j.Args) {
+		env = append(env[:len(env):len(env)], ResumeEnv+"=1")
+	}
+	p.Run.Env = env
+	var all Outcome
+	var done []string
+	for vm := 1; ; vm++ {
+		o := m.Exec(ctx, p)
+		failed := vm > 1 || len(o.Splats) > 0
+		var more []string
+		more, done = j.after(out, &o, done, failed)
+		if vm == 1 {
+			all = o
+		} else {
+			all.join(o)
+		}
+		if len(more) == 0 {
+			break
+		}
+		if vm == maxVMs {
+			all.Infra = fmt.Errorf("after %d VMs that ended with a kernel splat, %d tests are left: %s ...", vm, len(more), more[0])
+			break
+		}
+		m.progress("%s: kernel splat; %d tests go on in a fresh VM", j.ID, len(more))
+		p.Log = fmt.Sprintf("console-%d.log", vm+1)
+		p.Run.Env = append(env[:len(env):len(env)], DoneEnv+"="+strings.Join(done, "\n"))
+	}
+	if all.Exited != nil && all.Exited.Code == ExitPoisoned {
+		// Nothing was left to run: what it stands for is a failed test.
+		e := *all.Exited
+		e.Code = 1
+		all.Exited = &e
+	}
+	return all
+}
+
+// join adds what a further VM of the same job showed.
+func (o *Outcome) join(b Outcome) {
+	a := *o
+	*o = b
+	o.Splats = append(a.Splats, b.Splats...)
+	o.Panicked = a.Panicked || b.Panicked
+	o.Notes = append(a.Notes, b.Notes...)
+	o.Disks = append(a.Disks, b.Disks...)
+	if o.Infra == nil {
+		o.Infra = a.Infra
+	}
+	if o.Deadline == "" {
+		o.Deadline = a.Deadline
+	}
+	if o.Scanner == "" {
+		o.Scanner = a.Scanner
+	}
+	o.Boot, o.First = a.Boot, a.First
 }
 
 // suiteFiles are the kernel's own files for the suites.
@@ -167,11 +237,15 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	job.Notes = append(job.Notes, out.Notes...)
 	o := out.Facts()
 	job.Splats = o.Splats
-	for _, s := range job.Splats {
-		blame(job, s)
+	for i := range job.Splats {
+		s := &job.Splats[i]
+		if s.Repro = j.Repro; s.Test != "" && j.Repro != "" {
+			s.Repro += " -run " + shellQuote("^"+s.Test+"$")
+		}
+		blame(job, *s)
 	}
 	if out.EndMarker {
-		for _, d := range out.Disks {
+		for _, d := range out.Disks { // of every VM that ended in order
 			c := result.Case{Name: "fsck/" + d.Disk, Status: result.StatusPass, Output: d.Output}
 			if d.Err != nil {
 				c.Status, c.Reason = result.StatusFail, fmt.Sprintf("%s: %v", d.Command, d.Err)
@@ -215,7 +289,7 @@ func (o Outcome) Facts() result.Facts {
 	for _, s := range o.Splats {
 		f.Splats = append(f.Splats, result.Splat{
 			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
-			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End,
+			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.log,
 		})
 	}
 	if o.Infra != nil {

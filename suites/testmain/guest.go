@@ -7,10 +7,12 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
@@ -27,7 +29,16 @@ func runGuest(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "kvmrun: make the directory for profiles in the guest:", err)
 		return 1
 	}
+	drop(m, strings.Split(os.Getenv(runner.DoneEnv), "\n"))
+	resume := os.Getenv(runner.ResumeEnv) != ""
+	var running atomic.Int32
 	wrap(m, func(t *testing.T, name string, f func(*testing.T)) {
+		// A kernel with a splat is no place for another test, unless a
+		// parallel one still runs here.
+		if resume && running.Load() == 0 && log.poisoned() {
+			os.Exit(runner.ExitPoisoned)
+		}
+		running.Add(1)
 		log.write(wire.TestMark(name, true))
 		from := log.position()
 		// Cleanups run last in, first out: this one comes after the test's
@@ -40,6 +51,7 @@ func runGuest(m *testing.M) int {
 				t.Error("skip not earned: a test of a suite skips by kit.NeedKconfig, NeedLinux, NeedFeature or NotShort, so that the reason can be checked")
 			}
 			log.write(wire.TestMark(name, false))
+			running.Add(-1)
 		})
 		f(t)
 	})
@@ -53,8 +65,7 @@ type kmsg struct {
 	mu   sync.Mutex
 	r    int // raw and non-blocking: os.File would hand it to the poller
 	seen int // records read
-	// bad are the records of level warning or worse with their position; only
-	// they, and what follows them, can be a splat.
+	bad  int // records that poisoned has looked at
 	text []record
 }
 
@@ -146,6 +157,24 @@ func (k *kmsg) position() int {
 	defer k.mu.Unlock()
 	k.drain()
 	return k.seen
+}
+
+// poisoned says whether the kernel has ever printed a splat since the tests
+// began, in a test or between two.
+func (k *kmsg) poisoned() bool {
+	k.mu.Lock()
+	from, before := k.bad, k.bad < 0
+	k.mu.Unlock()
+	if before {
+		return true
+	}
+	found := len(k.splats(from)) > 0
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.bad = k.seen; found {
+		k.bad = -1
+	}
+	return found
 }
 
 // splats returns the kernel's reports since a position.

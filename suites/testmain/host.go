@@ -34,6 +34,7 @@ const howTo = "no kernel given, nothing tested; run: go test ./suites/... -kerne
 // hostFlags are the flags that end here; all others go on to the guest.
 type hostFlags struct {
 	kernel, modules, kconfig, accel, logs string
+	keepGoing, panicOnWarn                bool
 }
 
 func (h *hostFlags) register(fs *flag.FlagSet) {
@@ -41,12 +42,14 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&h.modules, "modules", "", "the kernel's lib/modules/RELEASE directory; default: found beside the kernel")
 	fs.StringVar(&h.kconfig, "kconfig", "", "the kernel's .config; default: found in or beside the kernel")
 	fs.StringVar(&h.accel, "accel", "auto", "what runs the guest: kvm, tcg or auto")
+	fs.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
+	fs.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
 }
 
 func (h *hostFlags) own(name string) bool {
 	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs":
+	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn":
 		return true
 	}
 	return false
@@ -145,10 +148,17 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		}
 	}
 	job := runner.SuiteJob{
-		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec},
+		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: names(m)},
 		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
 		Raw: os.Stdout, RawErr: os.Stderr,
 		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir,
+	}
+	job.KeepGoing = h.keepGoing
+	if h.panicOnWarn {
+		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
+	}
+	if pkg, err := os.Getwd(); err == nil {
+		job.Repro = fmt.Sprintf("cd %s && go test -kernel %s", pkg, kernel)
 	}
 	res, exited := mach.RunRaw(ctx, job)
 	return report(os.Stderr, res, exited, dir)
@@ -175,6 +185,9 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 			where = "during " + s.Test
 		}
 		fmt.Fprintf(w, "kvmrun: kernel splat %s: %s\n%s\n", where, s.Title, strings.TrimRight(s.Raw, "\n"))
+		if s.Repro != "" {
+			fmt.Fprintf(w, "kvmrun: again: %s\n", s.Repro)
+		}
 	}
 	for _, n := range res.Notes {
 		fmt.Fprintln(w, "kvmrun:", n)

@@ -31,10 +31,7 @@ func Run(m *testing.M, spec suites.Spec, helpers kit.Helpers) {
 
 // describe prints what kvmrun wants to know before it boots anything.
 func describe(m *testing.M, spec suites.Spec) int {
-	s := runner.Suite{Spec: spec}
-	for _, t := range *tests(m) {
-		s.Tests = append(s.Tests, t.Name)
-	}
+	s := runner.Suite{Spec: spec, Tests: names(m)}
 	if err := json.NewEncoder(os.Stdout).Encode(s); err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: describe the suite:", err)
 		return 1

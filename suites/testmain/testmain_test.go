@@ -214,6 +214,46 @@ func TestKernelFailuresFail(t *testing.T) {
 	}
 }
 
+// TestTheRestRunsInAFreshVM: what comes after a test that killed the kernel is
+// run, every test ends once, and the run has failed.
+func TestTheRestRunsInAFreshVM(t *testing.T) {
+	kernel := needKernel(t)
+	const run = "TestPass$|TestZPanicKernel$|TestZPowerOff$|TestZZAfter$"
+	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", run)
+	assert.Equal(t, got.code, 1)
+	var lines []string
+	for _, l := range strings.Split(got.stdout, "\n") {
+		if strings.HasPrefix(l, "=== RUN") || strings.HasPrefix(l, "---") || l == "PASS" || l == "FAIL" {
+			lines = append(lines, regexp.MustCompile(` \(.*`).ReplaceAllString(l, ""))
+		}
+	}
+	assert.DeepEqual(t, lines, []string{
+		"=== RUN   TestPass", "--- PASS: TestPass",
+		"=== RUN   TestZPanicKernel", "--- FAIL: TestZPanicKernel",
+		"=== RUN   TestZPowerOff", "--- FAIL: TestZPowerOff",
+		"=== RUN   TestZZAfter", "--- PASS: TestZZAfter",
+		"FAIL", "FAIL",
+	})
+	assert.Check(t, is.Contains(got.stdout, "the kernel died during this test: kernel panic: sysrq triggered crash"))
+	assert.Check(t, is.Contains(got.stdout, "the VM ended during this test: power-off"))
+
+	got = goTest(t, nil, sample, "-kernel", kernel, "-json", "-run", run)
+	verdicts := map[string][]string{}
+	for _, l := range strings.Split(got.stdout, "\n") {
+		var e struct{ Action, Test string }
+		if json.Unmarshal([]byte(l), &e) == nil && e.Test != "" && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip") {
+			verdicts[e.Test] = append(verdicts[e.Test], e.Action)
+		}
+	}
+	assert.DeepEqual(t, verdicts, map[string][]string{
+		"TestPass": {"pass"}, "TestZPanicKernel": {"fail"}, "TestZPowerOff": {"fail"}, "TestZZAfter": {"pass"},
+	})
+
+	got = goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", run, "-keep-going")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, !strings.Contains(got.stdout, "TestZZAfter"), "-keep-going started another VM")
+}
+
 func TestHostileOutput(t *testing.T) {
 	kernel := needKernel(t)
 	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", "TestZHostile")

@@ -4,6 +4,7 @@ package testmain
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"unsafe"
 )
@@ -31,6 +32,20 @@ func keepTestsOnly(m *testing.M) {
 		}
 		reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().SetZero()
 	}
+}
+
+// names returns the names of the top-level tests.
+func names(m *testing.M) (out []string) {
+	for _, t := range *tests(m) {
+		out = append(out, t.Name)
+	}
+	return out
+}
+
+// drop removes tests by name.
+func drop(m *testing.M, names []string) {
+	list := tests(m)
+	*list = slices.DeleteFunc(*list, func(t testing.InternalTest) bool { return slices.Contains(names, t.Name) })
 }
 
 // wrap puts each test into around.

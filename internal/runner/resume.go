@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// A kernel that has printed a splat cannot be trusted any more, one that has
+// panicked is gone. The rest of the suite goes on in a fresh VM, and its output
+// is joined so that it reads, and parses, as that of one run: each test is
+// begun once and ends once.
+
+const (
+	// ResumeEnv, set to 1, tells the test binary in the guest to end with
+	// ExitPoisoned when a test is about to begin on a kernel that has printed
+	// a splat.
+	ResumeEnv = "KVMRUN_RESUME"
+	// DoneEnv lists tests that have run in earlier VMs, one a line.
+	DoneEnv = "KVMRUN_DONE"
+	// ExitPoisoned is that exit status; package testing uses 0, 1 and 2.
+	ExitPoisoned = 86
+	// maxVMs bounds how many VMs one suite may use up.
+	maxVMs = 25
+)
+
+// resumable says whether a run with these arguments can be taken up again in
+// another VM. Repetitions, benchmarks and profiles belong to one process.
+func resumable(args []string) bool {
+	for _, a := range args {
+		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		switch name {
+		case "test.count":
+			if value != "1" {
+				return false
+			}
+		case "test.failfast":
+			if value != "false" {
+				return false
+			}
+		case "test.cpu", "test.shuffle", "test.bench", "test.coverprofile", "test.cpuprofile", "test.memprofile",
+			"test.blockprofile", "test.mutexprofile", "test.trace":
+			if value != "" && value != "off" {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// remaining returns the tests that the arguments select and that are not done.
+func remaining(tests, args, done []string) []string {
+	all := func(string) bool { return true }
+	none := func(string) bool { return false }
+	run, skip := all, none
+	for _, a := range args {
+		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		switch {
+		case value == "":
+		case name == "test.run":
+			if f, err := topLevel(value); err == nil {
+				run = f
+			}
+		case name == "test.skip":
+			// One with a slash skips subtests only.
+			if f, err := topLevel(value); err == nil && onlyTop(value) {
+				skip = f
+			}
+		}
+	}
+	gone := map[string]bool{}
+	for _, d := range done {
+		gone[d] = true
+	}
+	var out []string
+	for _, t := range tests {
+		if !gone[t] && run(t) && !skip(t) {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// onlyTop says whether the expression names top-level tests alone.
+func onlyTop(expr string) bool {
+	for _, alternative := range splitTests(expr) {
+		if len(alternative) > 1 {
+			return false
+		}
+	}
+	return true
+}
+
+// progressOf returns the tests that ended and those that began and did not,
+// by the marks in the kernel log.
+func (c *console) progressOf() (ended, running []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.marks {
+		if !m.begin {
+			ended = append(ended, m.test)
+		}
+	}
+	return ended, c.testsAt(c.offset)
+}
+
+// stream joins the output of a suite's VMs. It passes on everything at once but
+// two kinds of line, whose meaning depends on what follows: "=== RUN" of a test
+// that a poisoned VM leaves to the next one, and the final "PASS" of a run in
+// which an earlier VM failed.
+type stream struct {
+	w    io.Writer
+	mark string // what begins package testing's own lines: ^V or nothing
+	// start is what of the current line was held back while it may still
+	// become one of those; line says that the current line is none of them.
+	held []byte
+	pass bool // the rest of the current line passes
+	err  error
+}
+
+var heldLines = []string{"=== RUN   ", "PASS\n"}
+
+// newStream returns a stream to w for a binary run with args.
+func newStream(w io.Writer, args []string) *stream {
+	s := &stream{w: w}
+	for _, a := range args {
+		if a == "-test.v=test2json" {
+			s.mark = "\x16"
+		}
+	}
+	return s
+}
+
+// candidate says whether line may be, or become, one that is held back.
+func (s *stream) candidate(line []byte) bool {
+	for _, h := range heldLines {
+		h = s.mark + h
+		n := min(len(h), len(line))
+		if string(line[:n]) == h[:n] {
+			return true
+		}
+	}
+	return false
+}
+
+// Write implements io.Writer; its error is that of the underlying writer.
+func (s *stream) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 && s.err == nil {
+		if len(s.held) > 0 && s.held[len(s.held)-1] == '\n' {
+			s.flush() // a line came after it
+		}
+		i := bytes.IndexByte(p, '\n') + 1
+		if i == 0 {
+			i = len(p)
+		}
+		part := p[:i]
+		p = p[i:]
+		ends := part[len(part)-1] == '\n'
+		if s.pass {
+			s.put(part)
+			s.pass = !ends
+			continue
+		}
+		s.held = append(s.held, part...)
+		if !s.candidate(s.held) || len(s.held) > maxLine {
+			s.flush()
+			s.pass = !ends
+		}
+	}
+	return n, s.err
+}
+
+func (s *stream) put(b []byte) {
+	if s.err == nil && len(b) > 0 {
+		_, s.err = s.w.Write(b)
+	}
+}
+
+func (s *stream) flush() {
+	s.put(s.held)
+	s.held = s.held[:0]
+}
+
+// end ends the output of one VM: poisoned drops the beginning of a test that
+// the next VM runs, failed turns a final PASS into FAIL.
+func (s *stream) end(poisoned, failed bool) {
+	switch held := string(s.held); {
+	case poisoned && strings.HasPrefix(held, s.mark+"=== RUN   "):
+		s.held = s.held[:0]
+	case failed && held == s.mark+"PASS\n":
+		s.held = append(s.held[:0], s.mark+"FAIL\n"...)
+	}
+	s.flush()
+	if s.pass { // the last line had no end
+		s.put([]byte("\n"))
+		s.pass = false
+	}
+}
+
+// fail says, as package testing would have, that a test failed because its VM
+// ended.
+func (s *stream) fail(test, why, text string) {
+	var b strings.Builder
+	if s.mark != "" {
+		fmt.Fprintf(&b, "%s=== NAME  %s\n", s.mark, test)
+	} else {
+		fmt.Fprintf(&b, "--- FAIL: %s (0.00s)\n", test)
+	}
+	fmt.Fprintf(&b, "    kvmrun: %s\n", why)
+	for _, l := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		if l = strings.TrimRight(l, "\r"); l != "" {
+			fmt.Fprintf(&b, "        %s\n", oneLine(l))
+		}
+	}
+	if s.mark != "" {
+		fmt.Fprintf(&b, "%s--- FAIL: %s (0.00s)\n", s.mark, test)
+	}
+	s.put([]byte(b.String()))
+}
+
+// after decides what follows a VM: the tests that the next one has to run, or
+// none. It also ends the VM's output.
+func (j *SuiteJob) after(s *stream, out *Outcome, done []string, failed bool) (more []string, nowDone []string) {
+	done = append(done, out.Ended...)
+	poisoned := out.Exited != nil && out.Exited.Code == ExitPoisoned && out.EndMarker
+	lost := out.Exited == nil && out.Ready != nil && out.Infra == nil && out.Deadline == "" &&
+		out.Exit.Cause != vmtest.Killed && out.Exit.Cause != vmtest.Cancelled
+	s.end(poisoned, failed && out.Exited != nil)
+	if lost {
+		why, text := "the VM ended during this test: "+out.Exit.String(), ""
+		for _, sp := range out.Splats {
+			if sp.test != "" || sp.Panicked {
+				why, text = "the kernel died during this test: "+sp.Title, string(sp.Raw)
+				break
+			}
+		}
+		for i, t := range out.Running {
+			if i > 0 {
+				text = "" // once is enough
+			}
+			s.fail(t, why, text)
+			done = append(done, t)
+		}
+		if len(out.Running) == 0 {
+			return nil, done // it did not die of a test: starting again would not help
+		}
+	}
+	if !poisoned && !lost || j.KeepGoing || !resumable(j.Args) {
+		return nil, done
+	}
+	return remaining(j.Suite.Tests, j.Args, done), done
+}
