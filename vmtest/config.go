@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -229,7 +230,7 @@ func fileSize(what, path string) (int64, error) {
 
 func checkCmdline(list []string, arch args.Arch) error {
 	n := 0
-	for _, p := range append(append([]string(nil), arch.Params...), list...) {
+	for _, p := range slices.Concat(arch.Params, arch.Patience, list) {
 		if strings.ContainsAny(p, "\n\r\x00") {
 			return fmt.Errorf("kernel parameter %q contains a line end or NUL", p)
 		}

@@ -27,6 +27,11 @@ type Arch struct {
 	// the first byte, for a kernel that reboots at once when it panics, and
 	// for boots that succeed on a busy host too.
 	Params []string
+	// Patience are the kernel parameters under TCG, where a busy host stops
+	// single processors for as long as it likes and the guest's clock runs on:
+	// the kernel's own watchdogs must not take that for its fault. Who wants
+	// them to bite early says so in Cmdline, which comes later.
+	Patience []string
 	// CmdlineMax is COMMAND_LINE_SIZE of the architecture, with the
 	// terminating NUL (arch/*/include/asm/setup.h).
 	CmdlineMax int
@@ -60,6 +65,11 @@ func ForArch(goarch string) (Arch, error) {
 				// processor for that long. Linux drops the check by itself
 				// under KVM, for this reason (arch/x86/kernel/kvm.c).
 				"no_timer_check",
+			},
+			Patience: []string{
+				"watchdog_thresh=60",                 // soft lockups after twice that, not 20 s (kernel/watchdog.c)
+				"rcupdate.rcu_cpu_stall_timeout=300", // not 21 s; more is cut (kernel/rcu/tree_stall.h)
+				"workqueue.watchdog_thresh=300",      // not 30 s (kernel/workqueue.c)
 			},
 			CmdlineMax: 2048,
 			VirtFlags:  []string{"vmx", "svm"},
@@ -135,8 +145,12 @@ func Build(s Spec) []Arg {
 	if s.Initrd != "" {
 		list = append(list, Unique("initrd", s.Initrd))
 	}
+	params := append([]string(nil), s.Arch.Params...)
+	if s.Accel == TCG {
+		params = append(params, s.Arch.Patience...)
+	}
 	list = append(list,
-		Unique("append", strings.Join(append(append([]string(nil), s.Arch.Params...), s.Cmdline...), " ")),
+		Unique("append", strings.Join(append(params, s.Cmdline...), " ")),
 
 		Repeat("chardev", "qmp", opts("socket", "id", "qmp", "fd", strconv.Itoa(s.QMP))),
 		Unique("mon", "chardev=qmp,mode=control"),
