@@ -25,6 +25,12 @@ import (
 	"github.com/kvmrun/kvmrun/internal/kconfig"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/kconfigs"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/ext4"
+	"github.com/kvmrun/kvmrun/suites/ipe"
+	"github.com/kvmrun/kvmrun/suites/landlock"
+	"github.com/kvmrun/kvmrun/suites/pamcap"
+	"github.com/kvmrun/kvmrun/suites/uffdwp"
 )
 
 // fakeMakefile has the targets of a kernel's Makefile that kbuild uses, over a
@@ -568,12 +574,25 @@ func kernelSource(t *testing.T) string {
 
 // Every profile's request survives a real kernel's configuration system.
 func TestRealProfiles(t *testing.T) {
-	c := config(t, kernelSource(t))
+	src := kernelSource(t)
+	c := config(t, "debian:6.12")
+	// As a fetched source it is linked, not copied, into each profile's tree.
+	c.Fetch = func(context.Context, string) (*kfetch.Source, error) {
+		return &kfetch.Source{Package: "linux-source", Version: "1", Dir: src}, nil
+	}
 	for _, p := range kconfigs.Profiles() {
 		c.Profile = p.Name
 		r, err := kbuild.Configure(context.Background(), c)
 		assert.NilError(t, err, p.Name)
 		assert.Equal(t, len(r.Absent), 0, "%s: %v", p.Name, r.Absent)
+		if p.Name != "kasan" {
+			continue
+		}
+		for _, s := range []suites.Spec{pamcap.Spec, landlock.Spec, ipe.Spec, uffdwp.Spec, ext4.Spec} {
+			for _, f := range kconfig.Check(r.Config, append(s.Kconfig, s.OptionalKconfig...)) {
+				assert.Check(t, f.Met, "suite %s needs CONFIG_%s, profile kasan has it %s", s.Name, f.Need, f.Value)
+			}
+		}
 	}
 }
 
