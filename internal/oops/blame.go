@@ -72,7 +72,13 @@ func blamePC(b *body, named string) string {
 			return fn
 		}
 	}
-	return blameNamed(b, named)
+	if fn := blameNamed(b, named); fn != "" {
+		return fn
+	}
+	if b.pc != nil && !b.has(secTrace) { // the report ends before its stack
+		return baseName(b.pc.Func)
+	}
+	return ""
 }
 
 // blameWarning takes the function that warned, but only with a stack as
@@ -85,22 +91,26 @@ func blameWarning(b *body, named string) string {
 	return blamePCOr(b, named)
 }
 
-// socketLocks take a socket's lock on behalf of a protocol.
-var socketLocks = regexp.MustCompile(`^_*(?:release|lock)_sock`)
-
-// blameLockWarning is blameWarning for lockdep's own warnings: whoever took the
-// lock is to blame, not a helper that locks.
-func blameLockWarning(b *body, named string) string {
-	fn := blameWarning(b, named)
-	if !socketLocks.MatchString(fn) {
-		return fn
-	}
-	for _, f := range reliable(b.trace().frames) {
-		if name := symbolName(f.Func); !innocent(name) && !socketLocks.MatchString(name) {
-			return name
+// warningBeyond is blameWarning for warnings that a helper prints on behalf of
+// its callers: functions that match extra are not blamed either.
+func warningBeyond(extra string) rule {
+	helper := regexp.MustCompile(extra)
+	return func(b *body, named string) string {
+		t := b.trace()
+		if t == nil || len(reliable(t.frames)) == 0 {
+			return ""
 		}
+		frames := []Frame{{Func: named}}
+		if b.pc != nil {
+			frames = append(frames, *b.pc)
+		}
+		for _, f := range reliable(append(frames, t.frames...)) {
+			if name := symbolName(f.Func); !innocent(name) && !helper.MatchString(name) {
+				return name
+			}
+		}
+		return ""
 	}
-	return fn
 }
 
 func blamePCOr(b *body, named string) string {
@@ -182,8 +192,8 @@ func blameLeak(b *body, _ string) string {
 	return first
 }
 
-// leakAlloc matches containers that allocate on behalf of a caller.
-var leakAlloc = regexp.MustCompile(`^_*(?:radix_tree_|idr_|ida_|xas_|xa_|mas_|mtree_|obj_cgroup_|percpu_ref_|bitmap_)`)
+// leakAlloc matches what allocates on behalf of a caller, by its name.
+var leakAlloc = regexp.MustCompile(`alloc|idr_get|create_object|list_lru_init|pcpu_create|mmap|(?:str|mem)n?dup`)
 
 // anchors are functions that dispatch work. A loop spends its time anywhere
 // below them, so the function they called is what identifies the bug.

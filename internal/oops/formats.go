@@ -111,12 +111,11 @@ func bugTable() []*oops {
 		{start: re(`^BUG: .*lock held (?:at task exit time|on exit)`), title: "BUG: lock held at task exit in {F}", rule: blameTrace},
 		{start: re(`^BUG: .*still has locks held`), title: "BUG: still has locks held in {F}", rule: blameTrace},
 		{start: re(`^BUG: Invalid wait context`), body: atLock, title: "WARNING: locking bug in {F}", named: 1, rule: blameNamed},
-		{start: re(`^BUG: key \S+ (?:not in \.data|has not been registered)`), title: "BUG: key not in .data in {F}", rule: blameTrace},
 		{start: re(`^BUG: (MAX_\w+ too low)`), title: "BUG: {1}!", noStack: true},
 		// mm
 		{start: re(`^BUG: memory leak`), title: "memory leak in {F}", rule: blameLeak, noStack: true},
 		{start: re(`^BUG: Bad page state`), title: "BUG: Bad page state in {F}", rule: blameFirst, noStack: true},
-		{start: re(`^BUG: Bad (page map|page cache)`), title: "BUG: Bad {1} in {F}", rule: blameTrace},
+		{start: re(`^BUG: Bad (page map|page cache)`), title: "BUG: Bad {1}"},
 		{start: re(`^BUG: Bad (rss-counter state)`), title: "BUG: Bad {1}", noStack: true},
 		{start: re(`^BUG: (non-zero \w+ on freeing mm)`), title: "BUG: {1}", noStack: true},
 		{start: re(`^BUG: ([A-Z]?[a-z][\w\- ]*) (?:in|at) process`), title: "BUG: {1} in {F}", rule: blameTrace},

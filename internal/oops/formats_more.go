@@ -63,11 +63,11 @@ func warningTable() []*oops {
 	rows := lockdepFormats("WARNING")
 	rows = append(rows,
 		// lib, by the file that warns on behalf of a caller
-		format{start: atFile(`lib/refcount\.c`), title: "WARNING: refcount bug in {F}", named: 1, rule: blameWarning},
-		format{start: atFile(`lib/debugobjects\.c`), title: "WARNING: ODEBUG bug in {F}", named: 1, rule: blameWarning},
-		format{start: atFile(`lib/kobject\.c`), title: "WARNING: kobject bug in {F}", named: 1, rule: blameWarning},
-		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?fs/proc/generic\.c:\d+ (?:at )?(proc_register)`), title: "WARNING: proc registration bug in {F}", named: 1, rule: blameWarningCaller},
-		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: blameLockWarning},
+		format{start: atFile(`lib/refcount\.c`), title: "WARNING: refcount bug in {F}", named: 1, rule: warningBeyond(`refcount|kref|kobject|kset_`)},
+		format{start: atFile(`lib/debugobjects\.c`), title: "WARNING: ODEBUG bug in {F}", named: 1, rule: warningBeyond(`^_*(?:debug_|rcu|call_s?rcu|hrtimer_|timer_|init_timer|(?:add|mod|del|try_to_del)_timer|work_|init_work|queue_|flush_|percpu_|free_|destroy_|kobject_|slab_)`)},
+		format{start: atFile(`lib/kobject\.c`), title: "WARNING: kobject bug in {F}", named: 1, rule: warningBeyond(`kobject|kset_|^device_|sysfs`)},
+		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?fs/proc/generic\.c:\d+ (?:at )?(proc_register)`), title: "WARNING: proc registration bug in {F}", named: 1, rule: warningBeyond(`^_*proc_|^_*remove_proc`)},
+		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: warningBeyond(`lock_sock|^_*lock_|^_*(?:un)?lock$`)},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/\w+\.c:\d+ (?:at )?(_*kv?malloc_(?:node|slab|order|large)\w*|kmalloc_\w+)`), title: "WARNING: kmalloc bug in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/vmalloc\.c:\d+ (?:at )?(_*vmalloc_node_range\w*)`), title: "WARNING: zero-size vmalloc in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?drivers/usb/core/urb\.c:\d+ (?:at )?(usb_submit_urb)`), title: "WARNING in {F}", named: 1, rule: blameUSB},
@@ -87,35 +87,6 @@ func warningTable() []*oops {
 		{header: "WARNING:", formats: rows, strict: true, not: notices},
 	}
 }
-
-// blameWarningCaller is blameWarning for functions that warn on behalf of a
-// caller but are not innocent elsewhere.
-func blameWarningCaller(b *body, named string) string {
-	t := b.trace()
-	if t == nil {
-		return ""
-	}
-	seen := false
-	for _, f := range reliable(t.frames) {
-		name := baseName(f.Func)
-		switch {
-		case name == baseName(named):
-			seen = true
-		case seen && !innocent(name) && !procHelpers.MatchString(name):
-			return name
-		}
-	}
-	if !seen && b.pc != nil && baseName(b.pc.Func) == baseName(named) {
-		for _, f := range reliable(t.frames) {
-			if name := baseName(f.Func); !innocent(name) && !procHelpers.MatchString(name) {
-				return name
-			}
-		}
-	}
-	return blameWarning(b, named)
-}
-
-var procHelpers = regexp.MustCompile(`^_*proc_(?:create|mkdir|symlink|register|net_)`)
 
 // infoTable holds what begins with "INFO:".
 func infoTable() []*oops {
@@ -189,9 +160,9 @@ func otherTable() []*oops {
 			{start: re(`^trusty: .*ASSERT FAILED at \([^)]*\): (.+)`), title: "trusty: ASSERT FAILED: {1}", noStack: true},
 			{start: re(`^trusty: panic \(caller [^)]*\): (.+)`), title: "trusty: panic: {1}", noStack: true},
 		}},
-		{header: "SYZFAIL: ", formats: []format{
-			{start: re(`^SYZFAIL: (.+)`), title: "SYZFAIL: {1}", noStack: true},
-		}},
+		// What a fuzzer's helper programs print when they fail.
+		{header: "SYZFAIL: ", formats: []format{{start: re(`^SYZFAIL: (.+)`), title: "SYZFAIL: {1}", noStack: true}}},
+		{header: "SYZFATAL: ", formats: []format{{start: re(`^SYZFATAL: (.+)`), title: "SYZFATAL: {1}", noStack: true}}},
 	}
 }
 

@@ -145,6 +145,7 @@ var kindPrefixes = []struct {
 
 	{"unexpected kernel reboot", Reboot},
 	{"SYZFAIL", HarnessFailure},
+	{"SYZFATAL", HarnessFailure},
 }
 
 // kindOf returns the kind that belongs to a title.

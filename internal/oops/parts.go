@@ -25,6 +25,9 @@ func isPart(msg []byte) bool {
 			return true
 		}
 	}
+	if isDump(text) {
+		return true
+	}
 	if i := bytes.IndexByte(text[:min(len(text), 20)], ':'); i > 0 {
 		return isRegister(bytes.TrimRight(text[:i], " "))
 	}
@@ -70,6 +73,26 @@ func isRegister(key []byte) bool {
 		return true
 	}
 	return registerNames[string(bytes.TrimRight(key, "0123456789"))]
+}
+
+// isDump reports whether the line is a row of memory: an address or offset and
+// words, all hexadecimal.
+func isDump(text []byte) bool {
+	n := 0
+	for len(text) > 0 && n < 3 {
+		i := bytes.IndexByte(text, ' ')
+		if i < 0 {
+			i = len(text)
+		}
+		if word := text[:i]; len(word) > 0 {
+			if len(word) < 4 || len(bytes.Trim(word, "0123456789abcdef*:")) > 0 {
+				return false
+			}
+			n++
+		}
+		text = text[min(len(text), i+1):]
+	}
+	return n == 3
 }
 
 // isBottom reports whether a line is at the bottom of a stack.

@@ -188,6 +188,16 @@ func (b *body) first(kind sectionKind) *section {
 	return nil
 }
 
+// has reports whether there is a section of a kind, empty or not.
+func (b *body) has(kind sectionKind) bool {
+	for _, s := range b.sections {
+		if s.kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
 // trace returns the stack of the crash: the first there is. It is nil if that
 // one is empty, for the next stack belongs to something else.
 func (b *body) trace() *section {

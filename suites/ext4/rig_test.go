@@ -3,6 +3,7 @@
 package ext4
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -250,6 +251,9 @@ func modelFallocate(want []byte, mode int, off, n int64) []byte {
 
 // differ says where got and want differ first, and how far.
 func differ(got, want []byte) string {
+	if bytes.Equal(got, want) {
+		return ""
+	}
 	if len(got) != len(want) {
 		return fmt.Sprintf("size %d, want %d", len(got), len(want))
 	}
