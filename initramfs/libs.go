@@ -114,7 +114,6 @@ type libraries struct {
 	objects map[string]*object
 	conf    []string // directories of ld.so.conf; nil until read
 	confOK  bool
-	libc    string // guest directory of libc.so.6
 	errs    []error
 }
 

@@ -48,7 +48,7 @@ func Main() {
 
 // portTimeout bounds the wait for the virtio ports, which appear a moment
 // after their driver.
-const portTimeout = 10 * time.Second
+const portTimeout = 5 * time.Second
 
 // die writes the agent's last words where the host looks for them, and powers
 // off.

@@ -4,6 +4,7 @@ package guest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -72,7 +73,7 @@ func helper(name string, args []string) int {
 				both <- nil
 			}()
 		}
-		if <-both != nil || <-both != nil {
+		if errors.Join(<-both, <-both) != nil {
 			return 1
 		}
 	case "block": // until killed, saying when it is ready
