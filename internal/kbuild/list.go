@@ -162,6 +162,7 @@ func Prune(ctx context.Context, c *cache.Cache, maxBytes int64, keep time.Durati
 			removed = append(removed, t)
 		}
 	}
+	sweepState(filepath.Join(c.Root(), stateDir), keep)
 	gone, err := c.Prune(max(0, maxBytes-treeBytes), keep)
 	for _, e := range gone {
 		it := Item{Name: e.Key, Path: e.Path, Bytes: e.Bytes, LastUse: e.LastUse, Kind: Kind(e.Kind)}
@@ -171,6 +172,25 @@ func Prune(ctx context.Context, c *cache.Cache, maxBytes int64, keep time.Durati
 		removed = append(removed, it)
 	}
 	return removed, err
+}
+
+// sweepState removes what only saves time, when it was not used for a while,
+// and what a killed process left. Failures cost space, not correctness.
+func sweepState(root string, keep time.Duration) {
+	names, err := os.ReadDir(root)
+	if err != nil {
+		return
+	}
+	for _, n := range names {
+		switch {
+		case strings.HasPrefix(n.Name(), ".memo-"), strings.HasPrefix(n.Name(), ".tmp-memo-"), strings.HasPrefix(n.Name(), ".ref-"):
+			if fi, err := n.Info(); err == nil && time.Since(fi.ModTime()) >= keep {
+				_ = os.Remove(filepath.Join(root, n.Name()))
+			}
+		case strings.HasPrefix(n.Name(), ".gone-"):
+			_ = os.RemoveAll(filepath.Join(root, n.Name()))
+		}
+	}
 }
 
 // removeTree removes a tree unless it is in use.

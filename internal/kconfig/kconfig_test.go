@@ -352,3 +352,23 @@ func TestRealTree(t *testing.T) {
 	assert.Equal(t, len(why), 1)
 	assert.Assert(t, strings.HasSuffix(why[0], "needs !SLUB_TINY, where SLUB_TINY=y"), why[0])
 }
+
+// Distributions' configurations are accepted by the strict reader.
+func TestParseDistributionConfig(t *testing.T) {
+	kernel := os.Getenv("KVMRUN_KERNEL")
+	if kernel == "" {
+		t.Skip("KVMRUN_KERNEL is not set; set it to a kernel with its config-* beside it")
+	}
+	configs, err := filepath.Glob(filepath.Join(filepath.Dir(kernel), "config-*"))
+	assert.NilError(t, err)
+	if len(configs) == 0 {
+		t.Skipf("no config-* beside %s; set KVMRUN_KERNEL to a distribution's kernel", kernel)
+	}
+	for _, name := range configs {
+		text, err := os.ReadFile(name)
+		assert.NilError(t, err)
+		c, err := kconfig.ParseConfig(name, text)
+		assert.NilError(t, err)
+		assert.Equal(t, c.Get("BLK_DEV_INITRD"), "y")
+	}
+}
