@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
+	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
@@ -65,7 +66,12 @@ func TestFallocateRejects(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			x := *w
 			x.t = t
-			x.wantErrno(c.want, c.mode, c.off, c.n)
+			want := c.want
+			shifts := collapse | insert
+			if want == unix.EOPNOTSUPP && c.mode&shifts != 0 && c.mode&hole == 0 && suites.CompareRelease(kit.Release(), "6.12") < 0 {
+				want = unix.EINVAL // until vfs_fallocate treated all combinations alike
+			}
+			x.wantErrno(want, c.mode, c.off, c.n)
 		})
 	}
 	w.verify()

@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
 // TestRandomOperations is fsx: a long random sequence of everything one can do
@@ -20,6 +22,11 @@ import (
 func TestRandomOperations(t *testing.T) {
 	seed := newSeed(t)
 	eachGeom(t, geoms, func(t *testing.T, d *dir, g geom) {
+		if g.opts == "data=journal" {
+			// On Debian's 6.1 a collapse loses what was written through a
+			// mapping before it; 6.4 reworked how such data is written back.
+			kit.NeedLinux(t, "6.4", "data=journal that does not lose mapped writes")
+		}
 		rng := rand.New(rand.NewPCG(seed, uint64(g.bs)))
 		w := d.create("f")
 		direct, err := os.OpenFile(w.f.Name(), os.O_RDWR|unix.O_DIRECT, 0)
