@@ -15,14 +15,14 @@ import (
 
 var kernelCommand = command{
 	name:  "kernel",
-	short: "fetch and examine kernels",
+	short: "fetch, build and examine kernels",
 	run: func(ctx context.Context, io IO, _ *flag.FlagSet, args []string) error {
 		return dispatch(ctx, io, "kvmrun kernel", kernelCommands(), args)
 	},
 }
 
 func kernelCommands() []command {
-	return []command{fetchCommand, infoCommand, checkCommand}
+	return []command{fetchCommand, buildCommand, configCommand, checkCommand, infoCommand, listCommand, pruneCommand}
 }
 
 var fetchCommand = command{
@@ -73,14 +73,7 @@ exact (debian:6.12.115). -list shows what there is.`,
 // fetchKernel returns the path of a distribution's kernel, fetching it when
 // the cache does not have it.
 func fetchKernel(ctx context.Context, m *runner.Machine, ref string) (string, error) {
-	said := map[string]bool{}
-	f := kfetch.New(kfetch.Config{Cache: m.Cache, Progress: func(p kfetch.Progress) {
-		if line := strings.TrimSpace(p.Step + " " + p.What); p.Step != "look up" && !said[line] && m.Progress != nil {
-			said[line] = true
-			m.Progress(line)
-		}
-	}})
-	k, err := f.Fetch(ctx, ref)
+	k, err := fetcher(m).Fetch(ctx, ref)
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/kbuild"
+	"github.com/kvmrun/kvmrun/internal/kconfig"
+	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/kconfigs"
+)
+
+// buildFlags say which kernel to build.
+type buildFlags struct {
+	c         kbuild.Config
+	fragments multi
+	patches   multi
+	cache     string
+}
+
+func (b *buildFlags) register(fs *flag.FlagSet) {
+	var names []string
+	for _, p := range kconfigs.Profiles() {
+		names = append(names, p.Name)
+	}
+	fs.StringVar(&b.c.Source, "src", "", "the kernel's source: a `directory`, or debian:6.12 for a fetched one; it is never written to")
+	fs.StringVar(&b.c.Profile, "profile", "lean", "the configuration: "+strings.Join(names, ", "))
+	fs.Var(&b.fragments, "fragment", "a kconfig fragment `file` on top; repeatable")
+	fs.Var(&b.patches, "patch", "a `file` to apply with patch -p1, fuzz refused; repeatable")
+	fs.StringVar(&b.c.Arch, "arch", kbuild.DefaultArch, "the architecture")
+	fs.IntVar(&b.c.Jobs, "j", 0, "make's jobs; default: the CPUs")
+	fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+}
+
+func (b *buildFlags) config(io IO, m *runner.Machine) kbuild.Config {
+	c := b.c
+	c.Cache, c.Env, c.Progress = m.Cache, io.Env, io.Err
+	c.Fragments, c.Patches = b.fragments, b.patches
+	c.CC, c.LLVM, c.CrossCompile = io.getenv("CC"), io.getenv("LLVM"), io.getenv("CROSS_COMPILE")
+	c.Fetch = fetcher(m).FetchSource
+	return c
+}
+
+func (b *buildFlags) machine(io IO) (*runner.Machine, error) {
+	v := vmFlags{cache: b.cache, accel: "auto"}
+	return v.machine(io, newProgress(io.Err).say)
+}
+
+// fetcher is kfetch with a line of progress per step.
+func fetcher(m *runner.Machine) *kfetch.Fetcher {
+	said := map[string]bool{}
+	return kfetch.New(kfetch.Config{Cache: m.Cache, Progress: func(p kfetch.Progress) {
+		if line := strings.TrimSpace(p.Step + " " + p.What); p.Step != "look up" && !said[line] && m.Progress != nil {
+			said[line] = true
+			m.Progress(line)
+		}
+	}})
+}
+
+// buildError gives a failed build its exit status: a request that cannot be
+// met is wrong usage, a compiler's error a failure, the rest infrastructure.
+func buildError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, kbuild.ErrRequest):
+		return &exitError{exitUsage, err}
+	case errors.Is(err, kbuild.ErrBuild):
+		return fail(err)
+	}
+	return err
+}
+
+var buildCommand = command{
+	name: "build", short: "build a kernel for the suites, cached",
+	long: `Builds a kernel out of tree, from the profile's kconfig fragments, those given by
+-fragment, and the source with the patches, and prints the directory with
+vmlinux, bzImage, config, System.map, modules, the key pair and a manifest. An
+option that does not survive make olddefconfig is an error. The same request
+again is answered from the cache. CC, LLVM and CROSS_COMPILE are honoured.
+
+Exit status: 0 built; 1 the compiler failed; 2 the request cannot be met;
+3 a tool, a header or disk space is missing.`,
+	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var b buildFlags
+		b.register(fs)
+		fs.StringVar(&b.c.OutDir, "o", "", "copy the result to this `directory`")
+		m, err := b.parse(io, fs, args)
+		if err != nil {
+			return err
+		}
+		a, err := kbuild.Build(ctx, b.config(io, m))
+		if err != nil {
+			return buildError(err)
+		}
+		if a.Cached {
+			fmt.Fprintln(io.Err, "kvmrun: from the cache")
+		}
+		dir := a.Dir
+		if b.c.OutDir != "" {
+			dir = absolute(b.c.OutDir)
+		}
+		fmt.Fprintln(io.Out, dir)
+		return nil
+	},
+}
+
+func (b *buildFlags) parse(io IO, fs *flag.FlagSet, args []string) (*runner.Machine, error) {
+	if err := parse(fs, args); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, usagef("unexpected argument %q", fs.Arg(0))
+	}
+	if b.c.Source == "" {
+		return nil, usagef("no source: give -src DIR, or -src debian:6.12 for the distribution's")
+	}
+	return b.machine(io)
+}
+
+var configCommand = command{
+	name: "config", args: "[A B]",
+	short: "print the configuration a build would have, or compare two",
+	long: `Prints the .config that kvmrun kernel build would compile, without compiling.
+With -diff it compares two configurations, each a .config file or a kernel that
+has its own, and prints the options that differ; exit status 1 if any do.`,
+	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var b buildFlags
+		b.register(fs)
+		diff := fs.Bool("diff", false, "compare the two configurations A and B instead")
+		if err := parse(fs, args); err != nil {
+			return err
+		}
+		if *diff {
+			return diffConfigs(ctx, io, &b, fs.Args())
+		}
+		m, err := b.parse(io, fs, args)
+		if err != nil {
+			return err
+		}
+		c, err := kbuild.Configure(ctx, b.config(io, m))
+		if err != nil {
+			return buildError(err)
+		}
+		_, err = io.Out.Write(c.Text)
+		return err
+	},
+}
+
+func diffConfigs(ctx context.Context, io IO, b *buildFlags, args []string) error {
+	if len(args) != 2 {
+		return usagef("kernel config -diff: want two configurations, not %d", len(args))
+	}
+	m, err := b.machine(io)
+	if err != nil {
+		return err
+	}
+	var configs [2]kconfig.Config
+	for i, a := range args {
+		text, err := os.ReadFile(a)
+		if st, serr := os.Stat(a); serr == nil && (st.IsDir() || st.Size() > 4<<20) {
+			text = nil // a kernel, not a .config of some 100 KiB
+		}
+		if text == nil || err != nil || !strings.Contains(string(text), "CONFIG_") {
+			path, rerr := resolveKernel(ctx, m, a)
+			if rerr != nil {
+				return rerr
+			}
+			k, kerr := m.OpenKernel(ctx, path, "", "")
+			if kerr != nil {
+				return &exitError{exitUsage, kerr}
+			}
+			if text = k.ConfigText; text == nil {
+				return usagef("the configuration of %s is not known", a)
+			}
+		}
+		if configs[i], err = kconfig.ParseConfig(a, text); err != nil {
+			return &exitError{exitUsage, err}
+		}
+	}
+	changes := kconfig.Diff(configs[0], configs[1])
+	for _, c := range changes {
+		fmt.Fprintln(io.Out, c)
+	}
+	if len(changes) > 0 {
+		return &exitError{code: exitFail}
+	}
+	return nil
+}
+
+var listCommand = command{
+	name: "list", short: "kernels, sources and build trees in the cache",
+	long: `Lists what kernels take space for in the cache, the most recently used first.`,
+	run: func(_ context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var b buildFlags
+		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+		if err := parse(fs, args); err != nil {
+			return err
+		}
+		m, err := b.machine(io)
+		if err != nil {
+			return err
+		}
+		items, err := kbuild.List(m.Cache)
+		if err != nil {
+			return err
+		}
+		printItems(io, items)
+		return nil
+	},
+}
+
+func printItems(io IO, items []kbuild.Item) {
+	var sum int64
+	for _, i := range items {
+		sum += i.Bytes
+		fmt.Fprintf(io.Out, "%8s  %-7s %s  %s\n          %s\n", size(i.Bytes), i.Kind, i.LastUse.Format(time.DateTime), i.Text, i.Path)
+	}
+	fmt.Fprintf(io.Out, "%8s  in %d items\n", size(sum), len(items))
+}
+
+func size(n int64) string { return strconv.FormatInt(n>>20, 10) + " MiB" }
+
+var pruneCommand = command{
+	name: "prune", short: "bound the space that kernels take in the cache",
+	long: `Removes the least recently used kernels, sources and build trees until what is
+left takes at most -max, and what has not been used for -keep. All of it can be
+made again.`,
+	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+		var b buildFlags
+		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+		limit := fs.Int64("max", 20<<10, "keep at most this many `MiB`")
+		keep := fs.Duration("keep", 0, "never remove what was used within this `time`, e.g. 24h")
+		if err := parse(fs, args); err != nil {
+			return err
+		}
+		if *limit < 0 || *keep < 0 {
+			return usagef("kernel prune: -max and -keep must not be negative")
+		}
+		m, err := b.machine(io)
+		if err != nil {
+			return err
+		}
+		gone, err := kbuild.Prune(ctx, m.Cache, *limit<<20, *keep)
+		printItems(io, gone)
+		return err
+	},
+}
+
+// suitesDir is where a checkout keeps its suites.
+func suitesDir(src runner.Source) string { return filepath.Join(src.Dir, "suites") }
