@@ -84,8 +84,7 @@ func build(ctx context.Context, c *cache.Cache, goCmd string, progress func(stri
 	if progress == nil {
 		progress = func(string) {}
 	}
-	inputs := sha256.Sum256([]byte(formatVersion + urootSum + shSource + strings.Join(commands, " ")))
-	prefix := fmt.Sprintf("uroot-%s-%s-%x-", urootVersion, runtime.GOARCH, inputs[:8])
+	prefix := keyPrefix()
 	bin, err := exec.LookPath(goCmd)
 	if err != nil {
 		if dir := anyBuild(c, prefix); dir != "" {
@@ -105,6 +104,13 @@ func build(ctx context.Context, c *cache.Cache, goCmd string, progress func(stri
 		return "", fmt.Errorf("build the guest's shell: %w", err)
 	}
 	return dir, nil
+}
+
+// keyPrefix is the part of the cache's key that does not depend on the
+// toolchain.
+func keyPrefix() string {
+	inputs := sha256.Sum256([]byte(formatVersion + urootSum + shSource + strings.Join(commands, " ")))
+	return fmt.Sprintf("uroot-%s-%s-%x-", urootVersion, runtime.GOARCH, inputs[:8])
 }
 
 // anyBuild finds a build of the same things by whatever toolchain.

@@ -49,6 +49,9 @@ func start(t testing.TB, s initramfs.Spec, c vmtest.Config) *machine {
 		assert.NilError(t, err)
 		s.Init = exe
 	}
+	if dirs := modulesDirs(t); s.ModulesDir == "" && len(dirs) == 1 {
+		s.ModulesDir = dirs[0] // the ports' driver may be a module
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	var err error
@@ -200,11 +203,17 @@ func TestVMWithoutPorts(t *testing.T) {
 	}
 }
 
-// modulesDir is the directory that belongs to the kernel under test.
-func modulesDir(t *testing.T) string {
+// modulesDirs are the directories that may belong to the kernel under test.
+func modulesDirs(t testing.TB) []string {
 	t.Helper()
 	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(os.Getenv("KVMRUN_KERNEL")), "../lib/modules/*"))
 	assert.NilError(t, err)
+	return dirs
+}
+
+func modulesDir(t *testing.T) string {
+	t.Helper()
+	dirs := modulesDirs(t)
 	if len(dirs) != 1 {
 		t.Skipf("needs the kernel's modules in ../lib/modules/RELEASE beside KVMRUN_KERNEL, found %d (unpack the kernel's whole package)", len(dirs))
 	}
