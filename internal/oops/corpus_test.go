@@ -18,7 +18,7 @@ import (
 const corpusEnv = "KVMRUN_CRASHLOGS"
 
 // corpusMin is the share of expectations that must be met, in percent.
-const corpusMin = 90
+const corpusMin = 97
 
 // sample is one log of the corpus and what is known about it.
 type sample struct {

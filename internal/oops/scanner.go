@@ -247,6 +247,9 @@ func (s *Scanner) preamble(l *line) []line {
 	var out []line
 	for i := 1; i <= maxPreamble && i <= s.nth; i++ {
 		r := &s.recent[(s.nth-i)%maxPreamble]
+		if _, ok := starts.find(r.msg, true); ok {
+			return nil // another report or a boot lies between
+		}
 		if !bytes.Equal(r.caller, l.caller) {
 			continue
 		}
@@ -254,9 +257,6 @@ func (s *Scanner) preamble(l *line) []line {
 		if isCutHere(r.msg) {
 			slices.Reverse(out)
 			return out
-		}
-		if _, ok := starts.find(r.msg, true); ok {
-			break
 		}
 	}
 	return nil

@@ -55,8 +55,8 @@ type answer struct {
 
 // Position is one function at one place of its source.
 type Position struct {
-	// Func is the function's name in the source, "" where only the line is known
-	// (code written in assembly).
+	// Func is the function's name in the source, the symbol's where the debug
+	// information knows the line only (code written in assembly).
 	Func string
 	// File is the path relative to the kernel tree, or absolute if it lies
 	// outside of it. Line counts from 1.
@@ -208,7 +208,7 @@ func (s *Symbolizer) addr(addr uint64, ret bool) (*Location, error) {
 	}
 	loc := &Location{Func: sym.name, Offset: addr - sym.addr, Size: sym.size}
 	var err error
-	loc.Positions, err = s.positions(s.debug, addr-back)
+	loc.Positions, err = s.positions(s.debug, sym.name, addr-back)
 	return loc, err
 }
 
@@ -255,14 +255,14 @@ func (s *Symbolizer) frame(f oops.Frame, modID string, offset *uint64, ret bool)
 	if len(fits) > 1 {
 		return nil, s.ambiguous(dbg, f, fits, back)
 	}
-	return s.positions(dbg, fits[0].addr+f.Offset-back)
+	return s.positions(dbg, f.Func, fits[0].addr+f.Offset-back)
 }
 
 // ambiguous makes the error that names the candidates.
 func (s *Symbolizer) ambiguous(dbg *image, f oops.Frame, fits []symbol, back uint64) error {
 	var places []string
 	for _, sym := range fits[:min(len(fits), maxCandidates)] {
-		pos, err := s.positions(dbg, sym.addr+f.Offset-back)
+		pos, err := s.positions(dbg, sym.name, sym.addr+f.Offset-back)
 		if err != nil {
 			places = append(places, fmt.Sprintf("%#x", sym.addr))
 			continue
@@ -276,14 +276,18 @@ func (s *Symbolizer) ambiguous(dbg *image, f oops.Frame, fits []symbol, back uin
 	return fmt.Errorf("%s is %w: %s", clip(f.Func), ErrAmbiguous, strings.Join(places, " or "))
 }
 
-// positions looks an address of dbg up.
-func (s *Symbolizer) positions(dbg *image, addr uint64) ([]Position, error) {
+// positions looks an address of dbg up. The symbol's name fn stands in where
+// the DWARF has no function: GCC leaves out one of two that it merged.
+func (s *Symbolizer) positions(dbg *image, fn string, addr uint64) ([]Position, error) {
 	q := question{dbg, addr}
 	if a, ok := s.answers[q]; ok {
 		return a.pos, a.err
 	}
 	var a answer
 	a.pos, a.err = s.lookUp(dbg, addr)
+	if n := len(a.pos); n > 0 && a.pos[n-1].Func == "" {
+		a.pos[n-1].Func = fn
+	}
 	if len(s.answers) >= maxAnswers {
 		clear(s.answers)
 	}

@@ -3,14 +3,19 @@
 package cli
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/symbolize"
 )
 
 var crashCommand = command{
@@ -18,18 +23,31 @@ var crashCommand = command{
 	short: "find kernel splats in a console log",
 	long: `Reads any console log (of kvmrun, a serial line, dmesg, a CI system) and prints
 the kernel's reports in it: title, kind, function, stack. Without FILE it reads
-standard input. Exit status: 0 no report found, 1 some found, 2 wrong usage.`,
+standard input. Exit status: 0 no report found, 1 some found, 2 wrong usage.
+
+With -vmlinux, stacks get file, line and inlined functions. It must be the
+vmlinux of the build that printed the log, with debug information. Frames whose
+position is not found stay as they are.`,
 	run: doCrash,
 }
 
 func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	asJSON := fs.Bool("json", false, "print one JSON object per report and line")
 	allow := fs.String("allow", "", "leave out what this allow-list `file` names")
+	vmlinux := fs.String("vmlinux", "", "look positions up in this `file`, the kernel as it was linked")
+	var modules list
+	fs.Var(&modules, "modules", "look for modules and debug files below this `directory`; repeatable; needs -vmlinux")
+	offset := fs.Uint64("kernel-offset", 0, "how many `bytes` KASLR moved the kernel, for addresses without a name;\ndefault: what the log says")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
 	if fs.NArg() > 1 {
 		return usagef("crash: one FILE, not %d", fs.NArg())
+	}
+	offsetGiven := false
+	fs.Visit(func(f *flag.Flag) { offsetGiven = offsetGiven || f.Name == "kernel-offset" })
+	if *vmlinux == "" && (len(modules) > 0 || offsetGiven) {
+		return usagef("crash: -modules and -kernel-offset need -vmlinux")
 	}
 	in := io.Reader(cio.In)
 	if name := fs.Arg(0); name != "" && name != "-" {
@@ -44,25 +62,45 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return err
 	}
-	var print func(*oops.Report) error
-	if asJSON := *asJSON; asJSON {
+	sym := &symbolizer{warn: cio.Err, warned: map[string]bool{}}
+	if *vmlinux != "" {
+		if sym.s, err = symbolize.Open(*vmlinux, modules...); err != nil {
+			return usagef("crash: -vmlinux: %w", err)
+		}
+		if offsetGiven {
+			sym.s.SetOffset(*offset)
+		}
+	}
+	var print func(r *oops.Report, text []byte) error
+	if *asJSON {
 		e := json.NewEncoder(cio.Out)
-		print = func(r *oops.Report) error { return e.Encode(r) }
+		print = func(r *oops.Report, _ []byte) error { return e.Encode(r) }
 	} else {
-		print = func(r *oops.Report) error { return writeReport(cio.Out, r) }
+		print = func(r *oops.Report, text []byte) error { return writeReport(cio.Out, r, text) }
 	}
 	found := 0
-	var werr error
-	if err := oops.Reader(in, func(r *oops.Report) {
+	var refused, werr error
+	read := oops.Reader
+	if sym.s != nil {
+		read = sym.read
+	}
+	if err := read(in, func(r *oops.Report) {
 		if list.allows(r) {
 			return
 		}
 		found++
-		if werr == nil {
-			werr = print(r)
+		if refused != nil || werr != nil {
+			return
+		}
+		var text []byte
+		if text, refused = sym.report(r); refused == nil {
+			werr = print(r, text)
 		}
 	}); err != nil {
 		return usagef("crash: read the log: %w", err)
+	}
+	if refused != nil {
+		return usagef("crash: -vmlinux: %w", refused)
 	}
 	if werr != nil {
 		return fmt.Errorf("print the reports: %w", werr)
@@ -72,4 +110,73 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 		return &exitError{code: exitFail}
 	}
 	return nil
+}
+
+// symbolizer adds source positions to the reports of a log; without s it does
+// nothing.
+type symbolizer struct {
+	s      *symbolize.Symbolizer
+	banner string // of the kernel that printed what is read now, "" if unknown
+	warn   io.Writer
+	warned map[string]bool
+}
+
+// maxWarnings bounds the warnings that a hostile log can cause.
+const maxWarnings = 32
+
+// report returns r's text and completes r. It fails if the vmlinux is not that
+// of the kernel that printed r.
+func (y *symbolizer) report(r *oops.Report) ([]byte, error) {
+	if y.s == nil {
+		return r.Raw, nil
+	}
+	if err := y.s.Check(r); err != nil {
+		return nil, err
+	}
+	if err := y.s.CheckBanner(y.banner); err != nil {
+		return nil, err
+	}
+	text, err := y.s.Report(r)
+	var all interface{ Unwrap() []error }
+	if errors.As(err, &all) {
+		for _, err := range all.Unwrap() {
+			if text := err.Error(); !y.warned[text] && len(y.warned) < maxWarnings {
+				y.warned[text] = true
+				fmt.Fprintf(y.warn, "kvmrun: crash: no position for some frames: %s\n", printable(text))
+			}
+		}
+	}
+	return text, nil
+}
+
+// bannerRe matches linux_banner (init/version-timestamp.c).
+var bannerRe = regexp.MustCompile(`Linux version \S+ \(.*\) .*#\d+ .*`)
+
+// read is oops.Reader that notes which kernel's log it reads. A line of any
+// length takes no more memory than the buffer.
+func (y *symbolizer) read(in io.Reader, emit func(*oops.Report)) error {
+	sc := oops.NewScanner(emit)
+	br := bufio.NewReaderSize(in, 64<<10)
+	for {
+		b, err := br.ReadSlice('\n')
+		if _, werr := sc.Write(b); werr != nil {
+			return werr
+		}
+		// The line itself ends the reports of the kernel before.
+		if bytes.Contains(b, []byte("Linux version ")) {
+			if m := bannerRe.Find(bytes.TrimRight(b, "\r\n")); m != nil {
+				y.banner = string(m)
+			}
+		}
+		switch {
+		case err == nil, errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF):
+			return sc.Close()
+		}
+		if cerr := sc.Close(); cerr != nil {
+			return cerr
+		}
+		return err
+	}
 }

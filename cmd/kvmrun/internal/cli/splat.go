@@ -12,8 +12,9 @@ import (
 	"github.com/kvmrun/kvmrun/internal/oops"
 )
 
-// writeReport prints a report for people: what it is, then its own words.
-func writeReport(w io.Writer, r *oops.Report) error {
+// writeReport prints a report for people: what it is, then its own words, which
+// are r.Raw or that with source positions.
+func writeReport(w io.Writer, r *oops.Report, text []byte) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", r.Title)
 	field := func(name, value string) {
@@ -40,7 +41,7 @@ func writeReport(w io.Writer, r *oops.Report) error {
 	}
 	field("fingerprint", r.Fingerprint)
 	field("bytes", fmt.Sprintf("%d-%d", r.Start, r.End))
-	for _, l := range strings.Split(strings.TrimRight(string(r.Raw), "\n"), "\n") {
+	for _, l := range strings.Split(strings.TrimRight(string(text), "\n"), "\n") {
 		fmt.Fprintf(&b, "  | %s\n", printable(strings.TrimRight(l, "\r")))
 	}
 	b.WriteByte('\n')
