@@ -284,8 +284,8 @@ func (img *image) find(name string, offset, size uint64) ([]symbol, error) {
 
 // clip bounds what a guest may put into an error.
 func clip(s string) string {
-	if len(s) > 128 {
-		return s[:128] + "..."
+	if len(s) > 256 {
+		return s[:256] + "..."
 	}
 	return s
 }

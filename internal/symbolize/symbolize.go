@@ -310,8 +310,9 @@ func (s *Symbolizer) lookUp(dbg *image, addr uint64) ([]Position, error) {
 		}
 		return nil, &Error{Path: dbg.path, Kind: ErrDamaged, Detail: "cannot read its debug information", Err: err, Cure: "copy or build it again"}
 	}
+	// Modules do not tell where the tree was; the kernel does.
 	root := ""
-	if k := s.debug.dwarf; k != nil {
+	if k, err := s.debug.debugInfo(); err == nil {
 		root = k.root
 	}
 	out := make([]Position, len(raw))
