@@ -10,6 +10,9 @@ type oops struct {
 	formats []format
 	// not lists lines that hold header but are no bug.
 	not *regexp.Regexp
+	// notice lists texts that tell a user something, not a developer. It applies
+	// to the rows that accept any text, not to those that know the report.
+	notice *regexp.Regexp
 	// trap marks headers that the kernel prints as the second line of another
 	// report: while one is open that has no stack yet, they belong to it.
 	trap bool

@@ -83,8 +83,8 @@ func warningTable() []*oops {
 		format{start: re(`^WARNING: (.*)`), title: "WARNING: {1}", noStack: true},
 	)
 	return []*oops{
-		{header: "WARNING: ", formats: rows, strict: true, not: notices},
-		{header: "WARNING:", formats: rows, strict: true, not: notices},
+		{header: "WARNING: ", formats: rows, strict: true, notice: notices},
+		{header: "WARNING:", formats: rows, strict: true, notice: notices},
 	}
 }
 
@@ -104,8 +104,8 @@ func infoTable() []*oops {
 	)
 	not := regexp.MustCompile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |Lockdep is|task .* blocked on .* likely|.*(?:will be removed|deprecated))|NMI handler .* took too long`)
 	return []*oops{
-		{header: "INFO: ", formats: rows, strict: true, not: not},
-		{header: "INFO:", formats: rows, strict: true, not: not},
+		{header: "INFO: ", formats: rows, strict: true, notice: not},
+		{header: "INFO:", formats: rows, strict: true, notice: not},
 	}
 }
 

@@ -162,7 +162,11 @@ func (o *oops) accepts(msg []byte, pos int, kernel bool) bool {
 	if o.not != nil && (o.not.Match(msg[pos:]) || o.not.Match(msg)) {
 		return false
 	}
-	return o.format(string(msg[pos:])) != nil
+	f := o.format(string(msg[pos:]))
+	if f != nil && f.loose() && o.notice != nil && (o.notice.Match(msg[pos:]) || o.notice.Match(msg)) {
+		return false
+	}
+	return f != nil
 }
 
 // known reports whether the line fits one of the rows that no program prints:

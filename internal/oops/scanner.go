@@ -178,7 +178,7 @@ func (s *Scanner) joins(owner *pending, h hit) bool {
 	o := h.pattern.oops
 	switch {
 	case o.tail:
-		return true
+		return !owner.oops.repeat
 	case o.repeat && owner.oops == o:
 		return true
 	case o.trap || o.header == "kernel BUG":
