@@ -18,6 +18,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -87,27 +88,34 @@ type File struct {
 	Optional bool `json:"optional,omitempty"`
 }
 
+// Compiled at first use: every test binary imports this package, and starts up
+// in an emulated guest.
 var (
-	nameRE   = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
-	diskRE   = regexp.MustCompile(`^[a-z0-9-]{1,20}$`)
-	symbolRE = regexp.MustCompile(`^[A-Z0-9][A-Za-z0-9_]*(=y)?$`)
+	nameRE    = pattern(`^[a-z][a-z0-9_-]*$`)
+	diskRE    = pattern(`^[a-z0-9-]{1,20}$`)
+	symbolRE  = pattern(`^[A-Z0-9][A-Za-z0-9_]*(=y)?$`)
+	releaseRE = pattern(`^(\d+)(?:\.(\d+))?(?:\.(\d+))?`)
 )
+
+func pattern(s string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(s) })
+}
 
 // Validate reports what is wrong with the Spec itself, all at once.
 func (s Spec) Validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
-	if !nameRE.MatchString(s.Name) {
+	if !nameRE().MatchString(s.Name) {
 		bad("suite name %q: want lower-case letters, digits, - and _", s.Name)
 	}
 	for _, k := range append(append([]string{}, s.Kconfig...), s.OptionalKconfig...) {
-		if !symbolRE.MatchString(k) {
+		if !symbolRE().MatchString(k) {
 			bad("suite %s: kconfig need %q: want SYMBOL or SYMBOL=y, without CONFIG_", s.Name, k)
 		}
 	}
 	seen := map[string]bool{}
 	for _, d := range s.Disks {
-		if !diskRE.MatchString(d.Name) {
+		if !diskRE().MatchString(d.Name) {
 			bad("suite %s: disk name %q: want 1 to 20 of a-z, 0-9 and -", s.Name, d.Name)
 		}
 		if seen[d.Name] {
@@ -227,12 +235,14 @@ func (s Spec) Earned(reason string, f Facts) bool {
 	if i := strings.Index(reason, "needs "); i > 0 {
 		reason = reason[i:] // "file_test.go:12: needs ..."
 	}
+	// The word after the prefix; a reason that names nothing is no reason.
 	word := func(prefix string) (string, bool) {
 		rest, ok := strings.CutPrefix(reason, prefix)
-		if !ok {
+		f := strings.FieldsFunc(rest, func(r rune) bool { return r == ' ' || r == ';' || r == ',' || r == ':' })
+		if !ok || len(f) == 0 {
 			return "", false
 		}
-		return strings.TrimRight(strings.FieldsFunc(rest+" ", func(r rune) bool { return r == ' ' || r == ';' })[0], ",:"), true
+		return f[0], true
 	}
 	if need, ok := word(reasonKconfig); ok {
 		return f.Config != nil && !f.Config.Has(need)
@@ -267,10 +277,8 @@ func CompareRelease(a, b string) int {
 	return 0
 }
 
-var releaseRE = regexp.MustCompile(`^(\d+)(?:\.(\d+))?(?:\.(\d+))?`)
-
 func releaseNumbers(r string) (n [3]int) {
-	m := releaseRE.FindStringSubmatch(r)
+	m := releaseRE().FindStringSubmatch(r)
 	for i := 1; i < len(m); i++ {
 		n[i-1], _ = strconv.Atoi(m[i])
 	}

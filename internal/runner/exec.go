@@ -39,6 +39,23 @@ type Machine struct {
 	// Progress, when set, is told in a few words what takes long. It may be
 	// called from several goroutines.
 	Progress func(string)
+
+	said sync.Map // remarks about the host that were made, see remark
+}
+
+// remark passes on what is true of the host and all its VMs, once, or returns
+// it as a note when there is nobody to tell.
+func (m *Machine) remark(s string) []string {
+	if s == "" {
+		return nil
+	}
+	if m.Progress == nil {
+		return []string{s}
+	}
+	if _, again := m.said.LoadOrStore(s, true); !again {
+		m.Progress(s)
+	}
+	return nil
 }
 
 func (m *Machine) progress(format string, a ...any) {
@@ -172,9 +189,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	}
 	con.close()
 	out.Accel, out.Args = vm.Accel(), vm.Args()
-	if n := vm.Note(); n != "" {
-		out.Notes = append(out.Notes, n)
-	}
+	out.Notes = append(out.Notes, m.remark(vm.Note())...)
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()
@@ -557,6 +572,7 @@ func (s *session) run(ctx context.Context) {
 				return
 			case msg.Done != nil && s.out.Exited != nil:
 				s.doneAt = time.Now()
+				s.out.Notes = append(s.out.Notes, bounded(msg.Done.Warnings)...)
 				if msg.Done.Nonce != s.nonce {
 					s.infra(errors.New("the guest's end marker is not this run's"))
 					return
