@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
@@ -52,7 +52,6 @@ func (m tests) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	flag.Parse()
 	return m.M.Run()
 }
 
@@ -81,6 +80,19 @@ func kernel(t testing.TB) string {
 	}
 	return k
 }
+
+// kernelRelease is what uname -r says on the kernel to test with.
+var kernelRelease = sync.OnceValues(func() (string, error) {
+	img, err := kimage.Open(os.Getenv("KVMRUN_KERNEL"))
+	if err != nil {
+		return "", err
+	}
+	c, err := userCache()
+	if err != nil {
+		return "", err
+	}
+	return img.Release(context.Background(), c)
+})
 
 // cacheHome returns the tests' XDG_CACHE_HOME, whose cache has the guest's
 // tools and the uncompressed kernel.
@@ -225,6 +237,16 @@ func follow(r io.Reader) *stream {
 	return s
 }
 
+// soon tells when the time for all tests is nearly over: an error then says more
+// than the panic that follows.
+func soon(t *testing.T) <-chan time.Time {
+	d, ok := t.Deadline()
+	if !ok {
+		return nil
+	}
+	return time.After(time.Until(d) - 5*time.Second)
+}
+
 func (s *stream) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,8 +255,9 @@ func (s *stream) String() string {
 
 // await waits until the output after the first from bytes has what, and returns
 // the position behind it.
-func (s *stream) await(t testing.TB, from int, what string) int {
+func (s *stream) await(t *testing.T, from int, what string) int {
 	t.Helper()
+	late := soon(t)
 	for {
 		s.mu.Lock()
 		i, change, ended, text := bytes.Index(s.text[from:], []byte(what)), s.change, s.ended, string(s.text)
@@ -247,8 +270,27 @@ func (s *stream) await(t testing.TB, from int, what string) int {
 		}
 		select {
 		case <-change:
-		case <-t.Context().Done():
-			t.Fatalf("no %q in %q", what, text)
+		case <-late:
+			t.Fatalf("no %q after byte %d of %q", what, from, text)
+		}
+	}
+}
+
+// awaitEnd waits until the output has ended.
+func (s *stream) awaitEnd(t *testing.T) {
+	t.Helper()
+	late := soon(t)
+	for {
+		s.mu.Lock()
+		change, ended := s.change, s.ended
+		s.mu.Unlock()
+		if ended {
+			return
+		}
+		select {
+		case <-change:
+		case <-late:
+			t.Fatalf("no end of the output %q", s)
 		}
 	}
 }

@@ -77,6 +77,18 @@ func setup(e *testscript.Env, needKernel bool) error {
 	}
 	k := os.Getenv("KVMRUN_KERNEL")
 	e.Setenv("KERNEL", k)
+	release, err := kernelRelease()
+	if err != nil {
+		return err
+	}
+	e.Setenv("RELEASE", release)
+	for name, tool := range map[string]string{"QEMU": "qemu-system-x86_64"} {
+		path, err := exec.LookPath(tool)
+		if err != nil {
+			return err
+		}
+		e.Setenv(name, path)
+	}
 	e.Setenv("KVMRUN_KERNEL", k)
 	for name, f := range map[string]func() (string, error){"XDG_CACHE_HOME": cacheHome, "PROG": prog, "SAMPLE": sample} {
 		v, err := f()
@@ -186,7 +198,7 @@ func normalCmd(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: normal FILE OUT")
 	}
 	s := ts.ReadFile(args[0])
-	for _, name := range []string{"WORK", "KERNEL", "SRC"} {
+	for _, name := range []string{"WORK", "KERNEL", "SRC", "RELEASE"} {
 		if v := ts.Getenv(name); v != "" {
 			s = strings.ReplaceAll(s, v, "$"+name)
 		}

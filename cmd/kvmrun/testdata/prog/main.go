@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -55,6 +56,9 @@ func main() {
 			}
 		}
 		os.Exit(42)
+	case "wait": // until it is killed
+		fmt.Println("ready")
+		time.Sleep(time.Hour)
 	case "lines": // answers each line of stdin at once
 		r := bufio.NewReader(os.Stdin)
 		for {
