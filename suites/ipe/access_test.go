@@ -19,7 +19,6 @@ import (
 type target struct {
 	path string
 	fd   int // open for reading
-	zero int // an empty descriptor for nothing in particular
 }
 
 // newTarget is a file outside the initramfs, with a content that is nothing:

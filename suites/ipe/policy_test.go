@@ -246,9 +246,9 @@ func TestUpdate(t *testing.T) {
 				assert.NilError(t, p.activate())
 			}
 			base := strings.TrimSuffix(p.Version, ".10")
-			update := func(q policy) (error, []byte) {
+			update := func(q policy) ([]byte, error) {
 				b := s.sign(t, q.text(), signAttached)
-				return write(p.node("update"), b), b
+				return b, write(p.node("update"), b)
 			}
 			l := listen(t)
 			for v, want := range map[string]unix.Errno{
@@ -256,12 +256,12 @@ func TestUpdate(t *testing.T) {
 			} {
 				q := p
 				q.Version = v
-				err, _ := update(q)
+				_, err := update(q)
 				kit.WantErrno(t, "update to "+v, err, want)
 			}
 			other := p
 			other.Name, other.Version = p.Name+"x", base+".11"
-			err, _ := update(other)
+			_, err := update(other)
 			kit.WantErrno(t, "update to another name", err, unix.EINVAL)
 			kit.WantErrno(t, "update with plain text", write(p.node("update"), p.text()), unix.EBADMSG)
 			for _, r := range of(l.drain(), policyLoad) {
@@ -271,7 +271,7 @@ func TestUpdate(t *testing.T) {
 
 			q := p
 			q.Version, q.Rules = base+".11", []string{"# new", allowAll}
-			err, newBlob := update(q)
+			newBlob, err := update(q)
 			kit.WantErrno(t, "update to a higher version", err, 0)
 			rs := l.drain()
 			oneRecord(t, "update", rs, policyLoad, loadRecord(t, q, newBlob))

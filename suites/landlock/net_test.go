@@ -12,6 +12,7 @@ import (
 	"gotest.tools/v3/assert"
 	"gotest.tools/v3/assert/cmp"
 
+	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
@@ -529,6 +530,13 @@ func fastOpen(fd int, to rawAddr) error {
 	return errnoErr(e)
 }
 
+// fastOpenFixed tells whether the kernel is known to have the fix. It came to
+// others by stable updates whose numbers are not known here.
+func fastOpenFixed() bool {
+	r := kit.Release()
+	return suites.CompareRelease(r, "6.12.117") >= 0 && suites.CompareRelease(r, "6.13") < 0
+}
+
 // TestFastOpen: sendto with MSG_FASTOPEN connects, and so needs CONNECT_TCP.
 func TestFastOpen(t *testing.T) {
 	needABI(t, 4)
@@ -545,7 +553,7 @@ func TestFastOpen(t *testing.T) {
 				in(func() {
 					kit.WantErrno(t, "to an allowed port", fastOpen(p.socket(t), p.raw(n[0])), 0)
 					err := fastOpen(p.socket(t), p.raw(n[1]))
-					if confined && err == nil {
+					if confined && err == nil && !fastOpenFixed() {
 						kit.NeedFeature(t, FeatureFastOpen, fmt.Errorf("sendto(MSG_FASTOPEN) to a denied port succeeded"))
 					}
 					kit.WantErrno(t, "to another port", err, deniedIf(confined))

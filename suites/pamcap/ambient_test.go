@@ -144,7 +144,7 @@ func asUser(t testing.TB, amb set) {
 // TestAmbientExec: ambient capabilities go through execve of an ordinary file,
 // and not of one that has privileges of its own.
 func TestAmbientExec(t *testing.T) {
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	amb := caps(capA, capB)
 	for _, c := range []struct {
 		name     string
@@ -224,7 +224,7 @@ func TestSetuidDropsCaps(t *testing.T) {
 
 // TestKeepCaps: the flag lasts until execve, takes 0 or 1, and can be locked.
 func TestKeepCaps(t *testing.T) {
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	get := func() int {
 		v, err := unix.PrctlRetInt(unix.PR_GET_KEEPCAPS, 0, 0, 0, 0)
 		assert.NilError(t, err)
@@ -301,8 +301,7 @@ func TestSecurebits(t *testing.T) {
 
 // TestNoRoot: with SECBIT_NOROOT user 0 has no privilege by number.
 func TestNoRoot(t *testing.T) {
-	dir := kit.Tmpfs(t, 0)
-	plain, withCaps := program(t, dir, 0o755), program(t, dir, 0o755)
+	plain, withCaps := program(t, 0, 0o755), program(t, 1, 0o755)
 	fileCaps{P: caps(capA), Effective: true}.set(t, withCaps)
 	kit.OnThread(t, func() {
 		assert.NilError(t, setInheritable(t, caps(capB)))

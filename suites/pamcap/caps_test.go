@@ -5,6 +5,7 @@ package pamcap
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -170,28 +171,50 @@ func become(t testing.TB, uid, gid int) {
 	}
 }
 
-// program copies the test binary, which is the program that tells its state,
-// to a file system with extended attributes.
-func program(t testing.TB, dir string, mode os.FileMode) string {
+// programs are copies of the test binary, which is also the program that tells
+// its state, on a file system with extended attributes. Copying is slow where
+// the machine is emulated, so tests share them, one after the other.
+var programs struct {
+	dir   string
+	paths []string
+}
+
+// program returns the n-th program, as it is without capabilities: root's, with
+// this mode.
+func program(t testing.TB, n int, mode os.FileMode) string {
 	t.Helper()
-	path := filepath.Join(dir, "program-"+strconv.Itoa(len(entries(t, dir))))
-	in, err := os.Open("/proc/self/exe")
-	assert.NilError(t, err)
-	defer func() { _ = in.Close() }()
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	assert.NilError(t, err)
-	_, err = io.Copy(out, in)
-	assert.NilError(t, err)
-	assert.NilError(t, out.Close())
+	if programs.dir == "" {
+		dir, err := os.MkdirTemp("", "kvmrun-programs-")
+		assert.NilError(t, err)
+		// There until the VM ends.
+		assert.NilError(t, unix.Mount("kvmrun-test", dir, "tmpfs", 0, "mode=0755"))
+		programs.dir = dir
+	}
+	for len(programs.paths) <= n {
+		path := filepath.Join(programs.dir, "program-"+strconv.Itoa(len(programs.paths)))
+		assert.NilError(t, copyFile(path, "/proc/self/exe"))
+		programs.paths = append(programs.paths, path)
+	}
+	path := programs.paths[n]
+	// Changing the owner takes the capabilities of the test before, and the
+	// bits that chmod then sets.
+	assert.NilError(t, os.Chown(path, 0, 0))
 	assert.NilError(t, os.Chmod(path, mode))
 	return path
 }
 
-func entries(t testing.TB, dir string) []os.DirEntry {
-	t.Helper()
-	e, err := os.ReadDir(dir)
-	assert.NilError(t, err)
-	return e
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
 }
 
 // fileCaps is the content of the extended attribute security.capability.

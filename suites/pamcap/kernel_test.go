@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -111,7 +112,7 @@ func TestBoundingSetPerThread(t *testing.T) {
 
 // TestExecRoot: P' = X | pI for root.
 func TestExecRoot(t *testing.T) {
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	for _, c := range []struct {
 		name string
 		i    set
@@ -222,7 +223,7 @@ func TestCapsetHeader(t *testing.T) {
 
 // TestExecFileCaps: P' = (X & fP) | (I & fI) for others than root.
 func TestExecFileCaps(t *testing.T) {
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	for _, c := range []struct {
 		name string
 		file fileCaps
@@ -278,7 +279,7 @@ func TestExecFileCaps(t *testing.T) {
 // root user is the namespace's.
 func TestFileCapsRevision3(t *testing.T) {
 	kit.NeedKconfig(t, "USER_NS=y")
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	fileCaps{P: caps(capA), Root: uid}.set(t, prog)
 	userns := func(root int) func(*exec.Cmd) {
 		return func(cmd *exec.Cmd) {
@@ -298,17 +299,28 @@ func TestFileCapsRevision3(t *testing.T) {
 }
 
 func TestFileCapsNosuidMount(t *testing.T) {
+	prog := program(t, 0, 0o755)
+	fileCaps{P: caps(capA), Effective: true}.set(t, prog)
+	dir := t.TempDir()
+	mount := func(flags uintptr) {
+		assert.NilError(t, unix.Mount(programs.dir, dir, "", unix.MS_BIND|flags, ""))
+	}
+	mount(0)
+	defer func() { assert.NilError(t, unix.Unmount(dir, unix.MNT_DETACH)) }()
 	for _, c := range []struct {
 		name  string
 		flags uintptr
 		p     set
 	}{{"suid", 0, caps(capA)}, {"nosuid", unix.MS_NOSUID, 0}} {
-		prog := program(t, kit.Tmpfs(t, c.flags), 0o755)
-		fileCaps{P: caps(capA), Effective: true}.set(t, prog)
+		mount(unix.MS_REMOUNT | c.flags)
+		// t.TempDir's parent is closed to other users.
+		fd, err := unix.Open(filepath.Join(dir, filepath.Base(prog)), unix.O_PATH, 0)
+		assert.NilError(t, err)
 		kit.OnThread(t, func() {
 			become(t, uid, gid)
-			want(t, "CapPrm, mounted "+c.name, mustExec(t, prog).P, c.p)
+			want(t, "CapPrm, mounted "+c.name, mustExec(t, fmt.Sprintf("/proc/self/fd/%d", fd)).P, c.p)
 		})
+		assert.NilError(t, unix.Close(fd))
 	}
 }
 
@@ -345,12 +357,26 @@ func TestFileCapsInvalid(t *testing.T) {
 		kit.WantErrno(t, "valid", setx(valid), 0)
 		dropEffective(t, unix.CAP_SETFCAP)
 		kit.WantErrno(t, "without CAP_SETFCAP", setx(valid), unix.EPERM)
-		kit.WantErrno(t, "remove without CAP_SETFCAP", unix.Removexattr(path, "security.capability"), unix.EPERM)
 	})
 }
 
+// TestFileCapsRemove: taking them away needs CAP_SETFCAP as well. Before
+// commit 61df7b828204, the BPF LSM's default answer skipped that check.
+func TestFileCapsRemove(t *testing.T) {
+	kit.NeedLinux(t, "6.10", "the capability check of removexattr beside the BPF LSM")
+	path := kit.Tmpfs(t, 0) + "/file"
+	assert.NilError(t, os.WriteFile(path, nil, 0o755))
+	fileCaps{P: caps(capA)}.set(t, path)
+	remove := func() error { return unix.Removexattr(path, "security.capability") }
+	kit.OnThread(t, func() {
+		dropEffective(t, unix.CAP_SETFCAP)
+		kit.WantErrno(t, "without CAP_SETFCAP", remove(), unix.EPERM)
+	})
+	kit.WantErrno(t, "with CAP_SETFCAP", remove(), 0)
+}
+
 func TestNoNewPrivsFileCaps(t *testing.T) {
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	fileCaps{P: caps(capA), Effective: true}.set(t, prog)
 	kit.OnThread(t, func() {
 		assert.NilError(t, unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
@@ -372,7 +398,7 @@ func TestNoNewPrivsFileCaps(t *testing.T) {
 // creator has dropped.
 func TestUserNamespace(t *testing.T) {
 	kit.NeedKconfig(t, "USER_NS=y")
-	prog := program(t, kit.Tmpfs(t, 0), 0o755)
+	prog := program(t, 0, 0o755)
 	kit.OnThread(t, func() {
 		mustDropBound(t, capA, capB)
 		assert.NilError(t, prctl(unix.PR_SET_SECUREBITS, secbitNoSetuidFixup))

@@ -4,6 +4,7 @@ package pamcap
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -92,29 +93,27 @@ func openLibpam() (*libpam, error) {
 	return p, nil
 }
 
+// dlopen loads the first file of the patterns that can be loaded: a host for
+// several architectures may have given the guest the libraries of all.
 func dlopen(patterns []string) (uintptr, error) {
-	path, err := findFile(patterns)
-	if err != nil {
-		return 0, err
-	}
-	lib, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_GLOBAL)
-	if err != nil {
-		return 0, fmt.Errorf("load %s: %w", path, err)
-	}
-	return lib, nil
-}
-
-func findFile(patterns []string) (string, error) {
+	var errs []error
 	for _, p := range patterns {
 		m, err := filepath.Glob(p)
 		if err != nil {
-			return "", err
+			return 0, err
 		}
-		if len(m) > 0 {
-			return m[0], nil
+		for _, path := range m {
+			lib, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_GLOBAL)
+			if err == nil {
+				return lib, nil
+			}
+			errs = append(errs, fmt.Errorf("load %s: %w", path, err))
 		}
 	}
-	return "", fmt.Errorf("none of %s is in the guest", strings.Join(patterns, " "))
+	if errs == nil {
+		return 0, fmt.Errorf("none of %s is in the guest", strings.Join(patterns, " "))
+	}
+	return 0, errors.Join(errs...)
 }
 
 // module calls a module's function as libpam does.

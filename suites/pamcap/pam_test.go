@@ -443,8 +443,7 @@ func TestPAMConfigMode(t *testing.T) {
 // inheritable file capability gains it if pam_cap.so gave it to the user, and
 // one that insists on a capability cannot run if it was dropped.
 func TestPAMEndToEnd(t *testing.T) {
-	dir := kit.Tmpfs(t, 0)
-	inheritable, forced := program(t, dir, 0o755), program(t, dir, 0o755)
+	inheritable, forced := program(t, 0, 0o755), program(t, 1, 0o755)
 	fileCaps{I: caps(unix.CAP_NET_RAW), Effective: true}.set(t, inheritable)
 	fileCaps{P: caps(unix.CAP_NET_RAW), Effective: true}.set(t, forced)
 	for _, c := range []struct {
