@@ -17,6 +17,8 @@ import (
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // DescribeEnv, set to 1, makes a suite's test binary print its Suite as JSON
@@ -172,7 +174,18 @@ func (m *Machine) buildTests(ctx context.Context, src Source, pkgs []string) (st
 		cmd.Dir = src.Dir
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
+		// The go command runs compilers: all of them must end with it, and it
+		// with us.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+		cmd.WaitDelay = 10 * time.Second
+		// Pdeathsig goes by the thread that started the process.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
 		if err := cmd.Run(); err != nil {
+			if ctx.Err() != nil {
+				return fmt.Errorf("compile the suites: %w", context.Cause(ctx))
+			}
 			if errors.Is(err, exec.ErrNotFound) {
 				return errors.New("compile the suites: no go command in PATH; install Go, or name test binaries: -suite ./ext4.test")
 			}

@@ -80,6 +80,7 @@ type guestProgram struct {
 	tty          *wire.Winsize
 	resize       <-chan wire.Winsize
 	stdout       io.Writer
+	onReady      func(wire.Ready)
 }
 
 func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
@@ -106,7 +107,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	}
 	p := runner.Program{
 		Kernel: ks[0], Init: self, Modules: g.modules, Shell: true,
-		Timeout: g.timeout, Stdin: io.In, Stdout: g.stdout, Stderr: io.Err, Resize: g.resize,
+		Timeout: g.timeout, Stdin: io.In, Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
 		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty},
 	}
 	if f, ok := io.Out.(*os.File); ok && g.tty == nil {
@@ -324,12 +325,17 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 			}
 		}
 	}()
-	old, err := term.MakeRaw(fd)
-	if err != nil {
-		return fmt.Errorf("put the terminal into raw mode: %w", err)
-	}
+	// Until the guest is up, Ctrl-C ends kvmrun and messages look as usual.
+	var raw *term.State
+	var rawErr error
+	g.onReady = func(wire.Ready) { raw, rawErr = term.MakeRaw(fd) }
 	out, err := g.run(ctx, io)
-	_ = term.Restore(fd, old)
+	if raw != nil {
+		_ = term.Restore(fd, raw)
+	}
+	if err == nil && rawErr != nil {
+		err = fmt.Errorf("put the terminal into raw mode: %w", rawErr)
+	}
 	if err != nil {
 		return err
 	}
