@@ -81,8 +81,7 @@ type uffdioCopy struct {
 	Copy                int64
 }
 
-// uffdioFill has the layout of uffdio_zeropage, uffdio_continue and
-// uffdio_poison alike.
+// uffdioFill has the layout of uffdio_continue and uffdio_poison alike.
 type uffdioFill struct {
 	uffdioRange
 	Mode uint64
@@ -109,7 +108,6 @@ var (
 	ioUnregister   = ioc(2, 0xAA, 1, unsafe.Sizeof(uffdioRange{}))
 	ioWake         = ioc(2, 0xAA, nrWake, unsafe.Sizeof(uffdioRange{}))
 	ioCopy         = ioc(3, 0xAA, nrCopy, unsafe.Sizeof(uffdioCopy{}))
-	ioZeropage     = ioc(3, 0xAA, nrZeropage, unsafe.Sizeof(uffdioFill{}))
 	ioMove         = ioc(3, 0xAA, nrMove, unsafe.Sizeof(uffdioCopy{}))
 	ioWriteprotect = ioc(3, 0xAA, nrWriteprotect, unsafe.Sizeof(uffdioWriteprotect{}))
 	ioContinue     = ioc(3, 0xAA, nrContinue, unsafe.Sizeof(uffdioFill{}))

@@ -45,6 +45,7 @@ type subject struct {
 	free    []*thread     // sockets without a thread yet
 	scratch uint64        // one page of the subject for arguments and results
 	ended   chan struct{} // closed when the process is gone
+	undo    []func()      // give back what the current test took, last first
 }
 
 // thread is a thread of a subject or of a child forked from it.
@@ -54,6 +55,7 @@ type thread struct {
 	sock int // the test's end
 	peer int // the subject's descriptor of the other end
 	pid  int // the process whose memory it sees
+	busy bool
 }
 
 func newSubject(t *testing.T) *subject {
@@ -89,24 +91,65 @@ func newSubject(t *testing.T) *subject {
 		_ = s.cmd.Wait()
 		close(s.ended)
 	}()
-	t.Cleanup(func() {
-		for _, th := range s.all {
-			if th.pid != 0 && th.pid != s.pid {
-				_ = unix.Kill(th.pid, unix.SIGKILL)
-			}
-		}
-		_ = s.cmd.Process.Kill()
-		<-s.ended
-		for _, th := range s.all {
-			_ = unix.Close(th.sock)
-		}
-		_ = unix.Close(s.pidfd)
-	})
+	t.Cleanup(s.stop)
 	s.scratch = s.th(0).mmap(0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE, -1)
 	return s
 }
 
 func (s *subject) th(i int) *thread { return s.all[i] }
+
+// stop ends the subject and its children.
+func (s *subject) stop() {
+	for _, th := range s.all[threads:] {
+		if th.pid != 0 {
+			_ = unix.Kill(th.pid, unix.SIGKILL)
+			th.pid = 0
+		}
+	}
+	_ = s.cmd.Process.Kill()
+	<-s.ended
+	for _, th := range s.all {
+		if th.sock >= 0 {
+			_ = unix.Close(th.sock)
+			th.sock = -1
+		}
+	}
+	if s.pidfd >= 0 {
+		_ = unix.Close(s.pidfd)
+		s.pidfd = -1
+	}
+}
+
+// reuse gives back what a test has taken, mappings, descriptors and children,
+// and reports whether the subject can serve another one.
+func (s *subject) reuse(t *testing.T) bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+	}
+	for _, th := range s.all {
+		if th.busy {
+			return false
+		}
+	}
+	if t.Failed() {
+		return false
+	}
+	for i := len(s.undo) - 1; i >= 0; i-- {
+		s.undo[i]()
+	}
+	s.undo = nil
+	for _, th := range s.all[threads:] {
+		if th.pid != 0 {
+			_ = unix.Kill(th.pid, unix.SIGKILL)
+			s.th(0).must(unix.SYS_WAIT4, uint64(th.pid), 0, 0, 0)
+			th.pid = 0
+			s.free = append(s.free, th)
+		}
+	}
+	return true
+}
 
 // bytesOf is the memory of a fixed-size value.
 func bytesOf[T any](p *T) []byte {
@@ -118,6 +161,7 @@ func (th *thread) start(op uint64, a ...uint64) {
 	th.s.t.Helper()
 	c := command{Op: op}
 	copy(c.A[:], a)
+	th.busy = true
 	_, err := unix.Write(th.sock, bytesOf(&c))
 	assert.NilError(th.s.t, err, "%s: send a command", th.name)
 }
@@ -170,6 +214,7 @@ func (th *thread) wait(us ...*uffd) outcome {
 			n, err := unix.Read(th.sock, bytesOf(&a))
 			assert.NilError(t, err, "%s: read the answer", th.name)
 			if n == int(unsafe.Sizeof(a)) {
+				th.busy = false
 				return outcome{done: true, ans: a}
 			}
 		}
@@ -451,13 +496,26 @@ var (
 	kindsSmallTHP = []kind{anon, anonTHP, shmemShared, shmemPrivate}
 )
 
-// eachKind runs the test for each kind of memory, with a subject of its own.
+// eachKind runs the test for each kind of memory. The kinds share a subject,
+// whose start costs more than most tests, as long as it survives them.
 func eachKind(t *testing.T, ks []kind, f func(t *testing.T, s *subject, k kind)) {
 	t.Helper()
+	parent := t
+	var s *subject
 	for _, k := range ks {
 		t.Run(k.name, func(t *testing.T) {
 			k.need(t)
-			f(t, newSubject(t), k)
+			if s == nil {
+				s = newSubject(parent)
+			}
+			s.t = t
+			t.Cleanup(func() {
+				if s != nil && !s.reuse(t) {
+					s.stop()
+					s = nil
+				}
+			})
+			f(t, s, k)
 		})
 	}
 }
@@ -513,8 +571,14 @@ func (th *thread) memfd(size uint64) int {
 	th.s.t.Helper()
 	name := [8]byte{'w', 'p'}
 	fd := th.must(unix.SYS_MEMFD_CREATE, put(th, &name), 0)
+	th.closeLater(fd)
 	th.must(unix.SYS_FTRUNCATE, fd, size)
 	return int(fd)
+}
+
+// closeLater closes a descriptor of the subject after the test.
+func (th *thread) closeLater(fd uint64) {
+	th.s.undo = append(th.s.undo, func() { th.must(unix.SYS_CLOSE, fd) })
 }
 
 // reserve finds an address range that is aligned to huge pages and has nothing
@@ -522,6 +586,7 @@ func (th *thread) memfd(size uint64) int {
 func (th *thread) reserve(length uint64) uint64 {
 	th.s.t.Helper()
 	a := th.mmap(0, length+3*hugeSize, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE, -1)
+	th.s.undo = append(th.s.undo, func() { th.must(unix.SYS_MUNMAP, a, length+3*hugeSize) })
 	return (a+hugeSize-1)&^(hugeSize-1) + hugeSize
 }
 
@@ -576,7 +641,8 @@ type uffd struct {
 	fd     int
 	remote uint64 // the subject's descriptor
 	th     *thread
-	open   bool
+	open   bool // the test's descriptor
+	gone   bool // the subject's descriptor
 }
 
 // bare makes a userfaultfd without the API handshake.
@@ -593,14 +659,27 @@ func (th *thread) adopt(fd uint64) *uffd {
 	assert.NilError(th.s.t, err, "pidfd_getfd")
 	u := &uffd{t: th.s.t, fd: local, remote: fd, th: th, open: true}
 	th.s.t.Cleanup(u.close)
+	th.s.undo = append(th.s.undo, func() { u.closeAll(th.s.th(0)) })
 	return u
 }
 
+// close closes the test's descriptor.
 func (u *uffd) close() {
 	if u.open {
 		u.open = false
 		_ = unix.Close(u.fd)
 	}
+}
+
+// closeAll closes the userfaultfd for good: the subject's descriptor, by one of
+// its threads, and the test's.
+func (u *uffd) closeAll(by *thread) {
+	u.t.Helper()
+	if !u.gone {
+		u.gone = true
+		by.must(unix.SYS_CLOSE, u.remote)
+	}
+	u.close()
 }
 
 // uffd makes a userfaultfd with these features.

@@ -162,6 +162,8 @@ func (th *thread) pipeWith(val uint64) uint64 {
 	th.must(unix.SYS_PIPE2, th.s.scratch, 0)
 	var fds [2]int32
 	get(th, &fds)
+	th.closeLater(uint64(fds[0]))
+	th.closeLater(uint64(fds[1]))
 	th.must(unix.SYS_WRITE, uint64(fds[1]), put(th, &val), 8)
 	return uint64(fds[0])
 }
@@ -292,8 +294,7 @@ func TestCloseReleasesWriter(t *testing.T) {
 		u := th.watch(0, r)
 		u.protect(r)
 		th.storeTraps(u, r.at(0), 0xA)
-		s.th(1).must(unix.SYS_CLOSE, u.remote)
-		u.close()
+		u.closeAll(s.th(1))
 		th.finish()
 		th.verify(r.sub(1, 2), 2)
 		assert.Equal(t, th.load(r.addr), uint64(0xA))
@@ -393,8 +394,7 @@ func TestTwoDescriptors(t *testing.T) {
 	u.quiet()
 	v.quiet()
 	s.th(1).s.t.Log("closing one descriptor must release its own waiter only")
-	th.must(unix.SYS_CLOSE, u.remote)
-	u.close()
+	u.closeAll(th)
 	s.th(1).finish(v)
 	assert.Assert(t, s.th(2).waiting())
 	v.unprotect(r.sub(2, 1))

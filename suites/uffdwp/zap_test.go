@@ -221,6 +221,7 @@ func TestFileRangeRemoved(t *testing.T) {
 				}
 				name := [8]byte{'w', 'p'}
 				fd := th.must(unix.SYS_MEMFD_CREATE, put(th, &name), flags)
+				th.closeLater(fd)
 				r := region{th.reserve(2 * k.page), k.page, 2}
 				th.must(unix.SYS_FTRUNCATE, fd, r.len())
 				th.mmap(r.addr, r.len(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, int(fd))
