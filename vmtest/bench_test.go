@@ -52,6 +52,8 @@ func oursFirstByte(b *testing.B, c vmtest.Config) (argv []string, first, end tim
 	_, err = vm.Port("p").Read(make([]byte, 1))
 	assert.NilError(b, err)
 	first = time.Since(begin)
+	_, err = vm.Port("p").Write([]byte{'.'}) // and off
+	assert.NilError(b, err)
 	assert.Equal(b, vm.Wait().Cause, vmtest.PowerOff)
 	end = time.Since(begin) - first
 	assert.NilError(b, vm.Close())
@@ -84,6 +86,8 @@ func bareFirstByte(b *testing.B, c vmtest.Config, argv []string) time.Duration {
 	assert.NilError(b, theirs.Close())
 	_, err = conn.Read(make([]byte, 1))
 	first := time.Since(begin)
+	assert.NilError(b, err)
+	_, err = conn.Write([]byte{'.'})
 	assert.NilError(b, err)
 	assert.NilError(b, cmd.Wait())
 	return first

@@ -249,13 +249,17 @@ func (vm *VM) handshake(ctx context.Context, qemu string) error {
 			return err
 		}
 	}
-	select {
-	case <-vm.proc.done:
-		// Lived and died meanwhile: that is an end like any other.
-		if v.QEMU.Major != 0 {
-			return nil
+	if errors.Is(err, monitor.ErrClosed) && ctx.Err() == nil {
+		// QEMU greets before it builds the machine, so the greeting alone is
+		// no sign that it started. But a guest can have ended it between the
+		// machine's start and the monitor's first answer.
+		select {
+		case <-vm.done:
+			if vm.exit.Reason != "" {
+				return nil
+			}
+		case <-ctx.Done():
 		}
-	default:
 	}
 	return err
 }

@@ -259,10 +259,15 @@ func TestPorts(t *testing.T) {
 	_, err = vm.Port("three").Write([]byte("nobody reads this"))
 	assert.NilError(t, err)
 
-	got, err := io.ReadAll(p)
+	got := make([]byte, len(sent))
+	_, err = io.ReadFull(p, got)
 	assert.NilError(t, err)
 	assert.NilError(t, <-written)
-	assert.Assert(t, bytes.Equal(got, sent), "sent %d, got %d bytes", len(sent), len(got))
+	assert.Assert(t, bytes.Equal(got, sent))
+	_, err = p.Write([]byte{'.'}) // all has arrived, the guest may go
+	assert.NilError(t, err)
+	_, err = p.Read(got)
+	assert.ErrorIs(t, err, io.EOF)
 	assert.Equal(t, vm.Wait().Cause, vmtest.PowerOff)
 	for _, name := range []string{"one", "three"} {
 		got, err := io.ReadAll(vm.Port(name))
@@ -487,6 +492,8 @@ func TestNothingLeft(t *testing.T) {
 
 	for _, kill := range []bool{false, true} {
 		vm, err := vmtest.Start(t.Context(), c)
+		assert.NilError(t, err)
+		_, err = vm.Port("p").Write([]byte{'.'})
 		assert.NilError(t, err)
 		if kill {
 			vm.Kill()

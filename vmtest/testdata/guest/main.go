@@ -45,7 +45,8 @@ func main() {
 		say("flood ends here\n")
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "echo":
-		// What comes in on one port goes out on it, until a NUL.
+		// What comes in on one port goes out on it, until a NUL that is the
+		// last byte.
 		fd := port(param("vmtest.port"))
 		buf := make([]byte, 4096)
 		for {
@@ -64,12 +65,15 @@ func main() {
 			}
 			writeAll(fd, buf[:n])
 			if end >= 0 {
+				await(fd)
 				off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 			}
 		}
 	case "hello":
 		// The first sign on a port, for the benchmark.
-		writeAll(port(param("vmtest.port")), []byte("hello\n"))
+		fd := port(param("vmtest.port"))
+		writeAll(fd, []byte("hello\n"))
+		await(fd)
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "bulk":
 		fd := port(param("vmtest.port"))
@@ -77,14 +81,7 @@ func main() {
 		for range 64 {
 			writeAll(fd, block)
 		}
-		// Written is not arrived: wait for the host's word.
-		for {
-			if n, err := syscall.Read(fd, block[:1]); n == 1 {
-				break
-			} else if err != syscall.EINTR {
-				must(err)
-			}
-		}
+		await(fd)
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "dmesg":
 		// The kernel's own record, for comparison with the console.
@@ -94,8 +91,7 @@ func main() {
 		n, err := syscall.Klogctl(readAll, buf)
 		must(err)
 		writeAll(fd, append(buf[:n], 0))
-		_, err = syscall.Read(fd, buf[:1])
-		must(err)
+		await(fd)
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "disks":
 		disks()
@@ -163,6 +159,20 @@ func writeAll(fd int, b []byte) {
 		}
 		must(err)
 		b = b[n:]
+	}
+}
+
+// await waits for a byte from the host. Without that, what is written to the
+// port but not yet taken by the host would be lost when the machine ends.
+func await(fd int) {
+	for {
+		n, err := syscall.Read(fd, make([]byte, 1))
+		if n == 1 {
+			return
+		}
+		if err != syscall.EINTR {
+			must(err)
+		}
 	}
 }
 
