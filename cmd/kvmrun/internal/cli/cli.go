@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/term"
 
@@ -86,10 +87,24 @@ func Run(ctx context.Context, args []string, io IO) int {
 		if exit.err != nil {
 			fmt.Fprintln(io.Err, "kvmrun:", exit.err)
 		}
+		if exit.code == exitUsage && hostsFault(err) {
+			return exitInfra
+		}
 		return exit.code
 	}
 	fmt.Fprintln(io.Err, "kvmrun:", err)
 	return exitInfra
+}
+
+// hostsFault says whether an error that looked like one of the user's has
+// another reason.
+func hostsFault(err error) bool {
+	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []string) error {

@@ -208,7 +208,7 @@ func writeFile(name string, write func(io.Writer) error) error {
 	}
 	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
 	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
-		return err
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return os.Rename(f.Name(), name)
 }
