@@ -87,7 +87,7 @@ func loadDWARF(f *elf.File, base []uint64) (*debugInfo, error) {
 		if s.Size > maxSection {
 			return nil, fmt.Errorf("section %s has %d bytes", s.Name, s.Size)
 		}
-		b, err := s.Data()
+		b, err := sectionData(s)
 		if err != nil {
 			return nil, fmt.Errorf("section %s: %w", s.Name, err)
 		}
@@ -111,6 +111,24 @@ func loadDWARF(f *elf.File, base []uint64) (*debugInfo, error) {
 	}
 	d := &debugInfo{data: data, units: map[dwarf.Offset]*unit{}, names: map[dwarf.Offset]string{}}
 	return d, d.index()
+}
+
+// sectionData is s.Data, which does not trust the section's size and therefore
+// grows its buffer again and again: for what fits into the file, that is most of
+// the time.
+func sectionData(s *elf.Section) ([]byte, error) {
+	if s.Flags&elf.SHF_COMPRESSED != 0 || s.Size == 0 {
+		return s.Data()
+	}
+	var end [1]byte
+	if _, err := s.ReadAt(end[:], int64(s.Size)-1); err != nil {
+		return nil, fmt.Errorf("it ends beyond the file: %w", err)
+	}
+	b := make([]byte, s.Size)
+	if _, err := s.ReadAt(b, 0); err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // relocate applies to b, the content of section i, what the linker would. Debug

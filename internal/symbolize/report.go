@@ -32,7 +32,7 @@ var (
 	addrRe = regexp.MustCompile(`0x([0-9a-f]{16})\s*$`)
 	// stackRe is what stands before the symbol on a line of a stack: nothing, or
 	// the end of a log prefix, then perhaps an address and a question mark.
-	stackRe = regexp.MustCompile(`(?:^|\]|\bkernel:|<\d>)\s*(?:\(?\[<?[0-9a-f]{8,16}>?\]\)?\s*)*(\? )?\(?$`)
+	stackRe = regexp.MustCompile(`(?:^|[^>]\]|\bkernel:|<\d>)\s*(?:\(?\[<?[0-9a-f]{8,16}>?\]\)?\s*)*(\? )?\(?$`)
 	// pcRe is what stands before the program counter of a register dump.
 	pcRe = regexp.MustCompile(`(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|\bpc : |\bepc : |\bera : |\bPC is at )(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)?$`)
 	// printedRe is an address printed beside its symbol.
@@ -85,6 +85,7 @@ func parse(text string) (match, bool) {
 	if !strings.Contains(text, "0x") {
 		return match{}, false
 	}
+	text = mask(text)
 	i := symRe.FindStringSubmatchIndex(text)
 	if i == nil {
 		i = addrRe.FindStringSubmatchIndex(text)
@@ -121,6 +122,17 @@ func parse(text string) (match, bool) {
 	return m, true
 }
 
+// escapeRe are the terminal's colours, and other control characters.
+var escapeRe = regexp.MustCompile(`\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f]`)
+
+// mask blanks out what is not text, so that offsets stay what they are.
+func mask(text string) string {
+	if !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+		return text
+	}
+	return escapeRe.ReplaceAllStringFunc(text, func(s string) string { return strings.Repeat(" ", len(s)) })
+}
+
 // stray reports whether the unwinder stumbled over a pointer to what follows
 // the function named, which is then not concerned.
 func (m *match) stray() bool {
@@ -128,10 +140,10 @@ func (m *match) stray() bool {
 }
 
 func (m *match) classify(before string) {
-	if p := stackRe.FindStringSubmatch(before); p != nil {
-		m.kind, m.frame.Unreliable = inStack, p[1] != ""
-	} else if pcRe.MatchString(before) {
+	if pcRe.MatchString(before) {
 		m.kind = inPC
+	} else if p := stackRe.FindStringSubmatch(before); p != nil {
+		m.kind, m.frame.Unreliable = inStack, p[1] != ""
 	}
 }
 
