@@ -114,6 +114,10 @@ func (a *agent) serve(b *bootReport) {
 				if current != nil {
 					a.reaper.signal(current.pid, unix.Signal(m.Signal.Number))
 				}
+			case m.SysRq != nil:
+				// Each key may print for seconds, or never come back; the host
+				// asks because something is stuck already.
+				go a.sysrq(m.SysRq.Keys)
 			case m.Resize != nil:
 				if current != nil {
 					current.resize(*m.Resize)
@@ -122,6 +126,19 @@ func (a *agent) serve(b *bootReport) {
 				a.fault("message from the host that only a guest sends")
 				return
 			}
+		}
+	}
+}
+
+// sysrq writes keys to the kernel. What comes of it is in the kernel log.
+func (a *agent) sysrq(keys string) {
+	defer dieOnPanic(a.sys)
+	// All functions, and all that they print (sysrq.rst).
+	_ = a.sys.writeFile("/proc/sys/kernel/sysrq", "1\n")
+	_ = a.sys.consoleLevel(8)
+	for _, k := range keys {
+		if err := a.sys.writeFile("/proc/sysrq-trigger", string(k)); err != nil {
+			a.sys.kernelLog(fmt.Sprintf("kvmrun: sysrq %c: %v", k, err))
 		}
 	}
 }

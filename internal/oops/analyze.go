@@ -2,7 +2,6 @@ package oops
 
 import (
 	"bytes"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -152,7 +151,7 @@ func (r *Report) corrupt(why string) {
 
 // dumps matches the first line of what a task prints about itself that is no
 // bug. Without printk callers its stack cannot be told from the report's.
-var dumps = regexp.MustCompile(`FAULT_INJECTION: forcing a failure|(?:page|vmalloc:) allocation failure|vmalloc error: size|invoked oom-killer`)
+var dumps = compile(`FAULT_INJECTION: forcing a failure|(?:page|vmalloc:) allocation failure|vmalloc error: size|invoked oom-killer`)
 
 // mixed reports why the stack that blames fn may not belong to the report.
 func (p *pending) mixed(b *body, fn string) string {
@@ -228,11 +227,11 @@ func (p *pending) unavailable(b *body, at int) bool {
 }
 
 var (
-	cpuRe     = regexp.MustCompile(`^\s*CPU: (\d+) (?:UID: \d+ )?PID: (\d+) Comm: (.{0,64}?) (?:Not tainted|Tainted: ([A-Z ]+?)) +(\S+) (?:#|\()`)
-	taintRe   = regexp.MustCompile(`(?:Not tainted|Tainted: ([A-Z ]+?)) +(\d+\.\d+\S*)`)
-	warnCPURe = regexp.MustCompile(`CPU: (\d+) PID: (\d+)|CPU#(\d+): (.{1,64})/(\d+)`)
-	whoRe     = regexp.MustCompile(`(?:by task|: task|^INFO: task|process) ([^\s:/]{1,64}(?:[:/][^\s:/]{1,32})??)[:/](\d+)\b|comm "([^"]{0,64})", pid (\d+)`)
-	regRe     = regexp.MustCompile(`^\s*(?:RIP|RSP|R[A-D]X|R[SD]I|RBP|R\d\d|E[A-D]X|E[SD]I|E[BS]P|EIP|EFLAGS|FS|CS|DS|CR\d|DR\d|PKRU|Code|PC is at|LR is at|pc|lr|sp|pstate|x\d+|r\d+|Flags|Control|epc|ra|gp|tp|t\d|s\d+|a\d|status|NIP|LR|REGS|MSR|CFAR|GPR\d+|Krnl PSW|Krnl GPRS|Krnl Code|ERA|PSTATE|ORIG_RAX)\b ?:?`)
+	cpuRe     = compile(`^\s*CPU: (\d+) (?:UID: \d+ )?PID: (\d+) Comm: (.{0,64}?) (?:Not tainted|Tainted: ([A-Z ]+?)) +(\S+) (?:#|\()`)
+	taintRe   = compile(`(?:Not tainted|Tainted: ([A-Z ]+?)) +(\d+\.\d+\S*)`)
+	warnCPURe = compile(`CPU: (\d+) PID: (\d+)|CPU#(\d+): (.{1,64})/(\d+)`)
+	whoRe     = compile(`(?:by task|: task|^INFO: task|process) ([^\s:/]{1,64}(?:[:/][^\s:/]{1,32})??)[:/](\d+)\b|comm "([^"]{0,64})", pid (\d+)`)
+	regRe     = compile(`^\s*(?:RIP|RSP|R[A-D]X|R[SD]I|RBP|R\d\d|E[A-D]X|E[SD]I|E[BS]P|EIP|EFLAGS|FS|CS|DS|CR\d|DR\d|PKRU|Code|PC is at|LR is at|pc|lr|sp|pstate|x\d+|r\d+|Flags|Control|epc|ra|gp|tp|t\d|s\d+|a\d|status|NIP|LR|REGS|MSR|CFAR|GPR\d+|Krnl PSW|Krnl GPRS|Krnl Code|ERA|PSTATE|ORIG_RAX)\b ?:?`)
 )
 
 // facts fills in what the report says beside its title.

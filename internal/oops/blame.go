@@ -1,7 +1,6 @@
 package oops
 
 import (
-	"regexp"
 	"strings"
 )
 
@@ -94,7 +93,7 @@ func blameWarning(b *body, named string) string {
 // warningBeyond is blameWarning for warnings that a helper prints on behalf of
 // its callers: functions that match extra are not blamed either.
 func warningBeyond(extra string) rule {
-	helper := regexp.MustCompile(extra)
+	helper := compile(extra)
 	return func(b *body, named string) string {
 		t := b.trace()
 		if t == nil || len(reliable(t.frames)) == 0 {
@@ -144,7 +143,7 @@ func blameHead(b *body, named string) string {
 }
 
 // lockPrimitive matches what lockdep may name although its caller took the lock.
-var lockPrimitive = regexp.MustCompile(alternation([][]string{never[3]}))
+var lockPrimitive = compile(alternation([][]string{never[3]}))
 
 // blameLock takes the function that took the lock, as lockdep names it.
 func blameLock(b *body, named string) string {
@@ -193,11 +192,11 @@ func blameLeak(b *body, _ string) string {
 }
 
 // leakAlloc matches what allocates on behalf of a caller, by its name.
-var leakAlloc = regexp.MustCompile(`alloc|idr_get|create_object|list_lru_init|pcpu_create|mmap|(?:str|mem)n?dup`)
+var leakAlloc = compile(`alloc|idr_get|create_object|list_lru_init|pcpu_create|mmap|(?:str|mem)n?dup`)
 
 // anchors are functions that dispatch work. A loop spends its time anywhere
 // below them, so the function they called is what identifies the bug.
-var anchors = regexp.MustCompile(alternation([][]string{
+var anchors = compile(alternation([][]string{
 	// System calls and faults.
 	{`^_*do_(fast_)?syscall_`, `^do_SYSENTER`, `^do_int80`, `^entry_`, `^sysenter_`, `^system_call`, `^el0_`, `^_*el0t_`, `^do_el0_svc`, `^invoke_syscall`, `^x64_sys_call`, `^ia32_sys_call`, `^ret_fast_syscall`, `^syscall_handler`, `^do_trap_ecall_u`, `^handle_mm_fault`, `^_*do_fault$`, `^do_page_mkwrite`, `^(async_)?page_fault$`},
 	// Files and sockets.
@@ -207,7 +206,7 @@ var anchors = regexp.MustCompile(alternation([][]string{
 }))
 
 // stallBucket groups the places where a CPU waits for others.
-var stallBucket = regexp.MustCompile(`^_*smp_call_function`)
+var stallBucket = compile(`^_*smp_call_function`)
 
 // anchored returns the function called by the first anchor of frames.
 func anchored(frames []Frame) string {
@@ -287,9 +286,9 @@ func blameDeep(b *body, named string) string {
 
 var (
 	// hungBucket groups hangs by what is waited for.
-	hungBucket = regexp.MustCompile(`rtnl_lock|synchronize_(?:s?rcu|sched|net)`)
+	hungBucket = compile(`rtnl_lock|synchronize_(?:s?rcu|sched|net)`)
 	// hungHelpers are what a waiting task always has on its stack.
-	hungHelpers = regexp.MustCompile(`sched|_lock|_slowlock|^_*down|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_(?:delayed_)?work|flush_work|^_*(?:m|u)sleep|usleep_range`)
+	hungHelpers = compile(`sched|_lock|_slowlock|^_*down|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_(?:delayed_)?work|flush_work|^_*(?:m|u)sleep|usleep_range`)
 )
 
 // blameHung finds what a task waits in.
@@ -314,11 +313,11 @@ func blameHung(b *body, _ string) string {
 
 // bucketNames gives functions that do the same thing one name in titles.
 var bucketNames = []struct {
-	re   *regexp.Regexp
+	re   *lazyRE
 	name string
 }{
-	{regexp.MustCompile(`^_*synchronize_(?:rcu|srcu|sched|net)\w*$`), "synchronize_rcu"},
-	{regexp.MustCompile(`^_*smp_call_function\w*$`), "smp_call_function"},
+	{compile(`^_*synchronize_(?:rcu|srcu|sched|net)\w*$`), "synchronize_rcu"},
+	{compile(`^_*smp_call_function\w*$`), "smp_call_function"},
 }
 
 // titleName is the name a blamed function has in a title.
@@ -354,4 +353,4 @@ func blameUSB(b *body, named string) string {
 	return blameWarning(b, named)
 }
 
-var usbHelpers = regexp.MustCompile(`^usb_(?:submit_urb|start_wait_urb|bulk_msg|control_msg|internal_control_msg|interrupt_msg|hcd_submit_urb|control_msg_send|control_msg_recv)`)
+var usbHelpers = compile(`^usb_(?:submit_urb|start_wait_urb|bulk_msg|control_msg|internal_control_msg|interrupt_msg|hcd_submit_urb|control_msg_send|control_msg_recv)`)

@@ -1,6 +1,6 @@
 package oops
 
-import "regexp"
+import "strings"
 
 // oops is one way a report begins: a literal that must occur in the line, and
 // the formats such a line can have, the first that fits winning.
@@ -9,10 +9,10 @@ type oops struct {
 	header  string
 	formats []format
 	// not lists lines that hold header but are no bug.
-	not *regexp.Regexp
+	not *lazyRE
 	// notice lists texts that tell a user something, not a developer. It applies
 	// to the rows that accept any text, not to those that know the report.
-	notice *regexp.Regexp
+	notice *lazyRE
 	// trap marks headers that the kernel prints as the second line of another
 	// report: while one is open that has no stack yet, they belong to it.
 	trap bool
@@ -29,10 +29,10 @@ type oops struct {
 // format is a row of the table.
 type format struct {
 	// start is matched against the first line from header on.
-	start *regexp.Regexp
+	start *lazyRE
 	// body is matched against the lines that follow, if not nil; the row fits only
 	// if both match. Its groups number on from start's.
-	body *regexp.Regexp
+	body *lazyRE
 	// title and alts are templates: {1} is a group, {F} the function blamed.
 	title string
 	alts  []string
@@ -54,21 +54,17 @@ type format struct {
 
 // re compiles a pattern of the table. {{FUNC}} stands for a symbol with or
 // without an offset, as one group.
-func re(s string) *regexp.Regexp {
-	return regexp.MustCompile(funcMark.ReplaceAllLiteralString(s, `(?:\[<[0-9a-f]+>\] )?([A-Za-z_$<][\w.$<>:]*)(?:\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?)?`))
+func re(s string) *lazyRE {
+	return compile(strings.ReplaceAll(s, "{{FUNC}}", `(?:\[<[0-9a-f]+>\] )?([A-Za-z_$<][\w.$<>:]*)(?:\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?)?`))
 }
-
-var funcMark = regexp.MustCompile(`\{\{FUNC\}\}`)
 
 const badAccess = "bad-access in {F}"
 
 // kasanAccess is KASAN's second line.
 var kasanAccess = re(`(?m)^\s*(Read|Write)(?: of size \d+)?(?: at addr | by task )`)
 
-// table lists every way a report begins. Headers that are found at the same
+// buildTable lists every way a report begins. Headers that are found at the same
 // place of a line are tried in the order of the table.
-var table = buildTable()
-
 func buildTable() []*oops {
 	var all []*oops
 	for _, part := range [][]*oops{bugTable(), trapTable(), warningTable(), infoTable(), panicTable(), otherTable()} {
@@ -137,7 +133,7 @@ func bugTable() []*oops {
 		// mm/slub.c, mm/slab.c
 		{header: "BUG ", strict: true, formats: []format{
 			{start: re(`^BUG [\w\-:.]+ \((?:Not tainted|Tainted.*?)\): ([^:]*)`), title: "BUG: {1} in {F}", alts: []string{badAccess}, rule: blameTrace},
-		}, not: regexp.MustCompile(`kasan:|^BUG [^(]*$|^BUG \S+ \([^)]*$`)},
+		}, not: compile(`kasan:|^BUG [^(]*$|^BUG \S+ \([^)]*$`)},
 		{header: "slab error in ", strict: true, formats: []format{
 			{start: re(`^slab error in \w+\(\): cache [^:]*: (.*)`), title: "BUG: {1} in {F}", alts: []string{badAccess}, rule: blameTrace},
 		}},

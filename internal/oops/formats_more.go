@@ -1,7 +1,5 @@
 package oops
 
-import "regexp"
-
 // trapTable holds processor exceptions without a line of their own before them.
 func trapTable() []*oops {
 	return []*oops{
@@ -12,7 +10,7 @@ func trapTable() []*oops {
 		}},
 		{header: "general protection fault", trap: true, formats: []format{
 			{start: re(`^general protection fault(?:,|:| in)`), title: "general protection fault in {F}", alts: []string{badAccess}, rule: blamePC},
-		}, not: regexp.MustCompile(`^general protection fault (?:ip|error)[: ]`)},
+		}, not: compile(`^general protection fault (?:ip|error)[: ]`)},
 		{header: "stack segment:", trap: true, formats: []format{
 			{start: re(`^stack segment: `), title: "stack segment fault in {F}", alts: []string{badAccess}, rule: blamePC},
 		}},
@@ -41,7 +39,7 @@ func trapTable() []*oops {
 		{header: "Alignment trap:", formats: []format{{start: re(`^Alignment trap: not handling`), title: "Alignment trap in {F}", rule: blameTrace}}},
 		{header: "Oops: ", trap: true, strict: true, formats: []format{
 			{start: re(`^Oops: (.*)`), title: "Oops in {F}", rule: blamePC},
-		}, not: regexp.MustCompile(`^Oops: (?:general protection|stack segment|divide|invalid opcode|double fault)`)},
+		}, not: compile(`^Oops: (?:general protection|stack segment|divide|invalid opcode|double fault)`)},
 		{header: "Oops [#", trap: true, strict: true, formats: []format{{start: re(`^Oops \[#`), title: "Oops in {F}", rule: blamePC}}},
 		{header: "Oops - ", trap: true, strict: true, formats: []format{{start: re(`^Oops - `), title: "Oops in {F}", rule: blamePC}}},
 		{header: "int3: ", trap: true, strict: true, formats: []format{{start: re(`^int3: [0-9a-f]{4} \[#`), title: "int3 in {F}", rule: blamePC}}},
@@ -50,13 +48,13 @@ func trapTable() []*oops {
 
 // atFile is the rest of a WARNING's first line in both its forms:
 // "CPU: 1 PID: 2 at FILE:3 func+0x4" and (since 6.16) "FILE:3 at func+0x4".
-func atFile(file string) *regexp.Regexp {
+func atFile(file string) *lazyRE {
 	return re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?` + file + `:\d+ (?:at )?{{FUNC}}`)
 }
 
 // notices are texts after "WARNING: " that tell a user something, not a
 // developer.
-var notices = regexp.MustCompile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|no longer supported|not recommended|remote host identification|experimental|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
+var notices = compile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|no longer supported|not recommended|remote host identification|experimental|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
 
 // warningTable holds what begins with "WARNING:".
 func warningTable() []*oops {
@@ -102,7 +100,7 @@ func infoTable() []*oops {
 		format{start: re(`^INFO:\s*$`), title: "INFO: corrupted", cut: true},
 		format{start: re(`^INFO: (.*)`), title: "INFO: {1}"},
 	)
-	not := regexp.MustCompile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |Lockdep is|task .* blocked on .* likely|.*(?:will be removed|deprecated))|NMI handler .* took too long`)
+	not := compile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |Lockdep is|task .* blocked on .* likely|.*(?:will be removed|deprecated))|NMI handler .* took too long`)
 	return []*oops{
 		{header: "INFO: ", formats: rows, strict: true, notice: not},
 		{header: "INFO:", formats: rows, strict: true, notice: not},
@@ -133,7 +131,7 @@ func otherTable() []*oops {
 		{header: "UBSAN: ", formats: []format{
 			{start: re(`^UBSAN: Undefined behaviour in `), title: "UBSAN: undefined-behaviour in {F}", rule: blameTrace},
 			{start: re(`^UBSAN: ([a-z][a-z\-]+) in `), title: "UBSAN: {1} in {F}", rule: blameTrace},
-		}, not: regexp.MustCompile(`^UBSAN: (?:[a-z\-]+ )?(?:enabled|loaded)`)},
+		}, not: compile(`^UBSAN: (?:[a-z\-]+ )?(?:enabled|loaded)`)},
 		{header: "unreferenced object 0x", formats: []format{
 			{start: re(`^unreferenced object 0x`), title: "memory leak in {F}", rule: blameLeak, noStack: true},
 		}, trap: true},
@@ -168,4 +166,4 @@ func otherTable() []*oops {
 
 // loopFS matches file systems on loop devices: tests mount images there that
 // are broken on purpose.
-var loopFS = regexp.MustCompile(`\(device loop\d+\)`)
+var loopFS = compile(`\(device loop\d+\)`)

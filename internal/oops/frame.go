@@ -1,7 +1,6 @@
 package oops
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -10,27 +9,27 @@ import (
 var (
 	// [<addr>] ? func+0x1/0x2 [module] file.c:3, in the dialects of x86, arm64,
 	// riscv, s390, powerpc (two addresses), mips and kmemleak.
-	frameRe = regexp.MustCompile(`^\s*(?:<[/A-Za-z#_]+>\s+)*((?:\(?\[<?[0-9a-fx*_p()]+>?\]\)?\s*){0,2})(\? )?\(?([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)\)?(.*)$`)
+	frameRe = compile(`^\s*(?:<[/A-Za-z#_]+>\s+)*((?:\(?\[<?[0-9a-fx*_p()]+>?\]\)?\s*){0,2})(\? )?\(?([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)\)?(.*)$`)
 	// func file.c:3 [inline]
-	inlineRe = regexp.MustCompile(`^\s*(?:\[<?[0-9a-f]+>?\]\s+)?([A-Za-z_$<][\w.$<>:]*) (\S+):(\d+) \[inline\]\s*$`)
+	inlineRe = compile(`^\s*(?:\[<?[0-9a-f]+>?\]\s+)?([A-Za-z_$<][\w.$<>:]*) (\S+):(\d+) \[inline\]\s*$`)
 	// [<addr>] (callee) from [<addr>] (caller+0x1/0x2 file.c:3), 32-bit arm.
-	armRe = regexp.MustCompile(`^\s*\[<([0-9a-f]+)>\] \(([\w.$]+)\) from \[<([0-9a-f]+)>\] \(([\w.$]+)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: (\S+):(\d+))?( \[inline\])?\)?`)
+	armRe = compile(`^\s*\[<([0-9a-f]+)>\] \(([\w.$]+)\) from \[<([0-9a-f]+)>\] \(([\w.$]+)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: (\S+):(\d+))?( \[inline\])?\)?`)
 	// callee from caller+0x1/0x2, 32-bit arm since 5.19.
-	armNewRe = regexp.MustCompile(`^\s*([A-Za-z_][\w.$]*) from ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)(.*)$`)
+	armNewRe = compile(`^\s*([A-Za-z_][\w.$]*) from ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)(.*)$`)
 	// A bare address among frames: [<ffffffff>] 0xffffffff, or 0x202.
-	addrFrameRe = regexp.MustCompile(`^\s*(?:\[<?[0-9a-f]+>?\]\s+)*(\? )?0x([0-9a-f]+)\s*$`)
+	addrFrameRe = compile(`^\s*(?:\[<?[0-9a-f]+>?\]\s+)*(\? )?0x([0-9a-f]+)\s*$`)
 
-	addrRe   = regexp.MustCompile(`[0-9a-f]{8,16}`)
-	sourceRe = regexp.MustCompile(`\s(\S+\.[A-Za-z]+):(\d+)(?:\s|$)`)
-	moduleRe = regexp.MustCompile(`^\s+\[([\w\-]+)(?:[ (][^\]]*)?\]`)
+	addrRe   = compile(`[0-9a-f]{8,16}`)
+	sourceRe = compile(`\s(\S+\.[A-Za-z]+):(\d+)(?:\s|$)`)
+	moduleRe = compile(`^\s+\[([\w\-]+)(?:[ (][^\]]*)?\]`)
 
 	// Where the kernel was: RIP: 0010:func+0x1/0x2 and its cousins.
-	pcRe = regexp.MustCompile(`^\s*(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|RIP:|EIP: 00[67][0-9a-f]:|EIP is at|EIP:|IP is at|IP:|PC is at|pc :|pc:|epc :|NIP|Krnl PSW :|Faulting instruction address:|ERA:|era :)\s*(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)*\(?([A-Za-z_$<][\w.$<>:]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(.*)$`)
+	pcRe = compile(`^\s*(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|RIP:|EIP: 00[67][0-9a-f]:|EIP is at|EIP:|IP is at|IP:|PC is at|pc :|pc:|epc :|NIP|Krnl PSW :|Faulting instruction address:|ERA:|era :)\s*(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)*\(?([A-Za-z_$<][\w.$<>:]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(.*)$`)
 	// The same where no symbol was found.
-	pcAnyRe  = regexp.MustCompile(`^\s*(?:RIP: |EIP: |EIP is at |PC is at |pc : |epc : )`)
-	userPCRe = regexp.MustCompile(`^\s*(?:RIP: 00[23][3b]:|EIP: 0073:)`)
+	pcAnyRe  = compile(`^\s*(?:RIP: |EIP: |EIP is at |PC is at |pc : |epc : )`)
+	userPCRe = compile(`^\s*(?:RIP: 00[23][3b]:|EIP: 0073:)`)
 	// --- interrupt: 700 at func+0x1/0x2 (powerpc)
-	ppcIntRe = regexp.MustCompile(`^\s*--- (?:interrupt|Exception): [0-9a-f]+(?: \([^)]*\))? at ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)`)
+	ppcIntRe = compile(`^\s*--- (?:interrupt|Exception): [0-9a-f]+(?: \([^)]*\))? at ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)`)
 )
 
 // parseFrame reads one stack line. Most lines give one frame, 32-bit arm gives
@@ -107,7 +106,7 @@ func parsePC(text string) (Frame, bool) {
 }
 
 // suffixRe matches what compilers append to the name of a clone.
-var suffixRe = regexp.MustCompile(`\.(?:isra|part|constprop|cold|llvm|lto_priv|localalias|cfi|cfi_jt|unlikely|text_hot|str|clone|specialized)\b.*$|\.\d+$`)
+var suffixRe = compile(`\.(?:isra|part|constprop|cold|llvm|lto_priv|localalias|cfi|cfi_jt|unlikely|text_hot|str|clone|specialized)\b.*$|\.\d+$`)
 
 // baseName strips clone suffixes from a function's name.
 func baseName(name string) string {

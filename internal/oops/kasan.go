@@ -1,25 +1,24 @@
 package oops
 
 import (
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 )
 
 var (
-	kasanBugRe    = regexp.MustCompile(`KASAN: ([a-z\- ]+?)(?: in | on |$)`)
-	kasanAccessRe = regexp.MustCompile(`^\s*(Read|Write)(?: of size (\d+))?(?: at addr ([0-9a-f]+))?(?: by task (.+)/(\d+))?\s*$`)
-	kasanAddrRe   = regexp.MustCompile(`\bat addr ([0-9a-f]{8,16})`)
-	kasanFreeRe   = regexp.MustCompile(`^\s*Free of addr ([0-9a-f]+)(?: by task (.+)/(\d+))?`)
-	kasanCacheRe  = regexp.MustCompile(`which belongs to the cache (\S+) of size (\d+)`)
-	kasanCacheOld = regexp.MustCompile(`^\s*Object at [0-9a-f]+, in cache (\S+) size: (\d+)`)
-	kasanWhereRe  = regexp.MustCompile(`(?:The buggy address is located|located) ((\d+) bytes (inside of|to the right of|to the left of)([^\[]*))`)
-	kasanTagRe    = regexp.MustCompile(`Pointer tag: \[([0-9a-f]+)\], memory tag: \[([0-9a-f]+)\]`)
-	kasanTaskRe   = regexp.MustCompile(`(?:Allocated|Freed) by task (\d+)`)
-	kasanOldPIDRe = regexp.MustCompile(`^\s*PID = (\d+)`)
-	shadowRe      = regexp.MustCompile(`^[ >]?\s*[0-9a-f]{8,16}: (?:[0-9a-f]{2} ?){4,}|^\s+\^\s*$`)
-	regionRe      = regexp.MustCompile(`(\d+)-byte region`)
+	kasanBugRe    = compile(`KASAN: ([a-z\- ]+?)(?: in | on |$)`)
+	kasanAccessRe = compile(`^\s*(Read|Write)(?: of size (\d+))?(?: at addr ([0-9a-f]+))?(?: by task (.+)/(\d+))?\s*$`)
+	kasanAddrRe   = compile(`\bat addr ([0-9a-f]{8,16})`)
+	kasanFreeRe   = compile(`^\s*Free of addr ([0-9a-f]+)(?: by task (.+)/(\d+))?`)
+	kasanCacheRe  = compile(`which belongs to the cache (\S+) of size (\d+)`)
+	kasanCacheOld = compile(`^\s*Object at [0-9a-f]+, in cache (\S+) size: (\d+)`)
+	kasanWhereRe  = compile(`(?:The buggy address is located|located) ((\d+) bytes (inside of|to the right of|to the left of)([^\[]*))`)
+	kasanTagRe    = compile(`Pointer tag: \[([0-9a-f]+)\], memory tag: \[([0-9a-f]+)\]`)
+	kasanTaskRe   = compile(`(?:Allocated|Freed) by task (\d+)`)
+	kasanOldPIDRe = compile(`^\s*PID = (\d+)`)
+	shadowRe      = compile(`^[ >]?\s*[0-9a-f]{8,16}: (?:[0-9a-f]{2} ?){4,}|^\s+\^\s*$`)
+	regionRe      = compile(`(\d+)-byte region`)
 )
 
 // kasanFacts reads the structure of a KASAN report.
@@ -98,7 +97,7 @@ func (k *KASAN) access(text string) {
 		k.Addr = hex(m[1])
 		k.task(m[2], m[3])
 	}
-	for _, re := range []*regexp.Regexp{kasanCacheRe, kasanCacheOld} {
+	for _, re := range []*lazyRE{kasanCacheRe, kasanCacheOld} {
 		if m := re.FindStringSubmatch(text); m != nil {
 			k.Cache, k.ObjectSize = m[1], number(m[2])
 		}

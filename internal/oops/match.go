@@ -1,6 +1,9 @@
 package oops
 
-import "bytes"
+import (
+	"bytes"
+	"sync"
+)
 
 // special lines that are no reports but steer the scanner.
 const (
@@ -23,8 +26,8 @@ type matcher struct {
 	out  [][]uint16 // patterns that end in a state
 }
 
-// starts is the matcher for the whole table.
-var starts = newMatcher(table)
+// starts returns the matcher for the whole table, made at its first use.
+var starts = sync.OnceValue(func() *matcher { return newMatcher(buildTable()) })
 
 func newMatcher(all []*oops) *matcher {
 	m := &matcher{}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 )
 
@@ -135,7 +134,7 @@ func (s *Scanner) line(l line) {
 	if l.fromKernel() {
 		s.stamps = true
 	}
-	h, ok := starts.find(l.msg, l.fromKernel() || !s.stamps)
+	h, ok := starts().find(l.msg, l.fromKernel() || !s.stamps)
 	if ok && h.pattern.mark != markNone {
 		s.mark(&l, h.pattern.mark)
 		ok = false
@@ -188,7 +187,7 @@ func (s *Scanner) joins(owner *pending, h hit) bool {
 }
 
 // announces matches first lines that a processor exception's own line follows.
-var announces = regexp.MustCompile(`(?i)unable to handle|NULL pointer|kernel BUG|Unhandled fault|Alignment trap|stack guard|double fault|panicked at|memory leak`)
+var announces = compile(`(?i)unable to handle|NULL pointer|kernel BUG|Unhandled fault|Alignment trap|stack guard|double fault|panicked at|memory leak`)
 
 // mark handles lines that are no reports but tell where the kernel is.
 func (s *Scanner) mark(l *line, mark int) {
@@ -247,7 +246,7 @@ func (s *Scanner) preamble(l *line) []line {
 	var out []line
 	for i := 1; i <= maxPreamble && i <= s.nth; i++ {
 		r := &s.recent[(s.nth-i)%maxPreamble]
-		if _, ok := starts.find(r.msg, true); ok {
+		if _, ok := starts().find(r.msg, true); ok {
 			return nil // another report or a boot lies between
 		}
 		if !bytes.Equal(r.caller, l.caller) {

@@ -1,7 +1,6 @@
 package oops
 
 import (
-	"regexp"
 	"strings"
 )
 
@@ -72,7 +71,7 @@ var never = [][]string{
 	},
 }
 
-var neverRe = regexp.MustCompile(alternation(never))
+var neverRe = compile(alternation(never))
 
 // alternation joins lists of patterns into one expression.
 func alternation(lists [][]string) string {

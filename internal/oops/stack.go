@@ -1,7 +1,6 @@
 package oops
 
 import (
-	"regexp"
 	"strings"
 )
 
@@ -48,26 +47,26 @@ type body struct {
 
 // headers recognise the beginning of a stack; the first that fits wins.
 var headers = []struct {
-	re   *regexp.Regexp
+	re   *lazyRE
 	kind sectionKind
 }{
-	{regexp.MustCompile(`^\s*(?:Call [Tt]race:|Backtrace:)`), secTrace},
-	{regexp.MustCompile(`^\s*NMI backtrace for cpu`), secTrace},
-	{regexp.MustCompile(`^\s*stack backtrace:`), secOther},
-	{regexp.MustCompile(`^\s*backtrace(?: \(.*\))?:`), secLeak},
-	{regexp.MustCompile(`^\s*(?:kfence-#\d+ .*)?\b[Aa]llocated(?: by task .*| by .*|):?$|^\s*kfence-#\d+ .* allocated by`), secAlloc},
-	{regexp.MustCompile(`^\s*(?:Freed(?: by task .*|):?$|freed by task|kfence-#\d+ .* freed by)`), secFree},
-	{regexp.MustCompile(`^\s*(?:(?:Second to l|L)ast potentially related work creation:|Last call_rcu|Aux )`), secWork},
-	{regexp.MustCompile(`^\s*(?:Uninit was |Local variable |Memory was marked as uninit|origin:|chained origin|origin description)`), secOrigin},
-	{regexp.MustCompile(`^\s*page last (?:allocated|free)`), secPage},
-	{regexp.MustCompile(`^\s*-> #\d+ |^\s*\.\.\. which became |became (?:HARD|SOFT)IRQ|state was registered at:|^\s*\.\.\.\s*(?:acquired|key) +at:|^\s*hardirqs last|^\s*softirqs last`), secLock},
-	{regexp.MustCompile(`^\s*(?:race at unknown origin|(?:(?:assert no|read-write|read|write|marked|interrupt).*\bto 0x[0-9a-f]+ of \d+ bytes by))`), secRace},
+	{compile(`^\s*(?:Call [Tt]race:|Backtrace:)`), secTrace},
+	{compile(`^\s*NMI backtrace for cpu`), secTrace},
+	{compile(`^\s*stack backtrace:`), secOther},
+	{compile(`^\s*backtrace(?: \(.*\))?:`), secLeak},
+	{compile(`^\s*(?:kfence-#\d+ .*)?\b[Aa]llocated(?: by task .*| by .*|):?$|^\s*kfence-#\d+ .* allocated by`), secAlloc},
+	{compile(`^\s*(?:Freed(?: by task .*|):?$|freed by task|kfence-#\d+ .* freed by)`), secFree},
+	{compile(`^\s*(?:(?:Second to l|L)ast potentially related work creation:|Last call_rcu|Aux )`), secWork},
+	{compile(`^\s*(?:Uninit was |Local variable |Memory was marked as uninit|origin:|chained origin|origin description)`), secOrigin},
+	{compile(`^\s*page last (?:allocated|free)`), secPage},
+	{compile(`^\s*-> #\d+ |^\s*\.\.\. which became |became (?:HARD|SOFT)IRQ|state was registered at:|^\s*\.\.\.\s*(?:acquired|key) +at:|^\s*hardirqs last|^\s*softirqs last`), secLock},
+	{compile(`^\s*(?:race at unknown origin|(?:(?:assert no|read-write|read|write|marked|interrupt).*\bto 0x[0-9a-f]+ of \d+ bytes by))`), secRace},
 }
 
 var (
-	eoiRe = regexp.MustCompile(`^\s*(?:</IRQ>|<EOI>|</NMI>|<<EOE>>|</SOFTIRQ>)`)
+	eoiRe = compile(`^\s*(?:</IRQ>|<EOI>|</NMI>|<<EOE>>|</SOFTIRQ>)`)
 	// irqEntry matches the functions through which an interrupt enters.
-	irqEntry = regexp.MustCompile(`apic_timer_interrupt|^(?:asm_)?(?:__)?(?:sysvec|common_interrupt)|^ret_from_intr|^el[01]_irq|^el[01][ht]?_64_irq$|^__irq_(?:svc|usr)|^do_IRQ$|^reschedule_interrupt|^call_function(?:_single)?_interrupt|^handle_riscv_irq|^do_irq$|^timer_interrupt|^ext_int_handler|^hardware_interrupt_common|^decrementer_common|^retint_|^xen_hvm_callback`)
+	irqEntry = compile(`apic_timer_interrupt|^(?:asm_)?(?:__)?(?:sysvec|common_interrupt)|^ret_from_intr|^el[01]_irq|^el[01][ht]?_64_irq$|^__irq_(?:svc|usr)|^do_IRQ$|^reschedule_interrupt|^call_function(?:_single)?_interrupt|^handle_riscv_irq|^do_irq$|^timer_interrupt|^ext_int_handler|^hardware_interrupt_common|^decrementer_common|^retint_|^xen_hvm_callback`)
 )
 
 // frameLook is a cheap test that rules out most lines.

@@ -3,7 +3,6 @@ package oops
 import (
 	"crypto/sha256"
 	hexenc "encoding/hex"
-	"regexp"
 	"strings"
 )
 
@@ -11,20 +10,20 @@ const maxTitle = 200
 
 // What differs from run to run is replaced, in this order.
 var volatile = []struct {
-	re *regexp.Regexp
+	re *lazyRE
 	to string
 }{
-	{regexp.MustCompile(`([A-Za-z_][\w.$]*)\+0x[0-9a-f]+(?:/0x[0-9a-f]*)?`), "$1"},
-	{regexp.MustCompile(`\bsyz-executor[\w.]*(?:[:/]\d+)*`), "syz-executor"},
-	{regexp.MustCompile(`\bsyzkaller\d+(?:[:/]\d+)*`), "syzkaller"},
-	{regexp.MustCompile(`\bsyz\.\d+\.\d+(?:[:/]\d+)*`), "syz"},
-	{regexp.MustCompile(`\b0x[0-9a-f]+\b`), "ADDR"},
-	{regexp.MustCompile(`(^|[^\w])[0-9a-f]{8,16}\b`), "${1}ADDR"},
-	{regexp.MustCompile(`(^|[^\w])(?:\d{1,3}\.){3}\d{1,3}\b`), "${1}IP"},
-	{regexp.MustCompile(`\bCPU#\d+`), "CPU"},
-	{regexp.MustCompile(`(\.[chS]):\d+(?::\d+)?`), "$1:LINE"},
-	{regexp.MustCompile(`(^|[^\w])\d+\b`), "${1}NUM"},
-	{regexp.MustCompile(`\s+`), " "},
+	{compile(`([A-Za-z_][\w.$]*)\+0x[0-9a-f]+(?:/0x[0-9a-f]*)?`), "$1"},
+	{compile(`\bsyz-executor[\w.]*(?:[:/]\d+)*`), "syz-executor"},
+	{compile(`\bsyzkaller\d+(?:[:/]\d+)*`), "syzkaller"},
+	{compile(`\bsyz\.\d+\.\d+(?:[:/]\d+)*`), "syz"},
+	{compile(`\b0x[0-9a-f]+\b`), "ADDR"},
+	{compile(`(^|[^\w])[0-9a-f]{8,16}\b`), "${1}ADDR"},
+	{compile(`(^|[^\w])(?:\d{1,3}\.){3}\d{1,3}\b`), "${1}IP"},
+	{compile(`\bCPU#\d+`), "CPU"},
+	{compile(`(\.[chS]):\d+(?::\d+)?`), "$1:LINE"},
+	{compile(`(^|[^\w])\d+\b`), "${1}NUM"},
+	{compile(`\s+`), " "},
 }
 
 // stable strips a title of what differs from run to run.

@@ -43,7 +43,15 @@ type console struct {
 	end     string // what the end mark looks like, "" before it is known
 	ended   chan struct{}
 	err     error // of the scanner
+	// autopsy is where the log's part begins that the host provoked itself,
+	// negative before there is one: its reports are no findings. post keeps
+	// what came since, bounded.
+	autopsy int64
+	post    []byte
 }
+
+// maxPost bounds what is kept of an autopsy's kernel log, in bytes.
+const maxPost = 1 << 20
 
 // mark is a test's begin or end in the kernel log.
 type mark struct {
@@ -53,8 +61,11 @@ type mark struct {
 }
 
 func newConsole(nonce string) *console {
-	c := &console{end: wire.EndMark(nonce), ended: make(chan struct{})}
+	c := &console{end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1}
 	c.scanner = oops.NewScanner(func(r *oops.Report) {
+		if c.autopsy >= 0 && r.Start >= c.autopsy {
+			return
+		}
 		if len(c.reports) == maxSplats {
 			c.dropped++
 			return
@@ -71,6 +82,9 @@ func (c *console) Write(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	if _, err := c.scanner.Write(p); err != nil && c.err == nil {
 		c.err = err
+	}
+	if room := maxPost - len(c.post); c.autopsy >= 0 && room > 0 {
+		c.post = append(c.post, p[:min(room, len(p))]...)
 	}
 	rest := p
 	for len(rest) > 0 {
@@ -120,6 +134,21 @@ func (c *console) endLine() {
 			c.marks = append(c.marks, mark{offset: c.offset, test: test, begin: begin})
 		}
 	}
+}
+
+// beginAutopsy marks the point from which on the kernel talks because the host
+// asked it to.
+func (c *console) beginAutopsy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.autopsy = c.offset + int64(len(c.line))
+}
+
+// postMortem returns what the kernel has said since beginAutopsy.
+func (c *console) postMortem() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.post)
 }
 
 // close ends the log: pending reports are finished, the last line looked at.

@@ -395,6 +395,7 @@ type session struct {
 	nonce   string
 	started time.Time
 	doneAt  time.Time
+	pid     int // the program's, in the guest
 	// first is closed at the first byte of the program's output.
 	firstOnce sync.Once
 }
@@ -402,6 +403,7 @@ type session struct {
 // relay copies a port to w and counts.
 type relay struct {
 	n      int64
+	tail   []byte // the last of it, see keepTail
 	mu     sync.Mutex
 	change chan struct{}
 	ended  bool
@@ -414,6 +416,31 @@ func (r *relay) add(n int) {
 	close(r.change)
 	r.change = make(chan struct{})
 	r.mu.Unlock()
+}
+
+// maxTail bounds what of a stream's end is kept for the autopsy, in bytes: room
+// for the stacks of some hundred goroutines.
+const maxTail = 256 << 10
+
+func (r *relay) keepTail(p []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tail = append(r.tail, p...)
+	if over := len(r.tail) - maxTail; over > 0 {
+		r.tail = append(r.tail[:0], r.tail[over:]...)
+	}
+}
+
+func (r *relay) count() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n
+}
+
+func (r *relay) end() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return string(r.tail)
 }
 
 // wait returns nil when at least n bytes were copied. limit is how long the
@@ -456,6 +483,7 @@ func (s *session) relay(port string, w io.Writer) *relay {
 						r.mu.Unlock()
 					}
 				}
+				r.keepTail(buf[:n])
 				r.add(n)
 			}
 			if err != nil {
@@ -559,6 +587,7 @@ func (s *session) run(ctx context.Context) {
 					limit.Reset(s.p.Timeout)
 				}
 			case msg.Started != nil:
+				s.pid = msg.Started.PID
 			case msg.File != nil:
 				if err := files.add(*msg.File); err != nil {
 					s.infra(err)
@@ -593,7 +622,7 @@ func (s *session) run(ctx context.Context) {
 			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
 			return
 		case <-limit.C:
-			s.overtime(phase, send, stdout)
+			s.overtime(phase, send, stdout, stderr)
 			return
 		}
 	}
@@ -650,20 +679,13 @@ func (s *session) awaitEnd(limit time.Duration) {
 
 // overtime records which limit was exceeded, after a last chance for the
 // program to say where it hangs.
-func (s *session) overtime(phase string, send *wire.Writer, stdout *relay) {
+func (s *session) overtime(phase string, send *wire.Writer, stdout, stderr *relay) {
 	switch phase {
 	case "boot":
 		s.infra(fmt.Errorf("the VM did not boot within %s", s.scale(bootTimeout)))
 	case "run":
 		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
-		// A Go program answers SIGQUIT with its goroutines' stacks.
-		if send.Send(wire.Message{Signal: &wire.Signal{Number: int(syscall.SIGQUIT)}}) == nil {
-			stdout.mu.Lock()
-			have := stdout.n
-			stdout.mu.Unlock()
-			_ = stdout.wait(have+1, s.scale(autopsyLimit))
-			s.awaitEnd(autopsyLimit)
-		}
+		s.autopsy(send, stdout, stderr)
 	default:
 		s.out.Deadline = "the guest did not finish after the program had ended"
 	}

@@ -52,6 +52,7 @@ type Message struct {
 	Run      *Run      `json:"run,omitempty"`
 	Resize   *Winsize  `json:"resize,omitempty"`
 	Signal   *Signal   `json:"signal,omitempty"`
+	SysRq    *SysRq    `json:"sysrq,omitempty"`
 	Shutdown *Shutdown `json:"shutdown,omitempty"`
 
 	// Guest to host.
@@ -94,6 +95,13 @@ type Winsize struct {
 // Signal is sent to the running program's process group.
 type Signal struct {
 	Number int `json:"number"`
+}
+
+// SysRq asks the agent to write keys to /proc/sysrq-trigger, one after the
+// other (Documentation/admin-guide/sysrq.rst). What the kernel says to them is
+// in its log; there is no answer.
+type SysRq struct {
+	Keys string `json:"keys"`
 }
 
 // Shutdown asks the agent to power the machine off.
@@ -208,7 +216,7 @@ func (r *Reader) Receive() (Message, error) {
 		return m, fmt.Errorf("decode message: %w", err)
 	}
 	n := 0
-	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.Shutdown != nil,
+	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.SysRq != nil, m.Shutdown != nil,
 		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil} {
 		if set {
 			n++
