@@ -18,12 +18,12 @@ FETCH = case '$(KERNEL)' in *:*) bin/kvmrun kernel fetch '$(KERNEL)';; *) realpa
 
 SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name 'go.*.in' 2>/dev/null)
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench setup setup-test clean
 
 demo: setup bin/kvmrun
 	@bin/kvmrun run -kernel $(KERNEL)
 
-test: setup bin/kvmrun
+test: setup-test bin/kvmrun
 	@kernel=$$($(FETCH)) && \
 	KVMRUN_KERNEL="$$kernel" $(GOTEST) -timeout 40m ./...
 
@@ -37,6 +37,9 @@ lint:
 
 setup:
 	@.ci/setup
+
+setup-test:
+	@.ci/setup test
 
 bin/kvmrun: $(SOURCES)
 	$(GO) build -o $@ ./cmd/kvmrun

@@ -45,6 +45,9 @@ func (m tests) Run() int {
 	dir, err := os.MkdirTemp("", "kvmrun-test-")
 	if err == nil {
 		shared.dir = dir
+		err = os.Mkdir(filepath.Join(dir, "tmp"), 0o777)
+	}
+	if err == nil {
 		shared.kvmrun, err = exec.LookPath("kvmrun")
 	}
 	if err != nil {
@@ -52,7 +55,29 @@ func (m tests) Run() int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	return m.M.Run()
+	code := m.M.Run()
+	if left := leftovers(dir); len(left) > 0 && code == 0 {
+		fmt.Fprintln(os.Stderr, "the tests left behind:", strings.Join(left, ", "))
+		return 1
+	}
+	return code
+}
+
+// leftovers are the processes that were given something in dir, by their
+// environment, and temporary files.
+func leftovers(dir string) (out []string) {
+	envs, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, e := range envs {
+		if b, err := os.ReadFile(e); err == nil && bytes.Contains(b, []byte(dir)) {
+			args, _ := os.ReadFile(filepath.Join(filepath.Dir(e), "cmdline"))
+			out = append(out, fmt.Sprintf("%q", bytes.ReplaceAll(args, []byte{0}, []byte(" "))))
+		}
+	}
+	tmp, _ := os.ReadDir(filepath.Join(dir, "tmp"))
+	for _, f := range tmp {
+		out = append(out, f.Name())
+	}
+	return out
 }
 
 // shared is what the tests have in common.
@@ -173,7 +198,7 @@ func command(t testing.TB, args ...string) *exec.Cmd {
 	kernel(t)
 	cmd := exec.Command(shared.kvmrun, args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+must(t, cacheHome), "GITHUB_STEP_SUMMARY=", "KVMRUN_ACCEL=")
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+must(t, cacheHome), "TMPDIR="+filepath.Join(shared.dir, "tmp"), "GITHUB_STEP_SUMMARY=", "KVMRUN_ACCEL=")
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/creack/pty"
@@ -41,7 +42,7 @@ func onTerminal(t *testing.T, args ...string) *terminal {
 	x := &terminal{cmd: cmd, master: master, tty: tty}
 	x.before = x.settings(t)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Setctty: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	assert.NilError(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
