@@ -364,7 +364,7 @@ func availableMiB() int {
 	if err != nil {
 		return 1 << 20
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	for s := bufio.NewScanner(f); s.Scan(); {
 		var kib int
 		if _, err := fmt.Sscanf(s.Text(), "MemAvailable: %d kB", &kib); err == nil {

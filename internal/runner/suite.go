@@ -175,7 +175,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 			break
 		}
 		if vm == maxVMs {
-			all.Infra = fmt.Errorf("after %d VMs that ended with a kernel splat, %d tests are left: %s ...", vm, len(more), more[0])
+			all.Infra = fmt.Errorf("after %d VMs that ended with a kernel splat, %d tests are left, %s first", vm, len(more), more[0])
 			break
 		}
 		m.progress("%s: kernel splat; %d tests go on in a fresh VM", j.ID, len(more))
