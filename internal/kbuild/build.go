@@ -171,6 +171,9 @@ func (r *request) treeKey(src *source, compiler string) string {
 
 // fill brings source and patches into the tree.
 func (r *request) fill(ctx context.Context, t *tree, src *source) (touched int, err error) {
+	if err := src.load(); err != nil {
+		return 0, err
+	}
 	t.state.Lineage, t.state.Profile = src.lineage, r.Profile
 	if err := t.save(); err != nil {
 		return 0, err

@@ -57,12 +57,12 @@ func (e *BuildError) Unwrap() []error {
 
 // variables are the make variables of this request.
 func (r *request) variables(t *tree) []string {
+	// Paths in debug information are relative to the source's root: the same in
+	// every cache, and what people call the files.
+	prefixes := "-fdebug-prefix-map=" + t.src() + "/= -fdebug-prefix-map=" + t.obj() + "=."
 	vars := []string{
 		"O=" + t.obj(), "ARCH=" + r.srcarch,
-		// Paths in debug information are relative to the source's root: the
-		// same in every cache, and what people call the files.
-		"KCFLAGS=-fdebug-prefix-map=" + t.src() + "/=",
-		"KAFLAGS=-fdebug-prefix-map=" + t.src() + "/=",
+		"KCFLAGS=" + prefixes, "KAFLAGS=" + prefixes,
 	}
 	cc := r.CC
 	if r.LLVM != "" {

@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	stateDir  = ".ktree" // below the cache's root; not a kind, the cache leaves it alone
-	filesKind = "kernel-files"
-	filesName = "files" // of such an entry: the sums of a fetched source's files
+	stateDir     = ".ktree" // below the cache's root; not a kind, the cache leaves it alone
+	filesKind    = "kernel-files"
+	identityName = "identity"
+	filesName    = "files" // of such an entry: the sums of a fetched source's files
 )
 
 // source is a kernel tree of known content.
@@ -35,8 +36,9 @@ type source struct {
 	Commit string `json:"commit,omitempty"`
 
 	dir       string
-	files     fileSet
-	immutable bool // a cache entry: files may be hard-linked
+	files     fileSet // nil until load
+	list      string  // file that load reads
+	immutable bool    // a cache entry: files may be hard-linked
 	// lineage names what successive states of one source have in common: the
 	// directory, or the package.
 	lineage string
@@ -184,23 +186,40 @@ func (r *request) fetchedSource(ctx context.Context) (*source, error) {
 		for p, s := range files {
 			m[p] = memoEntry{stat: "-", sum: s}
 		}
-		return m.write(filepath.Join(tmp, filesName))
+		return errors.Join(m.write(filepath.Join(tmp, filesName)),
+			os.WriteFile(filepath.Join(tmp, identityName), []byte(files.identity()), 0o600))
 	})
+	if err != nil {
+		return nil, fmt.Errorf("read kernel source: %w", err)
+	}
+	identity, err := os.ReadFile(filepath.Join(list, identityName))
 	if err != nil {
 		return nil, fmt.Errorf("read kernel source: %w", err)
 	}
 	s := &source{
 		Spec: r.Source, Package: got.Package + " " + got.Version, dir: got.Dir,
-		immutable: true, lineage: got.Package, files: fileSet{},
-	}
-	for p, e := range readMemo(filepath.Join(list, filesName)) {
-		s.files[p] = e.sum
+		immutable: true, lineage: got.Package, list: filepath.Join(list, filesName), Identity: string(identity),
 	}
 	if s.Version, err = checkTree(s.dir); err != nil {
 		return nil, err
 	}
-	s.Identity = s.files.identity()
 	return s, nil
+}
+
+// load reads the list of files where that was put off: an answer from the cache
+// does not need it.
+func (s *source) load() error {
+	if s.files != nil {
+		return nil
+	}
+	s.files = fileSet{}
+	for p, e := range readMemo(s.list) {
+		s.files[p] = e.sum
+	}
+	if s.files.identity() != s.Identity {
+		return fmt.Errorf("read kernel source: the list of its files, %s, is damaged (delete it)", filepath.Dir(s.list))
+	}
+	return nil
 }
 
 // run runs a short command in dir and returns what it printed.
