@@ -140,15 +140,15 @@ func relocate(f *elf.File, i int, b []byte, base []uint64) error {
 		return err
 	}
 	for _, s := range f.Sections {
-		if s.Type != elf.SHT_RELA || int(s.Info) != i {
+		if s.Type != elf.SHT_RELA || int(s.Info) != i { //nolint:misspell // its name
 			continue
 		}
-		rela, err := s.Data()
+		recs, err := s.Data()
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.Name, err)
 		}
-		for ; len(rela) >= 24; rela = rela[24:] {
-			off, info, val := f.ByteOrder.Uint64(rela), f.ByteOrder.Uint64(rela[8:]), f.ByteOrder.Uint64(rela[16:])
+		for ; len(recs) >= 24; recs = recs[24:] {
+			off, info, val := f.ByteOrder.Uint64(recs), f.ByteOrder.Uint64(recs[8:]), f.ByteOrder.Uint64(recs[16:])
 			if n := info >> 32; n > 0 {
 				if n > uint64(len(syms)) {
 					return fmt.Errorf("%s: symbol %d of %d", s.Name, n, len(syms))
@@ -159,7 +159,7 @@ func relocate(f *elf.File, i int, b []byte, base []uint64) error {
 					val += base[sym.Section]
 				}
 			}
-			width := uint64(0)
+			var width uint64
 			switch kind := uint32(info); {
 			case f.Machine == elf.EM_X86_64 && kind == uint32(elf.R_X86_64_64), f.Machine == elf.EM_AARCH64 && kind == uint32(elf.R_AARCH64_ABS64):
 				width = 8

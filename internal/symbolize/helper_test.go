@@ -115,7 +115,7 @@ func calls(t testing.TB, file string, sym symbol, callee string) []uint64 {
 			continue
 		}
 		if next {
-			out, next = append(out, hexNum(at)-sym.addr), false
+			out = append(out, hexNum(at)-sym.addr)
 		}
 		next = (strings.Contains(l, "call") || strings.Contains(l, "\tbl\t")) && strings.Contains(l, "<"+callee+">")
 	}
