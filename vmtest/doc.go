@@ -42,6 +42,6 @@
 // One processor is the default because the second one costs a quarter more
 // processor time for a boot that is not noticeably faster. Processor models made
 // no difference beyond the noise, so the default is the one that has all
-// features; la57=off saves a level of page tables that few hosts have. The whole
+// features, without two that do harm under TCG (internal/args says why). The whole
 // kernel log on the serial port, with the early console, costs 3 % of a boot.
 package vmtest

@@ -50,7 +50,12 @@ func ForArch(goarch string) (Arch, error) {
 			// Without the controllers nothing is attached to: the kernel's probing
 			// of them costs 5 % of a boot.
 			Machine: "q35,sata=off,smbus=off",
-			CPU:     map[string]string{TCG: "max,la57=off", KVM: "host"},
+			// la57=off saves a level of page tables that few real machines
+			// have. cx16=off: after cmpxchg16b, QEMU 7.2's TCG leaves an
+			// operand in the flags register, and an interrupt that comes then
+			// returns into a double fault. Linux uses the instruction in its
+			// memory allocator and does without it when told so.
+			CPU: map[string]string{TCG: "max,la57=off,cx16=off", KVM: "host"},
 			Params: []string{
 				// No ",keep": the early console leaves when the real one
 				// arrives, so that no line is printed twice.
