@@ -195,6 +195,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		out.Splats[i].log = p.log()
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
+	m.symbolize(ctx, p.Kernel, out.Splats)
 	out.Ended, out.Running = con.progressOf()
 	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
 	out.Scanner = con.problem()
