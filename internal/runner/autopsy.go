@@ -30,8 +30,9 @@ const (
 // autopsy asks a guest that ran out of time where it hangs, before it is
 // killed: the program for its goroutines' stacks, the kernel for the stacks of
 // its CPUs, of blocked tasks, of all tasks and for held locks, QEMU for the
-// registers. All goes into autopsy.txt; the verdict gets the essence.
-func (s *session) autopsy(send *wire.Writer, stdout, stderr *relay) {
+// registers. All goes into autopsy.txt, under the reason why; the essence, to be
+// added to that reason, is returned.
+func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) (essence string) {
 	s.con.beginAutopsy()
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(5*answerLimit))
 	defer cancel()
@@ -65,7 +66,7 @@ func (s *session) autopsy(send *wire.Writer, stdout, stderr *relay) {
 	}
 	kernel, program := s.con.postMortem(), stdout.end()+stderr.end()
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n", s.out.Deadline)
+	fmt.Fprintf(&b, "%s\n", why)
 	for _, sec := range append(sections, []struct{ title, text string }{
 		{"the kernel, asked by sysrq l, w, d and t", kernel},
 		{"the program's last output", program},
@@ -79,17 +80,18 @@ func (s *session) autopsy(send *wire.Writer, stdout, stderr *relay) {
 		s.out.Notes = append(s.out.Notes, "stacks of all CPUs, tasks and goroutines: "+file)
 	}
 	if _, running := s.con.progressOf(); len(running) > 0 {
-		s.out.Deadline += ", in " + strings.Join(running, ", ")
+		essence += ", in " + strings.Join(running, ", ")
 		if at := testAt(program, running[len(running)-1]); at != "" {
-			s.out.Deadline += " at " + at
+			essence += " at " + at
 		}
 	}
 	if in := hungIn(kernel, s.pid); in != "" {
-		s.out.Deadline += "; kernel: " + in
+		essence += "; kernel: " + in
 	}
 	if !alive {
-		s.out.Deadline += "; user space in the guest did not answer"
+		essence += "; user space in the guest did not answer"
 	}
+	return essence
 }
 
 // quiet waits until the kernel log has stood still for a while.

@@ -85,4 +85,11 @@ func TestHangIsAutopsied(t *testing.T) {
 		assert.Check(t, strings.Contains(string(b), want), "%s is not in the autopsy", want)
 	}
 	assert.Check(t, is.Contains(strings.Join(job.Notes, "\n"), filepath.Join(dir, "autopsy.txt")))
+
+	job = m.RunSuite(t.Context(), SuiteJob{
+		ID: "still", Kernel: k, Suite: s[0], Dir: t.TempDir(), Timeout: 10 * time.Minute, Idle: 3 * time.Second,
+		Args: []string{"-test.v=test2json", "-test.run=TestZHang$"},
+	})
+	assert.Equal(t, job.Verdict, result.VerdictHung, "%s %v", job.Reason, job.Notes)
+	assert.Check(t, is.Contains(job.Reason, "nothing was said for 3s, in TestZHang at sample_test.go:"))
 }

@@ -111,6 +111,9 @@ type Program struct {
 	// Timeout bounds the program's run time, in the accelerator's own time: it
 	// is not scaled. Zero is none.
 	Timeout time.Duration
+	// Idle bounds how long neither the program nor the kernel may say
+	// anything; zero is no bound.
+	Idle time.Duration
 	// Dir is an existing directory for console.log; it belongs to the caller.
 	Dir string
 	// Log is the name of the kernel log in Dir, "" for console.log.
@@ -135,6 +138,7 @@ type Outcome struct {
 	Panicked  bool
 	Infra     error  // what failed on the host's side
 	Deadline  string // which limit was exceeded
+	Hung      string // how the guest stopped making progress
 	Scanner   string // why the kernel log cannot be trusted to be complete
 	Exit      vmtest.Exit
 	Accel     vmtest.Accel
@@ -559,6 +563,8 @@ func (s *session) run(ctx context.Context) {
 	limit := time.NewTimer(s.scale(bootTimeout))
 	defer limit.Stop()
 	phase := "boot"
+	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
+	defer quiet.stop()
 	signals, resize := s.p.Signals, s.p.Resize
 	for {
 		select {
@@ -622,10 +628,54 @@ func (s *session) run(ctx context.Context) {
 		case <-ctx.Done():
 			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
 			return
+		case <-quiet.tick():
+			if phase != "run" || !quiet.tooLong() {
+				continue
+			}
+			s.out.Hung = fmt.Sprintf("nothing was said for %s", s.p.Idle)
+			s.out.Hung += s.autopsy(s.out.Hung, send, stdout, stderr)
+			return
 		case <-limit.C:
 			s.overtime(phase, send, stdout, stderr)
 			return
 		}
+	}
+}
+
+// stillness notices that a counter does not move any more.
+type stillness struct {
+	limit time.Duration
+	count func() int64
+	last  int64
+	since time.Time
+	t     *time.Ticker
+}
+
+func newStillness(limit time.Duration, count func() int64) *stillness {
+	s := &stillness{limit: limit, count: count, last: -1}
+	if limit > 0 {
+		s.t = time.NewTicker(max(limit/20, 10*time.Millisecond))
+	}
+	return s
+}
+
+func (s *stillness) tick() <-chan time.Time {
+	if s.t == nil {
+		return nil
+	}
+	return s.t.C
+}
+
+func (s *stillness) tooLong() bool {
+	if n := s.count(); n != s.last {
+		s.last, s.since = n, time.Now()
+	}
+	return time.Since(s.since) >= s.limit
+}
+
+func (s *stillness) stop() {
+	if s.t != nil {
+		s.t.Stop()
 	}
 }
 
@@ -686,7 +736,7 @@ func (s *session) overtime(phase string, send *wire.Writer, stdout, stderr *rela
 		s.infra(fmt.Errorf("the VM did not boot within %s", s.scale(bootTimeout)))
 	case "run":
 		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
-		s.autopsy(send, stdout, stderr)
+		s.out.Deadline += s.autopsy(s.out.Deadline, send, stdout, stderr)
 	default:
 		s.out.Deadline = "the guest did not finish after the program had ended"
 	}
@@ -704,7 +754,7 @@ func (s *session) explain() {
 		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", oneLine(s.con.fatal))
 		return
 	}
-	if s.out.EndMarker || s.out.Infra != nil || s.out.Deadline != "" {
+	if s.out.EndMarker || s.out.Infra != nil || s.out.Deadline != "" || s.out.Hung != "" {
 		if s.out.Infra != nil && s.out.Ready == nil {
 			s.out.Infra = fmt.Errorf("%w; last of the kernel log: %s", s.out.Infra, s.lastLine())
 		}

@@ -32,6 +32,7 @@ type Matrix struct {
 	Short   bool
 	Count   int // -test.count; 0 is 1
 	Timeout time.Duration
+	Idle    time.Duration // limit for saying nothing; zero is none
 	// Jobs bounds how many VMs run at once; 0 fits the host's cores. Free
 	// memory bounds it further.
 	Jobs int
@@ -148,7 +149,7 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 		// The test binary's own limit comes first: it knows which test hangs.
 		Timeout: timeout + 10*time.Second,
 	}
-	job.KeepGoing = x.KeepGoing
+	job.KeepGoing, job.Idle = x.KeepGoing, x.Idle
 	if x.PanicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}

@@ -229,7 +229,7 @@ func (s *stream) fail(test, why, text string) {
 func (j *SuiteJob) after(s *stream, out *Outcome, done []string, failed bool) (more []string, nowDone []string) {
 	done = append(done, out.Ended...)
 	poisoned := out.Exited != nil && out.Exited.Code == ExitPoisoned && out.EndMarker
-	lost := out.Exited == nil && out.Ready != nil && out.Infra == nil && out.Deadline == "" &&
+	lost := out.Exited == nil && out.Ready != nil && out.Infra == nil && out.Deadline == "" && out.Hung == "" &&
 		out.Exit.Cause != vmtest.Killed && out.Exit.Cause != vmtest.Cancelled
 	s.end(poisoned, failed && out.Exited != nil)
 	if lost {

@@ -57,6 +57,8 @@ type SuiteJob struct {
 	Raw, RawErr io.Writer
 	// Timeout bounds the run; zero is the Spec's or the default, scaled.
 	Timeout time.Duration
+	// Idle bounds how long nothing may be said; zero is no bound.
+	Idle time.Duration
 	// NoLimit says that a zero Timeout means none.
 	NoLimit bool
 	Short   bool
@@ -107,7 +109,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		j.Timeout = SuiteTimeout(j.Suite.Spec, m.Accel)
 	}
 	p := Program{
-		Kernel: j.Kernel, Spec: j.Suite.Spec, Init: j.Suite.Binary, Fetch: j.Fetch, Timeout: j.Timeout, Dir: j.Dir,
+		Kernel: j.Kernel, Spec: j.Suite.Spec, Init: j.Suite.Binary, Fetch: j.Fetch, Timeout: j.Timeout, Idle: j.Idle, Dir: j.Dir,
 		Files:  j.Kernel.suiteFiles(),
 		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
 		Stdout: j.Raw, Stderr: j.RawErr,
@@ -205,6 +207,9 @@ func (o *Outcome) join(b Outcome) {
 	if o.Deadline == "" {
 		o.Deadline = a.Deadline
 	}
+	if o.Hung == "" {
+		o.Hung = a.Hung
+	}
 	if o.Scanner == "" {
 		o.Scanner = a.Scanner
 	}
@@ -273,7 +278,7 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	}
 	f = o
 	job.Verdict, job.Reason = result.Judge(f)
-	if f.DeadlineExceeded != "" || !f.EndMarker && f.InfraErr == "" {
+	if f.DeadlineExceeded+f.Hung != "" || !f.EndMarker && f.InfraErr == "" {
 		if last := nonEmpty(out.LastWords, 3); len(last) > 0 {
 			job.Notes = append(job.Notes, "last of the kernel log: "+strings.Join(last, " | "))
 		}
@@ -284,7 +289,7 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 // counted by whoever understands the program's output.
 func (o Outcome) Facts() result.Facts {
 	f := result.Facts{
-		Panicked: o.Panicked, ScannerErr: o.Scanner, DeadlineExceeded: o.Deadline, EndMarker: o.EndMarker,
+		Panicked: o.Panicked, ScannerErr: o.Scanner, DeadlineExceeded: o.Deadline, Hung: o.Hung, EndMarker: o.EndMarker,
 	}
 	for _, s := range o.Splats {
 		f.Splats = append(f.Splats, result.Splat{

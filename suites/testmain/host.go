@@ -35,6 +35,7 @@ const howTo = "no kernel given, nothing tested; run: go test ./suites/... -kerne
 type hostFlags struct {
 	kernel, modules, kconfig, accel, logs string
 	keepGoing, panicOnWarn                bool
+	hang                                  time.Duration
 }
 
 func (h *hostFlags) register(fs *flag.FlagSet) {
@@ -42,6 +43,7 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&h.modules, "modules", "", "the kernel's lib/modules/RELEASE directory; default: found beside the kernel")
 	fs.StringVar(&h.kconfig, "kconfig", "", "the kernel's .config; default: found in or beside the kernel")
 	fs.StringVar(&h.accel, "accel", "auto", "what runs the guest: kvm, tcg or auto")
+	fs.DurationVar(&h.hang, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
 	fs.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
@@ -49,7 +51,7 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 
 func (h *hostFlags) own(name string) bool {
 	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn":
+	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang":
 		return true
 	}
 	return false
@@ -153,7 +155,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		Raw: os.Stdout, RawErr: os.Stderr,
 		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir,
 	}
-	job.KeepGoing = h.keepGoing
+	job.KeepGoing, job.Idle = h.keepGoing, h.hang
 	if h.panicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}

@@ -45,6 +45,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.BoolVar(&x.Short, "short", false, "leave out slow tests")
 	fs.IntVar(&x.Count, "count", 1, "run each test this many times")
 	fs.DurationVar(&x.Timeout, "timeout", 0, "limit for one suite, e.g. 5m; default: the suite's own, three times that without KVM")
+	fs.DurationVar(&x.Idle, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
 	fs.BoolVar(&x.KeepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&x.PanicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
