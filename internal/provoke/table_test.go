@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package provoke
+
+import (
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/result"
+)
+
+// noFailure are crash types after which the kernel is well, by their own
+// account (drivers/misc/lkdtm).
+var noFailure = map[string]string{
+	"REPORT_STACK": "reports only", "REPORT_STACK_CANARY": "reports only", "UNALIGNED_LOAD_STORE_WRITE": "allowed on x86",
+	"OVERFLOW_UNSIGNED": "defined in C", "SLAB_INIT_ON_ALLOC": "reports only", "BUDDY_INIT_ON_ALLOC": "reports only",
+	"ATOMIC_TIMING": "measures only", "REFCOUNT_TIMING": "measures only", "STACKLEAK_ERASING": "reports only",
+	"DOUBLE_FAULT": "ia32 only", "CORRUPT_PAC": "arm64 only", "WRITE_OPD": "ppc64 only", "CFI_FORWARD_PROTO": "needs clang's CFI",
+	"CFI_BACKWARD": "arm64 only", "KFENCE_READ_AFTER_FREE": "KASAN takes its place",
+	"WRITE_BUDDY_AFTER_FREE": "gcc 12 inlines the memset, and KASAN does not see it",
+	"SLAB_FREE_PAGE":         "6.12's kmem_cache_free ignores what is no slab",
+	"OVERFLOW_SIGNED":        "defined under -fno-strict-overflow",
+}
+
+// pageFault is what writes to protected and jumps to unexecutable memory are.
+func pageFault(test, in string) row {
+	return row{test: test, title: "BUG: unable to handle kernel paging request in " + in, kind: oops.MemorySafetyBug}
+}
+
+func refcount(test string) row {
+	return row{test: test, title: "WARNING: refcount bug in lkdtm_" + test, kind: oops.RefcountWarning}
+}
+
+var batches = []batch{
+	{rows: []row{
+		{test: "PANIC", title: "kernel panic: dumptest", kind: oops.DoS},
+		{test: "PANIC_STOP_IRQOFF", title: "kernel panic: panic stop irqoff test", kind: oops.DoS},
+		{test: "BUG", title: "kernel BUG in lkdtm_BUG", kind: oops.Bug},
+		{test: "WARNING", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},
+		{test: "WARNING_MESSAGE", title: "WARNING in lkdtm_WARNING_MESSAGE", kind: oops.Warning},
+		{test: "EXCEPTION", title: "general protection fault in lkdtm_EXCEPTION", kind: oops.DoS},
+		{test: "CORRUPT_STACK", title: "KASAN: stack-out-of-bounds Write in __lkdtm_CORRUPT_STACK", kind: oops.KASANWrite},
+		{test: "CORRUPT_STACK_STRONG", title: "KASAN: stack-out-of-bounds Write in __lkdtm_CORRUPT_STACK", kind: oops.KASANWrite},
+		{test: "CORRUPT_LIST_ADD", title: "BUG: corrupted list in lkdtm_CORRUPT_LIST_ADD", kind: oops.MemorySafetyBug},
+		{test: "CORRUPT_LIST_DEL", title: "BUG: corrupted list in lkdtm_CORRUPT_LIST_DEL", kind: oops.MemorySafetyBug},
+		{test: "UNSET_SMEP", title: "WARNING in native_write_cr4", kind: oops.Warning},
+	}},
+	{rows: []row{
+		{test: "SLAB_LINEAR_OVERFLOW", title: "KASAN: slab-out-of-bounds Write in lkdtm_SLAB_LINEAR_OVERFLOW", kind: oops.KASANWrite},
+		{test: "VMALLOC_LINEAR_OVERFLOW", title: "BUG: unable to handle kernel paging request in lkdtm_VMALLOC_LINEAR_OVERFLOW", kind: oops.MemorySafetyBug},
+		{test: "WRITE_AFTER_FREE", title: "KASAN: slab-use-after-free Write in lkdtm_WRITE_AFTER_FREE", kind: oops.KASANUAFWrite},
+		{test: "READ_AFTER_FREE", title: "KASAN: slab-use-after-free Read in lkdtm_READ_AFTER_FREE", kind: oops.KASANUAFRead},
+		{test: "READ_BUDDY_AFTER_FREE", title: "KASAN: use-after-free Read in lkdtm_READ_BUDDY_AFTER_FREE", kind: oops.KASANUAFRead},
+		{test: "SLAB_FREE_DOUBLE", title: "KASAN: double-free in lkdtm_do_action", kind: oops.KASANInvalidFree},
+		{test: "SLAB_FREE_CROSS", title: "WARNING in kmem_cache_free", kind: oops.Warning, needs: "SLAB_FREELIST_HARDENED"},
+		{test: "USERCOPY_SLAB_SIZE_TO", title: "KASAN: slab-out-of-bounds Read in _copy_to_user", kind: oops.KASANRead},
+		{test: "USERCOPY_SLAB_SIZE_FROM", title: "KASAN: slab-out-of-bounds Write in _copy_from_user", kind: oops.KASANWrite},
+		{test: "USERCOPY_VMALLOC", title: "KASAN: vmalloc-out-of-bounds Read in _copy_to_user", kind: oops.KASANRead},
+		{test: "USERCOPY_STACK_FRAME_TO", title: "KASAN: .* Read in _copy_to_user", kind: oops.KASANRead},
+		{test: "USERCOPY_STACK_FRAME_FROM", title: "KASAN: .* Write in _copy_from_user", kind: oops.KASANWrite},
+		{test: "USERCOPY_STACK_BEYOND", title: "KASAN: .* Read in _copy_to_user", kind: oops.KASANRead},
+		{test: "USERCOPY_FOLIO", title: "KASAN: .* Read in _copy_to_user", kind: oops.KASANRead},
+		{test: "USERCOPY_SLAB_WHITELIST_TO", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
+		{test: "USERCOPY_SLAB_WHITELIST_FROM", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
+		{test: "USERCOPY_KERNEL", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
+	}},
+	{rows: []row{
+		pageFault("WRITE_RO", "lkdtm_WRITE_RO"),
+		pageFault("WRITE_RO_AFTER_INIT", "lkdtm_WRITE_RO_AFTER_INIT"),
+		pageFault("WRITE_KERN", "lkdtm_WRITE_KERN"),
+		pageFault("EXEC_DATA", "data_area"),
+		pageFault("EXEC_STACK", "execute_location"),
+		pageFault("EXEC_KMALLOC", "execute_location"),
+		pageFault("EXEC_VMALLOC", "execute_location"),
+		pageFault("EXEC_RODATA", "lkdtm_rodata_do_nothing"),
+		pageFault("EXEC_USERSPACE", "lkdtm_EXEC_USERSPACE"),
+		{test: "EXEC_NULL", title: "BUG: unable to handle kernel NULL pointer dereference in execute_location", kind: oops.NullPointer},
+		{test: "ACCESS_USERSPACE", title: ".* in lkdtm_ACCESS_USERSPACE", kind: oops.DoS},
+		{test: "ACCESS_NULL", title: "general protection fault in lkdtm_ACCESS_NULL", kind: oops.DoS},
+		{test: "STACK_GUARD_PAGE_LEADING", title: "BUG: .*stack guard page.*", kind: oops.DoS, needs: "VMAP_STACK"},
+		{test: "STACK_GUARD_PAGE_TRAILING", title: "BUG: .*stack guard page.*", kind: oops.DoS, needs: "VMAP_STACK"},
+		{test: "ARRAY_BOUNDS", title: "UBSAN: array-index-out-of-bounds in lkdtm_ARRAY_BOUNDS", kind: oops.MemorySafetyUBSAN, needs: "UBSAN_BOUNDS"},
+		{test: "FAM_BOUNDS", title: "UBSAN: array-index-out-of-bounds in lkdtm_FAM_BOUNDS", kind: oops.MemorySafetyUBSAN, needs: "CC_HAS_COUNTED_BY"},
+		{test: "FORTIFY_STR_OBJECT", title: ".*", needs: "FORTIFY_SOURCE"},
+		{test: "FORTIFY_STR_MEMBER", title: ".*", needs: "FORTIFY_SOURCE"},
+		{test: "FORTIFY_MEM_OBJECT", title: ".*", needs: "FORTIFY_SOURCE"},
+		{test: "FORTIFY_MEM_MEMBER", title: ".*", needs: "FORTIFY_SOURCE"},
+		{test: "FORTIFY_STRSCPY", title: ".*", needs: "FORTIFY_SOURCE"},
+	}},
+	{rows: []row{
+		refcount("REFCOUNT_INC_OVERFLOW"), refcount("REFCOUNT_ADD_OVERFLOW"), refcount("REFCOUNT_INC_NOT_ZERO_OVERFLOW"),
+		refcount("REFCOUNT_ADD_NOT_ZERO_OVERFLOW"), refcount("REFCOUNT_DEC_ZERO"), refcount("REFCOUNT_DEC_NEGATIVE"),
+		refcount("REFCOUNT_DEC_AND_TEST_NEGATIVE"), refcount("REFCOUNT_SUB_AND_TEST_NEGATIVE"), refcount("REFCOUNT_INC_ZERO"),
+		refcount("REFCOUNT_ADD_ZERO"), refcount("REFCOUNT_INC_SATURATED"), refcount("REFCOUNT_DEC_SATURATED"),
+		refcount("REFCOUNT_ADD_SATURATED"), refcount("REFCOUNT_INC_NOT_ZERO_SATURATED"), refcount("REFCOUNT_ADD_NOT_ZERO_SATURATED"),
+		refcount("REFCOUNT_DEC_AND_TEST_SATURATED"), refcount("REFCOUNT_SUB_AND_TEST_SATURATED"),
+	}},
+	// The kernel's own watchdogs.
+	{rows: []row{
+		{test: "SOFTLOCKUP", title: "BUG: soft lockup in lkdtm_SOFTLOCKUP", kind: oops.Hang},
+		{test: "HARDLOCKUP", title: "BUG: hard lockup in lkdtm_HARDLOCKUP", kind: oops.Hang},
+		{test: "SMP_CALL_LOCKUP", title: "BUG: soft lockup in lkdtm_SMP_CALL_LOCKUP", kind: oops.Hang},
+		{test: "SPINLOCKUP", title: "BUG: (sleeping function called from invalid context|scheduling while atomic) in .*", kind: oops.AtomicSleep, also: "BUG: soft lockup in lkdtm_SPINLOCKUP"},
+		{test: "HUNG_TASK", title: "INFO: task hung in lkdtm_HUNG_TASK", kind: oops.Hang},
+		{test: "RCUStall", title: "INFO: rcu detected stall in lkdtm_SOFTLOCKUP", kind: oops.Hang},
+		{test: "SysrqCrash", title: "kernel panic: sysrq triggered crash", kind: oops.DoS},
+		{test: "InitKilled", title: "kernel panic: Attempted to kill init!", kind: oops.DoS},
+		{test: "OOMPanic", title: "kernel panic: Out of memory: .*panic_on_oom is enabled", kind: oops.DoS},
+		{test: "PanicOnWarn", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},
+		{test: "PanicOnOops", title: "general protection fault in lkdtm_EXCEPTION", kind: oops.DoS},
+	}},
+	// Nobody prints anything: VMs that end.
+	{rows: []row{
+		{test: "SysrqReboot", reason: "the VM ended during this test: reset", verdict: result.VerdictTestFailed},
+		{test: "SysrqPowerOff", reason: "the VM ended during this test: power-off", verdict: result.VerdictTestFailed},
+		{test: "PowerOff", reason: "the VM ended during this test: power-off", verdict: result.VerdictTestFailed},
+		{test: "Restart", reason: "the VM ended during this test: reset", verdict: result.VerdictTestFailed},
+	}},
+	{rows: []row{{test: "TripleFault", reason: "the VM ended during this test: reset", verdict: result.VerdictNoEndMarker}}, cmdline: []string{"reboot=triple"}},
+	{rows: []row{{test: "EXHAUST_STACK", title: "KASAN: (slab|stack)-out-of-bounds Write in recursive_loop", kind: oops.KASANWrite, corrupted: true}}, timeout: 20 * time.Second},
+	// Hangs, which only the host notices.
+	{rows: []row{{test: "Halt", reason: "in TestHalt.*did not answer", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
+	{rows: []row{{test: "LOOP", reason: "in TestLOOP at .*kernel: CPU [01] in lkdtm_LOOP", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
+	{rows: []row{{test: "HungTaskSilent", reason: "in TestHungTaskSilent at .*task init blocked in lkdtm_HUNG_TASK", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
+	{rows: []row{{test: "AllCPUs", reason: "in TestAllCPUs.*kernel: CPU [01] in .*lkdtm_SMP_CALL_LOCKUP", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
+	{rows: []row{{test: "HungTaskNoPanic", title: "INFO: task hung in lkdtm_HUNG_TASK", kind: oops.Hang}}, timeout: 20 * time.Second},
+	{rows: []row{{test: "OopsOwnThread", title: "kernel BUG in lkdtm_BUG", kind: oops.Bug}}, timeout: 15 * time.Second},
+	// The test binary ends, the kernel is well.
+	{rows: []row{{test: "OOMKilled", verdict: result.VerdictTestFailed}}},
+	{rows: []row{{test: "Killed", verdict: result.VerdictTestFailed}}},
+	{rows: []row{{test: "Exit", verdict: result.VerdictTestFailed}}},
+	{rows: []row{{test: "Wait", reason: "QEMU died: .*killed", verdict: result.VerdictInfra}}, kill: true},
+}
