@@ -97,8 +97,12 @@ var guestInit = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-// initrd makes an initramfs of the guest's init and kernel modules, which are
-// loaded in this order.
+// transport are the modules of virtio ports and disks in an order of loading;
+// kernels differ in which of them are built in.
+var transport = []string{"virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_console"}
+
+// initrd makes an initramfs of the guest's init, the transport as far as it is
+// in modules, and further kernel modules, which are loaded in this order.
 func initrd(tb testing.TB, modules ...string) string {
 	tb.Helper()
 	code, err := guestInit()
@@ -109,7 +113,13 @@ func initrd(tb testing.TB, modules ...string) string {
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1), // init's standard output
 	}
-	for i, m := range modules {
+	var need []string
+	for _, m := range transport {
+		if findModule(tb, m) != "" {
+			need = append(need, m)
+		}
+	}
+	for i, m := range append(need, modules...) {
 		list = append(list, cpio.StaticFile(fmt.Sprintf("modules/%02d-%s", i, m), string(module(tb, m)), 0o644))
 	}
 	path := filepath.Join(tb.TempDir(), "initrd")
@@ -122,21 +132,30 @@ func initrd(tb testing.TB, modules ...string) string {
 	return path
 }
 
-// module reads a kernel module of the tested kernel.
-func module(tb testing.TB, name string) []byte {
+// findModule returns the path of a module of the tested kernel, "" when it has
+// none of that name.
+func findModule(tb testing.TB, name string) (found string) {
 	tb.Helper()
 	release := strings.TrimPrefix(filepath.Base(vmlinuz()), "vmlinuz-")
-	root := filepath.Join(filepath.Dir(vmlinuz()), "..", "lib", "modules", release)
-	var found string
+	root := filepath.Join(filepath.Dir(vmlinuz()), "..", "lib", "modules", release, "kernel", "drivers")
 	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
-		if base, _, _ := strings.Cut(filepath.Base(path), "."); base == name && err == nil {
+		if base, _, _ := strings.Cut(filepath.Base(path), "."); base == name && strings.Contains(path, ".ko") {
 			found = path
 		}
 		return err
 	})
-	assert.NilError(tb, err)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		tb.Fatal(err)
+	}
+	return found
+}
+
+// module reads a kernel module.
+func module(tb testing.TB, name string) []byte {
+	tb.Helper()
+	found := findModule(tb, name)
 	if found == "" {
-		tb.Skipf("kernel %s has no module %s: use Debian's cloud kernel", release, name)
+		tb.Skipf("the kernel has no module %s below ../lib/modules: use Debian's cloud kernel", name)
 	}
 	b, err := os.ReadFile(found)
 	assert.NilError(tb, err)
