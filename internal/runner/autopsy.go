@@ -85,7 +85,11 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 			essence += " at " + at
 		}
 	}
-	if in := hungIn(kernel, s.pid); in != "" {
+	in := hungIn(kernel, s.pid)
+	if in == "" {
+		in = s.cpusAt(ctx, sections[0].text)
+	}
+	if in != "" {
 		essence += "; kernel: " + in
 	}
 	if !alive {
