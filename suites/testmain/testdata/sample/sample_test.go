@@ -102,7 +102,7 @@ func TestZSignal(t *testing.T) {
 	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 	time.Sleep(time.Hour)
 }
-func TestZHang(t *testing.T) { bad(t); time.Sleep(time.Hour) }
+func TestZHang(t *testing.T) { bad(t); fmt.Println("it hangs"); time.Sleep(time.Hour) }
 
 // TestZIgnoreQuit hangs deaf: not even SIGQUIT helps.
 func TestZStop(t *testing.T) { bad(t); _ = unix.Kill(os.Getpid(), unix.SIGSTOP) }
