@@ -190,7 +190,6 @@ func (p *proof) run(number int, b batch) {
 	for _, r := range b.rows {
 		names = append(names, "Test"+r.test)
 	}
-	quiet := slices.DeleteFunc(slices.Clone(p.suite.Tests), func(n string) bool { return !strings.HasPrefix(n, "TestQuiet") })
 	if b.timeout == 0 {
 		b.timeout = vmTimeout
 	}
@@ -198,7 +197,7 @@ func (p *proof) run(number int, b batch) {
 	begun := map[string]time.Time{}
 	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
 		ID: filepath.Base(dir), Kernel: p.kernel, Suite: p.suite, Dir: dir, Timeout: b.timeout, Cmdline: b.cmdline, Repro: "again",
-		Args: []string{"-test.v=test2json", "-test.run=^(" + strings.Join(append(names, quiet...), "|") + ")$"},
+		Args: []string{"-test.v=test2json", "-test.run=^(" + strings.Join(p.withControls(names), "|") + ")$"},
 		OnEvent: func(e gotest.Event) {
 			if e.Action != gotest.ActionRun {
 				return
@@ -236,6 +235,24 @@ func (p *proof) run(number int, b batch) {
 			p.t.Errorf("%s: splat %q blamed on %q; logs in %s", job.ID, s.Title, s.Test, dir)
 		}
 	}
+}
+
+// withControls adds the quiet tests that stand between the tests in the suite,
+// and the one after them, which is run by a VM of its own.
+func (p *proof) withControls(names []string) []string {
+	out := slices.Clone(names)
+	left := len(names)
+	for _, t := range p.suite.Tests {
+		switch {
+		case slices.Contains(names, t):
+			left--
+		case strings.HasPrefix(t, "TestQuiet") && left < len(names) && len(names) > 1:
+			if out = append(out, t); left == 0 {
+				return out
+			}
+		}
+	}
+	return out
 }
 
 // judge makes a row of the table.
@@ -302,7 +319,7 @@ func (p *proof) judge(r row, job result.Job, took time.Duration, dir string) {
 		for _, c := range cases {
 			p.t.Logf("%s: case %v: %s", r.test, c.Status, c.Reason)
 		}
-		for _, s := range splats {
+		for _, s := range splats[:min(len(splats), 3)] {
 			p.t.Logf("%s: splat %q %s corrupted %v [%s]", r.test, s.Title, s.Kind, s.Corrupted, s.Log)
 		}
 	}
