@@ -750,6 +750,9 @@ func (s *session) infra(err error) {
 
 // explain names the reason why a VM ended early, once its log is complete.
 func (s *session) explain() {
+	if s.out.Ready == nil && s.out.Panicked {
+		s.out.Notes = append(s.out.Notes, "the kernel died before the agent was ready; one that did not find /init may lack CONFIG_BLK_DEV_INITRD=y")
+	}
 	if s.con.fatal != "" {
 		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", oneLine(s.con.fatal))
 		return
