@@ -6,7 +6,6 @@ import (
 	"os"
 	"runtime"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -124,13 +123,33 @@ func TestHalt(t *testing.T)        { reboot(t, unix.LINUX_REBOOT_CMD_HALT) }
 
 func TestQuiet25(t *testing.T) { quiet(t) }
 
-// TestInitKilled makes the Go runtime of PID 1 give up.
+// TestInitKilled lets PID 1, which no signal ends, end itself.
 func TestInitKilled(t *testing.T) {
-	if err := unix.Kill(1, unix.SIGSEGV); err != nil {
+	runtime.LockOSThread() // who attaches is a thread
+	if err := unix.PtraceAttach(1); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(5 * time.Second)
-	t.Error("init survived")
+	if _, err := unix.Wait4(1, nil, unix.WALL, nil); err != nil {
+		t.Fatal(err)
+	}
+	var regs unix.PtraceRegs
+	if err := unix.PtraceGetRegs(1, &regs); err != nil {
+		t.Fatal(err)
+	}
+	const none = ^uint64(0)
+	if regs.Orig_rax == none {
+		t.Fatal("PID 1 is not in a system call")
+	}
+	// Its call again, but another one.
+	regs.Rip -= 2 // the length of SYSCALL
+	regs.Rax, regs.Rdi, regs.Orig_rax = unix.SYS_EXIT_GROUP, 7, none
+	if err := unix.PtraceSetRegs(1, &regs); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.PtraceDetach(1); err != nil {
+		t.Fatal(err)
+	}
+	forever()
 }
 
 // eat takes memory until there is none.
