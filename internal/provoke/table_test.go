@@ -109,7 +109,7 @@ var batches = []batch{
 	{rows: []row{
 		{test: "SOFTLOCKUP", title: "BUG: soft lockup in full_proxy_write", kind: oops.Hang},
 		{test: "HARDLOCKUP", title: "BUG: hard lockup in full_proxy_write", kind: oops.Hang},
-		{test: "SMP_CALL_LOCKUP", title: "BUG: soft lockup in full_proxy_write", kind: oops.Hang},
+		{test: "SMP_CALL_LOCKUP", title: "BUG: soft lockup in smp_call_function", kind: oops.Hang},
 		{test: "SPINLOCKUP", title: "BUG: (sleeping function called from invalid context|scheduling while atomic) in .*", kind: oops.AtomicSleep, also: "BUG: soft lockup in full_proxy_write"},
 		{test: "HUNG_TASK", title: "INFO: task hung in lkdtm_HUNG_TASK", kind: oops.Hang},
 		{test: "RCUStall", title: "INFO: rcu detected stall in full_proxy_write", kind: oops.Hang},
