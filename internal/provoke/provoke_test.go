@@ -44,6 +44,8 @@ type row struct {
 	corrupted bool
 	// needs is the option without which the kernel does not notice.
 	needs string
+	// lacks is the option with which it notices something else.
+	lacks string
 }
 
 // batch is one call of RunSuite: some provocations, each in a VM of its own as
@@ -142,6 +144,9 @@ func (p *proof) leftOut(r row) string {
 	if r.needs != "" && !p.kernel.Config.Has(r.needs) {
 		return "this kernel is built without CONFIG_" + r.needs
 	}
+	if r.lacks != "" && p.kernel.Config.Has(r.lacks) {
+		return "this kernel is built with CONFIG_" + r.lacks
+	}
 	return ""
 }
 
@@ -158,7 +163,9 @@ func (p *proof) checkList() {
 	reasons := map[string]string{}
 	for _, b := range batches {
 		for _, r := range b.rows {
-			reasons[r.test] = p.leftOut(r)
+			if why, again := reasons[r.test]; !again || why != "" {
+				reasons[r.test] = p.leftOut(r)
+			}
 		}
 	}
 	for _, crash := range strings.Fields(list) {

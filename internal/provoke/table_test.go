@@ -34,6 +34,12 @@ func lost(r row) row {
 	return r
 }
 
+// without is for a kernel that lacks an option which would notice before.
+func without(r row, option string) row {
+	r.lacks = option
+	return r
+}
+
 func refcount(test string) row {
 	return row{test: test, title: "WARNING: refcount bug in lkdtm_" + test, kind: oops.RefcountWarning}
 }
@@ -46,8 +52,11 @@ var batches = []batch{
 		{test: "WARNING", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},
 		{test: "WARNING_MESSAGE", title: "WARNING in lkdtm_WARNING_MESSAGE", kind: oops.Warning},
 		{test: "EXCEPTION", title: "general protection fault in lkdtm_EXCEPTION", kind: oops.DoS},
-		{test: "CORRUPT_STACK", title: "KASAN: stack-out-of-bounds Write in __lkdtm_CORRUPT_STACK", kind: oops.KASANWrite},
-		{test: "CORRUPT_STACK_STRONG", title: "KASAN: stack-out-of-bounds Write in __lkdtm_CORRUPT_STACK", kind: oops.KASANWrite},
+		{test: "CORRUPT_STACK", title: "kernel panic: stack is corrupted in lkdtm_CORRUPT_STACK", kind: oops.DoS, needs: "STACKPROTECTOR"},
+		{test: "CORRUPT_STACK_STRONG", title: "kernel panic: stack is corrupted in lkdtm_CORRUPT_STACK_STRONG", kind: oops.DoS, needs: "STACKPROTECTOR_STRONG"},
+		// The functions return to where nothing is.
+		without(lost(pageFault("CORRUPT_STACK", "corrupted")), "STACKPROTECTOR"),
+		without(lost(pageFault("CORRUPT_STACK_STRONG", "corrupted")), "STACKPROTECTOR_STRONG"),
 		{test: "CORRUPT_LIST_ADD", title: "BUG: corrupted list in lkdtm_CORRUPT_LIST_ADD", kind: oops.MemorySafetyBug},
 		{test: "CORRUPT_LIST_DEL", title: "BUG: corrupted list in lkdtm_CORRUPT_LIST_DEL", kind: oops.MemorySafetyBug},
 		{test: "UNSET_SMEP", title: "WARNING in native_write_cr4", kind: oops.Warning},
