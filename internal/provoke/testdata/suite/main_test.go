@@ -74,6 +74,7 @@ func lkdtm(t *testing.T) {
 // crash provokes a crash type.
 func crash(t *testing.T, name string) {
 	t.Helper()
+	say(t)
 	f, err := os.OpenFile(direct, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +96,9 @@ func sysctl(t *testing.T, set ...string) {
 		}
 	}
 }
+
+// say prints a line, so that the host knows at once that the test has begun.
+func say(t *testing.T) { fmt.Println("here comes", t.Name()) }
 
 // forever waits for an end that somebody else makes.
 func forever() {

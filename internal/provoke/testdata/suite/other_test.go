@@ -87,6 +87,7 @@ func TestOopsOwnThread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	say(t)
 	runtime.LockOSThread()
 	_, err = unix.Write(int(f.Fd()), []byte("BUG"))
 	t.Error("survived:", err)
@@ -94,6 +95,7 @@ func TestOopsOwnThread(t *testing.T) {
 
 func sysrq(t *testing.T, key string) {
 	t.Helper()
+	say(t)
 	if err := os.WriteFile("/proc/sysrq-trigger", []byte(key), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +112,7 @@ func TestQuiet24(t *testing.T) { quiet(t) }
 
 func reboot(t *testing.T, how int) {
 	t.Helper()
+	say(t)
 	t.Errorf("survived: %v", unix.Reboot(how))
 }
 
@@ -125,6 +128,7 @@ func TestQuiet25(t *testing.T) { quiet(t) }
 
 // TestInitKilled lets PID 1, which no signal ends, end itself.
 func TestInitKilled(t *testing.T) {
+	say(t)
 	runtime.LockOSThread() // who attaches is a thread
 	if err := unix.PtraceAttach(1); err != nil {
 		t.Fatal(err)
@@ -166,13 +170,14 @@ func eat() {
 }
 
 func TestOOMKilled(t *testing.T) {
+	say(t)
 	// This process before all others.
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0); err != nil {
 		t.Fatal(err)
 	}
 	eat()
 }
-func TestOOMPanic(t *testing.T) { sysctl(t, "vm.panic_on_oom=2"); eat() }
+func TestOOMPanic(t *testing.T) { say(t); sysctl(t, "vm.panic_on_oom=2"); eat() }
 
 func TestQuiet26(t *testing.T) { quiet(t) }
 
@@ -184,4 +189,4 @@ func TestKilled(t *testing.T) { _ = unix.Kill(os.Getpid(), unix.SIGKILL); foreve
 func TestExit(*testing.T)     { os.Exit(0) }
 
 // TestWait waits for the host to do something.
-func TestWait(*testing.T) { forever() }
+func TestWait(t *testing.T) { say(t); forever() }
