@@ -80,7 +80,7 @@ func bareFirstByte(b *testing.B, c vmtest.Config, argv []string) time.Duration {
 
 	cmd := exec.Command(argv[0], "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", c.Kernel, "-initrd", c.Initrd,
-		"-append", "console=ttyS0,115200 vmtest.do=hello vmtest.port=p",
+		"-append", "console=ttyS0,115200 no_timer_check panic=-1 vmtest.do=hello vmtest.port=p",
 		"-serial", "file:"+filepath.Join(b.TempDir(), "serial"),
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=p,fd=3", "-device", "virtserialport,chardev=p,name=p")
 	for _, option := range []string{"-machine", "-cpu", "-smp", "-m", "-accel"} {
