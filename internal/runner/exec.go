@@ -183,7 +183,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		out.Infra = fmt.Errorf("start the VM: %w", err)
 		return out
 	}
-	defer vm.Kill()
+	defer vm.Close() //nolint:errcheck // how it ended is in Exit
 	s := &session{m: m, p: p, vm: vm, con: con, out: &out, started: started, nonce: nonce}
 	s.run(ctx)
 	vm.Kill()
