@@ -181,6 +181,9 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 		path = absolute(path)
 		p.Files = append(p.Files, initramfs.File{Host: path, Guest: path})
 		p.Run.Argv = append([]string{path}, g.argv[1:]...)
+		for _, i := range interpreters(path) {
+			p.Files = append(p.Files, initramfs.File{Host: i, Guest: i})
+		}
 	case strings.Contains(name, "/") && !filepath.IsAbs(name):
 		return fmt.Errorf("program %s: %w", name, err)
 	}
@@ -215,6 +218,35 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 		}
 	}
 	return nil
+}
+
+// interpreters are the host's programs that a script names in its first line:
+// execve(2) reads 255 bytes of it, the interpreter and at most one argument,
+// and env looks for its argument in PATH.
+func interpreters(script string) (out []string) {
+	f, err := os.Open(script)
+	if err != nil {
+		return nil
+	}
+	defer f.Close() //nolint:errcheck // only read
+	head := make([]byte, 255)
+	n, _ := io.ReadFull(f, head)
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	line, ok := strings.CutPrefix(line, "#!")
+	if !ok {
+		return nil
+	}
+	words := strings.Fields(line)
+	if len(words) > 0 && filepath.Base(words[0]) != "env" {
+		words = words[:1]
+	}
+	for _, w := range words {
+		// What is not here may be in the guest; if not, the guest says so.
+		if path, err := exec.LookPath(w); err == nil && filepath.IsAbs(path) {
+			out = append(out, path)
+		}
+	}
+	return out
 }
 
 // conclude turns facts into an exit status, through the one verdict function.
