@@ -143,6 +143,29 @@ func TestExecInteractive(t *testing.T) {
 	assert.Equal(t, end(t, cmd, out, msgs), 0, "%s", msgs)
 }
 
+// TestExecPanic: when the kernel dies under the program, what it had written is
+// there, and so is the kernel's report.
+func TestExecPanic(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cmd := command(t, "exec", "-o", dir, "--", "sh", "-c", "echo still here; read line; echo c > /proc/sysrq-trigger")
+	in, err := cmd.StdinPipe()
+	assert.NilError(t, err)
+	out, msgs := running(t, cmd)
+	out.await(t, 0, "still here\n")
+	q := qemu(t, cmd)
+	_, err = io.WriteString(in, "now\n")
+	assert.NilError(t, err)
+	assert.Equal(t, end(t, cmd, out, msgs), 1, "%s", msgs)
+	q.gone(t)
+	for _, want := range []string{
+		"kernel splat: kernel panic: sysrq triggered crash", "Kernel panic - not syncing: sysrq triggered crash",
+		"kernel-failed: kernel panic: sysrq triggered crash; kernel log: " + dir + "/console.log",
+	} {
+		assert.Check(t, is.Contains(msgs.String(), want))
+	}
+}
+
 // TestExecInterrupt: the program decides what Ctrl-C means.
 func TestExecInterrupt(t *testing.T) {
 	t.Parallel()
