@@ -76,7 +76,7 @@ func runs() map[string]result.Run {
 	}
 	splat := result.Splat{
 		Title: "KASAN: slab-use-after-free Read in ext4_lookup", Kind: "KASAN", Frame: "ext4_lookup", Fingerprint: "abc123",
-		Test: "TestRename", Raw: "BUG: KASAN: slab-use-after-free in ext4_lookup+0x1/0x2\nCall Trace:\n ext4_lookup+0x1/0x2\n", Start: 100, End: 200,
+		Test: "TestRename", Repro: "kvmrun run -kernel /build/bzImage -suite ext4 -run ^TestRename$", Raw: "BUG: KASAN: slab-use-after-free in ext4_lookup+0x1/0x2\nCall Trace:\n ext4_lookup+0x1/0x2\n", Start: 100, End: 200,
 	}
 	kernelFailed := result.Job{
 		ID: "7.0-ext4", Kernel: "/build/bzImage", Release: "7.0.0-rc1", Suite: "ext4", Accel: "kvm",

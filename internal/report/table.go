@@ -231,6 +231,9 @@ func (t *table) job(j *result.Job, kernel string) {
 			break
 		}
 		t.detail(colorFail, "splat", splatTitle(&j.Splats[i]))
+		if r := j.Splats[i].Repro; r != "" && r != j.Repro {
+			t.line("%s%sagain: %s", detailStep, detailStep, line(r))
+		}
 	}
 	shown, more := 0, 0
 	for i := range j.Cases {

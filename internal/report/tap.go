@@ -129,6 +129,9 @@ func (y *yaml) splats(splats []result.Splat) {
 	for i := range splats {
 		s := &splats[i]
 		y.add(fmt.Sprintf("splat_%d", i+1), splatTitle(s))
+		if s.Repro != "" {
+			y.add(fmt.Sprintf("splat_%d_again", i+1), line(s.Repro))
+		}
 		y.add(fmt.Sprintf("splat_%d_text", i+1), block(s.Raw))
 	}
 }

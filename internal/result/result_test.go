@@ -180,7 +180,7 @@ func TestJSONRoundTrip(t *testing.T) {
 			}},
 			Splats: []result.Splat{{
 				Title: "t", Kind: "KASAN", Frame: "f", Fingerprint: "p", Corrupted: true,
-				Test: "TestA", Raw: "raw", Start: 1, End: 2,
+				Test: "TestA", Raw: "raw", Log: "console.log", Repro: "kvmrun run -run TestA", Start: 1, End: 2,
 			}},
 			Started: time.Unix(1700000001, 0).UTC(), BootTime: 1, Elapsed: 2, Dir: "/d",
 			Notes: []string{"n"}, Repro: "kvmrun run",
