@@ -285,10 +285,11 @@ func (p *proof) judge(r row, job result.Job, took time.Duration, dir string) {
 	if failed {
 		why += "\n" + cases[0].Reason
 	}
-	detected, title, attributed, found := failed, true, failed, ""
+	detected, attributed := failed, failed
+	title, found := false, ""
 	matches := func(expr, s string) bool { return regexp.MustCompile("^(?:" + expr + ")$").MatchString(s) }
 	if r.title != "" {
-		detected, title, attributed = len(job.Splats) > 0, false, failed && len(splats) > 0
+		detected, attributed = len(job.Splats) > 0, failed && len(splats) > 0
 		if len(splats) > 0 {
 			s := splats[0]
 			found = s.Title
