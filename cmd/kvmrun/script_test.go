@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -109,8 +110,8 @@ func statusCmd(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	have := 0
 	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		exit, ok := err.(*exec.ExitError)
-		if !ok {
+		exit := new(exec.ExitError)
+		if !errors.As(err, &exit) {
 			ts.Fatalf("%v", err)
 		}
 		have = code(exit.ProcessState)

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	stateDir     = ".ktree" // below the cache's root; not a kind, the cache leaves it alone
+	stateDir     = ".ktree"         // below the cache's root; not a kind, the cache leaves it alone
 	filesKind    = "kernel-files-2" // its entries' format; change it with that
 	identityName = "identity"
 	filesName    = "files" // of such an entry: the sums of a fetched source's files
