@@ -289,7 +289,7 @@ func (p *proof) judge(r row, job result.Job, took time.Duration, dir string) {
 	title, found := false, ""
 	matches := func(expr, s string) bool { return regexp.MustCompile("^(?:" + expr + ")$").MatchString(s) }
 	if r.title != "" {
-		detected, attributed = len(job.Splats) > 0, failed && len(splats) > 0
+		detected, attributed = failed || len(splats) > 0, failed && len(splats) > 0
 		if len(splats) > 0 {
 			s := splats[0]
 			found = s.Title
