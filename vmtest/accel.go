@@ -77,7 +77,7 @@ type versionKey struct {
 }
 
 // versionLine is the first line of qemu --version.
-var versionLine = regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)`)
+var versionLine = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^QEMU emulator version (\d+)\.(\d+)`) })
 
 // Version asks the QEMU binary (a path or a name in PATH, "" for
 // qemu-system-x86_64) for its version. The answer is remembered as long as the
@@ -102,7 +102,7 @@ func Version(ctx context.Context, qemu string) (major, minor int, err error) {
 			}
 			return 0, 0, fmt.Errorf("run %s --version: %w%s", path, err, words)
 		}
-		m := versionLine.FindSubmatch(out)
+		m := versionLine().FindSubmatch(out)
 		if m == nil {
 			return 0, 0, fmt.Errorf("run %s --version: no QEMU version in %.80q", path, bytes.TrimSpace(out))
 		}

@@ -97,7 +97,9 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 
 // kvmRefused are the words of a QEMU that cannot use KVM (accel/kvm/kvm-all.c).
 // Just "kvm" would do for the path of a kernel.
-var kvmRefused = regexp.MustCompile(`(?i)failed to initialize kvm|access kvm kernel module|ioctl\(kvm_`)
+var kvmRefused = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)failed to initialize kvm|access kvm kernel module|ioctl\(kvm_`)
+})
 
 // tryKVM launches a machine and watches for the first byte on its console. When
 // the accelerator proves unusable it says why, and nothing is left of the
@@ -105,7 +107,7 @@ var kvmRefused = regexp.MustCompile(`(?i)failed to initialize kvm|access kvm ker
 func tryKVM(ctx context.Context, c Config, arch args.Arch, accel string, patience time.Duration) (vm *VM, why string, err error) {
 	vm, err = launch(ctx, c, arch, accel, "")
 	var se *StartError
-	if errors.As(err, &se) && kvmRefused.MatchString(se.Exit.Stderr) {
+	if errors.As(err, &se) && kvmRefused().MatchString(se.Exit.Stderr) {
 		return nil, firstLine(se.Exit.Stderr), nil
 	}
 	if err != nil {

@@ -102,7 +102,7 @@ func BenchmarkMainJob(b *testing.B) {
 	assert.NilError(b, err)
 	m := &runner.Machine{Cache: c}
 	k := kernelFor(b, m)
-	bin := goBuild(b, "test", "-c", "./testdata/trivial")
+	bin := goBuild(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
 	s, err := runner.Describe(ctx, bin)
 	assert.NilError(b, err)
 	vmlinux, err := k.Image.Vmlinux(ctx, c)
@@ -152,7 +152,7 @@ func BenchmarkMemory4VMs(b *testing.B) {
 	assert.NilError(b, err)
 	m := &runner.Machine{Cache: c, Accel: vmtest.AccelAuto}
 	k := kernelFor(b, m)
-	bin := goBuild(b, "test", "-c", "./testdata/trivial")
+	bin := goBuild(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
 	s, err := runner.Describe(ctx, bin)
 	assert.NilError(b, err)
 	run, err := m.RunMatrix(ctx, runner.Matrix{Kernels: []*runner.Kernel{k, k, k, k}, Suites: []runner.Suite{s}, Jobs: 4, Dir: b.TempDir()})

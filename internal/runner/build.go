@@ -170,7 +170,10 @@ func (m *Machine) buildTests(ctx context.Context, src Source, pkgs []string) (st
 	}
 	dir, _, err := m.Cache.Get(ctx, "suites", fmt.Sprintf("%x", h.Sum(nil)[:16]), func(ctx context.Context, tmp string) error {
 		m.progress("compiling %s", strings.Join(pkgs, " "))
-		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-c", "-o", tmp + "/"}, pkgs...)...)
+		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-c",
+			// As go test links what it runs itself: without symbols, which
+			// stack traces do not need and the guest would have to unpack.
+			"-ldflags=-s -w", "-o", tmp + "/"}, pkgs...)...)
 		cmd.Dir = src.Dir
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out

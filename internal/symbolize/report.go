@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 )
@@ -26,34 +27,34 @@ const (
 var (
 	// symRe is what %pS, %pB and their relatives print (lib/vsprintf.c,
 	// kernel/kallsyms.c): func+0x1/0x2 [module build-id].
-	symRe = regexp.MustCompile(`([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]{1,16})/0x([0-9a-f]{1,16})(?:\s+\[([\w\-]+)(?:[ (]([^\]]*))?\])?`)
+	symRe = lazy(`([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]{1,16})/0x([0-9a-f]{1,16})(?:\s+\[([\w\-]+)(?:[ (]([^\]]*))?\])?`)
 	// addrRe is a line with a bare address instead: no symbol covers it, or the
 	// kernel has no CONFIG_KALLSYMS.
-	addrRe = regexp.MustCompile(`0x([0-9a-f]{16})\s*$`)
+	addrRe = lazy(`0x([0-9a-f]{16})\s*$`)
 	// stackRe is what stands before the symbol on a line of a stack: nothing, or
 	// the end of a log prefix, then perhaps an address and a question mark.
-	stackRe = regexp.MustCompile(`(?:^|[^>]\]|\bkernel:|<\d>)\s*(?:\(?\[<?[0-9a-f]{8,16}>?\]\)?\s*)*(\? )?\(?$`)
+	stackRe = lazy(`(?:^|[^>]\]|\bkernel:|<\d>)\s*(?:\(?\[<?[0-9a-f]{8,16}>?\]\)?\s*)*(\? )?\(?$`)
 	// pcRe is what stands before the program counter of a register dump.
-	pcRe = regexp.MustCompile(`(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|\bpc : |\bepc : |\bera : |\bPC is at )(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)?$`)
+	pcRe = lazy(`(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|\bpc : |\bepc : |\bera : |\bPC is at )(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)?$`)
 	// printedRe is an address printed beside its symbol.
-	printedRe = regexp.MustCompile(`\[<?([0-9a-f]{8,16})>?\]\)?\s*(?:\? )?\(?$`)
+	printedRe = lazy(`\[<?([0-9a-f]{8,16})>?\]\)?\s*(?:\? )?\(?$`)
 	// positionRe is a position that is there already.
-	positionRe = regexp.MustCompile(`^\)?\s*\S+\.[A-Za-z]+:\d+`)
+	positionRe = lazy(`^\)?\s*\S+\.[A-Za-z]+:\d+`)
 	// sourceRe says where arm64 found the address; P is the program counter of an
 	// exception (arch/arm64/kernel/stacktrace.c).
-	sourceRe = regexp.MustCompile(`^ \([A-Z]*P[A-Z]*\)`)
+	sourceRe = lazy(`^ \([A-Z]*P[A-Z]*\)`)
 	// tagRe are lines between frames that belong to the same stack.
-	tagRe   = regexp.MustCompile(`</?(?:TASK|IRQ|NMI|SOFTIRQ|EOI|<EOE>|[#A-Z]+)>\s*$`)
-	traceRe = regexp.MustCompile(`(?i)\bcall trace:`)
+	tagRe   = lazy(`</?(?:TASK|IRQ|NMI|SOFTIRQ|EOI|<EOE>|[#A-Z]+)>\s*$`)
+	traceRe = lazy(`(?i)\bcall trace:`)
 	// entryRe are the functions below which the interrupted code is, whose address
 	// is exact (arch/x86/entry/entry_64.S, arch/arm64/kernel/entry.S).
-	entryRe = regexp.MustCompile(`^(?:asm_(?:exc|sysvec|common_interrupt|spurious)\w*|el1[ht]?_(?:64_)?(?:sync|irq|fiq|error|dbg)|__el1_irq|apic_timer_interrupt|reschedule_interrupt|call_function(?:_single)?_interrupt|common_interrupt|ret_from_intr|page_fault|general_protection|divide_error|invalid_op|double_fault)$`)
+	entryRe = lazy(`^(?:asm_(?:exc|sysvec|common_interrupt|spurious)\w*|el1[ht]?_(?:64_)?(?:sync|irq|fiq|error|dbg)|__el1_irq|apic_timer_interrupt|reschedule_interrupt|call_function(?:_single)?_interrupt|common_interrupt|ret_from_intr|page_fault|general_protection|divide_error|invalid_op|double_fault)$`)
 
-	offsetRe = regexp.MustCompile(`Kernel Offset: (disabled|0x([0-9a-f]{1,16}))`)
+	offsetRe = lazy(`Kernel Offset: (disabled|0x([0-9a-f]{1,16}))`)
 	// cpuRe is the line of dump_stack_print_info (lib/dump_stack.c) with the
 	// vmlinux's build-id, which CONFIG_STACKTRACE_BUILD_ID adds.
-	cpuRe = regexp.MustCompile(`\bCPU: \d+ .*\bComm: .* ([0-9a-f]{40})\s*$`)
-	hexRe = regexp.MustCompile(`^[0-9a-f]{8,64}$`)
+	cpuRe = lazy(`\bCPU: \d+ .*\bComm: .* ([0-9a-f]{40})\s*$`)
+	hexRe = lazy(`^[0-9a-f]{8,64}$`)
 )
 
 // lineKind is what a symbol's line is part of.
@@ -86,9 +87,9 @@ func parse(text string) (match, bool) {
 		return match{}, false
 	}
 	text = mask(text)
-	i := symRe.FindStringSubmatchIndex(text)
+	i := symRe().FindStringSubmatchIndex(text)
 	if i == nil {
-		i = addrRe.FindStringSubmatchIndex(text)
+		i = addrRe().FindStringSubmatchIndex(text)
 		if i == nil {
 			return match{}, false
 		}
@@ -103,7 +104,7 @@ func parse(text string) (match, bool) {
 		m.frame.Module = text[i[8]:i[9]]
 		if i[10] >= 0 {
 			for _, w := range strings.Fields(text[i[10]:i[11]]) {
-				if hexRe.MatchString(w) {
+				if hexRe().MatchString(w) {
 					m.modID = w
 				}
 			}
@@ -111,11 +112,11 @@ func parse(text string) (match, bool) {
 	}
 	before, after := text[:m.start], text[m.end:]
 	m.classify(before)
-	if p := printedRe.FindStringSubmatch(before); p != nil {
+	if p := printedRe().FindStringSubmatch(before); p != nil {
 		m.frame.Addr = hexNum(p[1])
 	}
-	m.pc = sourceRe.MatchString(after)
-	m.done = positionRe.MatchString(after)
+	m.pc = sourceRe().MatchString(after)
+	m.done = positionRe().MatchString(after)
 	if strings.HasPrefix(after, ")") {
 		m.end++
 	}
@@ -123,14 +124,14 @@ func parse(text string) (match, bool) {
 }
 
 // escapeRe are the terminal's colours, and other control characters.
-var escapeRe = regexp.MustCompile(`\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f]`)
+var escapeRe = lazy(`\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0a-\x1f\x7f]`)
 
 // mask blanks out what is not text, so that offsets stay what they are.
 func mask(text string) string {
 	if !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
 		return text
 	}
-	return escapeRe.ReplaceAllStringFunc(text, func(s string) string { return strings.Repeat(" ", len(s)) })
+	return escapeRe().ReplaceAllStringFunc(text, func(s string) string { return strings.Repeat(" ", len(s)) })
 }
 
 // stray reports whether the unwinder stumbled over a pointer to what follows
@@ -140,9 +141,9 @@ func (m *match) stray() bool {
 }
 
 func (m *match) classify(before string) {
-	if pcRe.MatchString(before) {
+	if pcRe().MatchString(before) {
 		m.kind = inPC
-	} else if p := stackRe.FindStringSubmatch(before); p != nil {
+	} else if p := stackRe().FindStringSubmatch(before); p != nil {
 		m.kind, m.frame.Unreliable = inStack, p[1] != ""
 	}
 }
@@ -184,7 +185,7 @@ type context struct {
 // function (__pfx_func+0x10/0x10).
 func (c *context) isReturn(m *match) bool {
 	exact := m.kind == inPC || m.pc ||
-		entryRe.MatchString(c.prev) && m.kind == inStack ||
+		entryRe().MatchString(c.prev) && m.kind == inStack ||
 		(c.first || m.frame.Unreliable) && c.pcs[m.key()] ||
 		strings.HasPrefix(m.frame.Func, "__pfx_") || strings.HasPrefix(m.frame.Func, "__cfi_")
 	c.prev, c.first = m.frame.Func, false
@@ -197,9 +198,9 @@ func (c *context) isReturn(m *match) bool {
 // skip notes a line without a symbol.
 func (c *context) skip(text string) {
 	switch {
-	case traceRe.MatchString(text):
+	case traceRe().MatchString(text):
 		c.prev, c.first = "", true
-	case !tagRe.MatchString(text):
+	case !tagRe().MatchString(text):
 		c.prev = ""
 	}
 }
@@ -218,7 +219,7 @@ type task struct {
 // kernel has CONFIG_STACKTRACE_BUILD_ID, else by the release.
 func (s *Symbolizer) Check(r *oops.Report) error {
 	for line := range lines(r.Raw) {
-		if m := cpuRe.FindStringSubmatch(strings.TrimRight(string(line), "\r\n")); m != nil {
+		if m := cpuRe().FindStringSubmatch(strings.TrimRight(string(line), "\r\n")); m != nil {
 			// The kernel prints 20 bytes, whatever the length.
 			if n := len(s.BuildID()); n > 0 && n < len(m[1]) && strings.Trim(m[1][n:], "0") == "" {
 				m[1] = m[1][:n]
@@ -290,7 +291,7 @@ func (t *task) survey(r *oops.Report) {
 	var derived *uint64
 	for line := range lines(r.Raw) {
 		text := string(line)
-		if m := offsetRe.FindStringSubmatch(text); m != nil {
+		if m := offsetRe().FindStringSubmatch(text); m != nil {
 			n := hexNum(m[2]) // 0 for "disabled"
 			t.offset = &n
 		}
@@ -427,4 +428,10 @@ func (t *task) text(raw []byte) []byte {
 		out.Write(line[len(body):])
 	}
 	return out.Bytes()
+}
+
+// lazy compiles an expression at its first use: every test binary that runs in
+// an emulated guest links this package, and starts before it needs any.
+func lazy(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 }
