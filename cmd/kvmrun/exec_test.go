@@ -64,6 +64,30 @@ func (c *counter) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
+// TestExecSlowReader: output that nobody has read yet when the guest is done is
+// not lost.
+func TestExecSlowReader(t *testing.T) {
+	t.Parallel()
+	const size = 150_000 // more than the pipe to the reader takes, less than the guest must wait for
+	dir := t.TempDir()
+	cmd := command(t, "exec", "-o", dir, "--", must(t, prog), "flood", fmt.Sprint(size))
+	out, err := cmd.StdoutPipe()
+	assert.NilError(t, err)
+	w := watch(t, dir)
+	assert.NilError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	w.until(t, "the guest's end", func() bool { return contains(filepath.Join(dir, "console.log"), "kvmrun: end ") })
+	// Nothing is to happen now, which no event can tell.
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(qemu(t, cmd).fd), Events: unix.POLLIN}}, 2000)
+	assert.NilError(t, err)
+	assert.Equal(t, n, 0, "the VM ended before its output was read")
+	b, err := io.ReadAll(out)
+	assert.NilError(t, err)
+	_ = cmd.Wait()
+	assert.Equal(t, code(cmd.ProcessState), 0)
+	assert.Equal(t, len(b), size)
+}
+
 // TestExecBinary: no byte is changed on the way, in or out.
 func TestExecBinary(t *testing.T) {
 	t.Parallel()
