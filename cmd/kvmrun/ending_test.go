@@ -219,9 +219,15 @@ func small(t *testing.T, dir, size string, args ...string) outcome {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
+	const cure = "run the tests as root, or allow user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0)"
+	try := exec.Command("/bin/true")
+	try.SysProcAttr = cmd.SysProcAttr
+	if err := try.Run(); err != nil {
+		t.Skipf("make a mount namespace: %v: %s", err, cure)
+	}
 	out := finish(t, cmd)
 	if out.code == 98 {
-		t.Skipf("%s: run the tests as root, or allow user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0)", out.stderr)
+		t.Skipf("%s: %s", out.stderr, cure)
 	}
 	return out
 }
