@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ func IsInit() bool {
 func Main() {
 	sys := &linux{}
 	defer dieOnPanic(sys)
+	ignoreLibcSignals()
 	// Ports are read by blocking calls; with as many of these as there are
 	// processors the rest would wait for the runtime to notice.
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), 4))
@@ -44,6 +46,19 @@ func Main() {
 	a := newAgent(sys, ports)
 	a.serve(boot)
 	sys.powerOff()
+}
+
+// ignoreLibcSignals ignores signals 32 to 34, the C libraries' own and the only
+// ones for which the Go runtime has no handler. Their default action would kill
+// even PID 1 when its first thread happens to block them while another does not
+// (kernel/signal.c: sig_ignored looks at the one, complete_signal at the other).
+func ignoreLibcSignals() {
+	// struct sigaction of rt_sigaction(2), as the kernel has it.
+	ignore := struct{ handler, flags, restorer, mask uint64 }{handler: 1} // SIG_IGN
+	for sig := uintptr(32); sig <= 34; sig++ {
+		// An error leaves things as they were.
+		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
+	}
 }
 
 // portTimeout bounds the wait for the virtio ports, which appear a moment
