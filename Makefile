@@ -6,7 +6,8 @@
 # make bench  the speed figures, as ratios
 
 # The kernel of demo, test and bench: a file, or debian:VERSION.
-KERNEL ?= debian:6.12
+# Ubuntu's archive has no Debian kernel: there it is the distribution's own.
+KERNEL ?= $(shell . /etc/os-release 2>/dev/null; [ "$$ID" = ubuntu ] && echo ubuntu:6.8 || echo debian:6.12)
 GO ?= go
 GOTEST ?= $(GO) test
 
