@@ -48,10 +48,10 @@ var common = []string{
 // Profiles returns all profiles, the fastest to build first.
 func Profiles() []Profile {
 	with := func(more ...string) []string { return append(slices.Clone(common), more...) }
-	kasan := []string{"landlock-smc", "kasan", "fault-injection", "detectors", "slab-debug", "lkdtm", "gup-test"}
+	kasan := []string{"landlock-smc", "kasan", "fault-injection", "detectors", "slab-debug", "hardening", "ubsan", "lkdtm", "gup-test"}
 	return []Profile{
 		{"lean", "what the suites need, nothing to slow it down", with()},
-		{"kasan", "lean with KASAN, fault injection, hang detectors, LKDTM and slab debugging", with(kasan...)},
+		{"kasan", "lean with KASAN, UBSAN, fault injection, hang detectors, hardening, slab debugging and LKDTM", with(kasan...)},
 		{"debug", "kasan with lockdep, memory management checks and kmemleak", with(append(kasan, "lockdep", "debug-vm", "kmemleak")...)},
 		{"kcsan", "lean with the data race detector and hang detectors", with("kcsan", "detectors")},
 		{"ubsan", "lean with the undefined behaviour checker and hang detectors", with("ubsan", "detectors")},
