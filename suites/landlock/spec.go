@@ -40,7 +40,7 @@ var Spec = suites.Spec{
 	Kconfig: []string{
 		"SECURITY_LANDLOCK=y", "SECURITYFS=y", "INET=y", "TMPFS=y", "UNIX=y", "PROC_FS=y",
 	},
-	OptionalKconfig: []string{"IPV6=y", "MPTCP=y", "MPTCP_IPV6=y", "KEYS=y", "IO_URING=y", "SMC=y", "INET_ESPINTCP=y"},
+	OptionalKconfig: []string{"IPV6=y", "MPTCP=y", "MPTCP_IPV6=y", "KEYS=y", "SMC=y", "INET_ESPINTCP=y"},
 	Features: []string{
 		FeatureListenTCP, FeatureNoListenTCP, FeatureErrata, FeatureFastOpen, FeatureSMC,
 	},

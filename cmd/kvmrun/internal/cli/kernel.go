@@ -5,8 +5,10 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/kfetch"
@@ -118,8 +120,8 @@ what of the sanitizers, fault injection, lockdep and KASLR is built in.`,
 var checkCommand = command{
 	name: "check", short: "what the suites will find in a kernel, before it boots",
 	long: `Reads the kernel's configuration (embedded, beside it, in /boot, or -kconfig)
-and prints for every suite which options are there, missing, or only a module.
-Exit status 1 when something is missing.`,
+and prints for every suite which options are there, missing, or only a module,
+and which tests will therefore be skipped. Exit status 1 when something is missing.`,
 	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		var v vmFlags
 		v.register(fs, true)
@@ -150,14 +152,21 @@ Exit status 1 when something is missing.`,
 		if err != nil {
 			return &exitError{exitUsage, err}
 		}
+		tests := make([]map[string][]string, len(suites))
+		for i, s := range suites {
+			// A test binary has no source here; its options are named all the same.
+			if tests[i], err = source.TestsNeeding(s.Spec.Name, s.Spec.OptionalKconfig); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fail(err)
+			}
+		}
 		short := false
 		for _, k := range ks {
 			if k.Config == nil {
 				return fail(fmt.Errorf("the configuration of %s is not known; name it with -kconfig", k.Path))
 			}
 			fmt.Fprintf(io.Out, "%s (configuration: %s)\n", k.Release, k.ConfigSource)
-			for _, s := range suites {
-				short = checkSuite(io, k, s) || short
+			for i, s := range suites {
+				short = checkSuite(io, k, s, tests[i]) || short
 			}
 		}
 		if short {
@@ -168,28 +177,31 @@ Exit status 1 when something is missing.`,
 }
 
 // checkSuite prints what a suite finds in a kernel, and says whether it is
-// short of something.
-func checkSuite(io IO, k *runner.Kernel, s runner.Suite) (short bool) {
+// short of something; tests has the tests that need an option.
+func checkSuite(io IO, k *runner.Kernel, s runner.Suite, tests map[string][]string) (short bool) {
 	fmt.Fprintf(io.Out, "  %s\n", s.Spec.Name)
-	for _, g := range []struct {
-		needs []string
-		what  string
-	}{{s.Spec.Kconfig, "the whole suite is skipped"}, {s.Spec.OptionalKconfig, "tests that need it are skipped"}} {
-		for _, need := range g.needs {
-			have := k.Config[strings.TrimSuffix(need, "=y")]
-			switch {
-			case !k.Config.Has(need) && have == "m":
-				short = true
-				fmt.Fprintf(io.Out, "    CONFIG_%-34s only a module: %s\n", need, g.what)
-			case !k.Config.Has(need):
-				short = true
-				fmt.Fprintf(io.Out, "    CONFIG_%-34s missing: %s\n", need, g.what)
-			case have == "m":
-				fmt.Fprintf(io.Out, "    CONFIG_%-34s module\n", need)
-			default:
-				fmt.Fprintf(io.Out, "    CONFIG_%-34s present\n", need)
-			}
+	show := func(need, consequence string) {
+		have := k.Config[strings.TrimSuffix(need, "=y")]
+		state := "present"
+		switch {
+		case !k.Config.Has(need) && have == "m":
+			short, state = true, "only a module: "+consequence
+		case !k.Config.Has(need):
+			short, state = true, "missing: "+consequence
+		case have == "m":
+			state = "module"
 		}
+		fmt.Fprintf(io.Out, "    CONFIG_%-34s %s\n", need, state)
+	}
+	for _, need := range s.Spec.Kconfig {
+		show(need, "the whole suite is skipped")
+	}
+	for _, need := range s.Spec.OptionalKconfig {
+		consequence := "tests that need it are skipped"
+		if names := tests[need]; len(names) > 0 {
+			consequence = "skipped, in whole or in part: " + strings.Join(names, ", ")
+		}
+		show(need, consequence)
 	}
 	return short
 }
