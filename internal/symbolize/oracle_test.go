@@ -122,9 +122,9 @@ func TestAddr2line(t *testing.T) {
 
 // realKernel returns the vmlinux that the user wants tests to read.
 func realKernel(t testing.TB) string {
-	p := os.Getenv("KVMRUN_DEBUG_VMLINUX")
+	p := os.Getenv("KVMRUN_DEBUG_KERNEL")
 	if p == "" {
-		t.Skip("KVMRUN_DEBUG_VMLINUX is not set: set it to a vmlinux with debug information")
+		t.Skip("KVMRUN_DEBUG_KERNEL is not set: set it to a vmlinux with debug information")
 	}
 	return p
 }

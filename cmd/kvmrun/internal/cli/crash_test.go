@@ -255,12 +255,12 @@ func TestCrashHugeLog(t *testing.T) {
 	assert.Assert(t, after.Sys-before.Sys < 64<<20, "memory grew by %d MiB", (after.Sys-before.Sys)>>20)
 }
 
-// TestCrashRealKernel crashes the kernel that KVMRUN_DEBUG_VMLINUX names, and
+// TestCrashRealKernel crashes the kernel that KVMRUN_DEBUG_KERNEL names, and
 // reads its log back with that very file.
 func TestCrashRealKernel(t *testing.T) {
-	vmlinux := os.Getenv("KVMRUN_DEBUG_VMLINUX")
+	vmlinux := os.Getenv("KVMRUN_DEBUG_KERNEL")
 	if vmlinux == "" {
-		t.Skip("KVMRUN_DEBUG_VMLINUX is not set: set it to a vmlinux with debug information that boots in QEMU")
+		t.Skip("KVMRUN_DEBUG_KERNEL is not set: set it to a vmlinux with debug information that boots in QEMU")
 	}
 	dir := t.TempDir()
 	kvmrun := filepath.Join(dir, "kvmrun")

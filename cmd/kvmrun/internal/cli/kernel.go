@@ -33,11 +33,13 @@ var fetchCommand = command{
 	long: `Fetches a kernel package from the archive this machine is set up for, by its own
 package tools, which check its signatures, unpacks it into the cache and prints
 the path of its vmlinuz. VERSION is a series (debian:6.12, the newest of it) or
-exact (debian:6.12.115). -list shows what there is.`,
+exact (debian:6.12.115). -list shows what there is; -source fetches the source
+instead and prints its directory, which is not to be written to.`,
 	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		var v vmFlags
 		fs.StringVar(&v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
 		ls := fs.Bool("list", false, "list the versions instead, newest last")
+		source := fs.Bool("source", false, "fetch the kernel's source instead")
 		if err := parse(fs, args); err != nil {
 			return err
 		}
@@ -48,6 +50,20 @@ exact (debian:6.12.115). -list shows what there is.`,
 		m, err := v.machine(io, newProgress(io.Err).say)
 		if err != nil {
 			return err
+		}
+		if *ls && *source {
+			return usagef("kernel fetch: -list lists kernels, not sources: give one of -list and -source")
+		}
+		if *source {
+			src, err := fetcher(m).FetchSource(ctx, fs.Arg(0))
+			if err != nil {
+				return err
+			}
+			if src.Note != "" {
+				m.Progress(src.Note)
+			}
+			fmt.Fprintln(io.Out, src.Dir)
+			return nil
 		}
 		if !*ls {
 			path, err := fetchKernel(ctx, m, fs.Arg(0))
