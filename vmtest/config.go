@@ -85,6 +85,10 @@ type Config struct {
 	// Ports are names of virtio-serial ports, each of which becomes
 	// [VM.Port].
 	Ports []string
+	// Freezable puts the guest's memory where [VM.Freeze] can keep it: in memory
+	// of the host's that has no name and counts as shared (tmpfs). It makes no
+	// other difference to the guest.
+	Freezable bool
 	// ConsoleFile gets every byte of the serial console before anybody else
 	// sees it. It is created with mode 0644, or truncated. Required.
 	ConsoleFile string

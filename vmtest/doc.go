@@ -25,6 +25,14 @@
 //
 // All methods of VM may be called concurrently and any number of times.
 //
+// # Forks
+//
+// [VM.Freeze] makes a [Template] of a running machine and [Fork] goes on from it,
+// any number of times, at the cost of a QEMU's start: the guest's memory is a
+// file without a name, shared by the machine that was frozen and private to every
+// fork, and only the devices' state is copied, by QEMU's migration. The template
+// is sealed when it is made; a fork cannot change it.
+//
 // # Measured choices
 //
 // With QEMU 7.2 under TCG on two processors and Debian's 6.12 cloud kernel, in

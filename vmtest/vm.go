@@ -31,6 +31,8 @@ const firstFD = 3
 
 // VM is a running machine, or one that has ended. Use [Start].
 type VM struct {
+	config  Config   // with defaults
+	ram     *os.File // the guest's memory, when it is Freezable; owned by freeze and Close
 	args    []string
 	accel   Accel
 	note    string
@@ -76,12 +78,12 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	}
 	switch c.Accel {
 	case AccelTCG:
-		return launch(ctx, c, arch, args.TCG, "")
+		return launch(ctx, c, arch, args.TCG, "", nil)
 	case AccelKVM:
 		if why := kvmUnusable(arch, kvmDevice, cpuinfo); why != "" {
 			return nil, fmt.Errorf("accelerator kvm is not usable: %s: use auto or tcg", why)
 		}
-		return launch(ctx, c, arch, args.KVM, "")
+		return launch(ctx, c, arch, args.KVM, "", nil)
 	}
 	why := kvmUnusable(arch, kvmDevice, cpuinfo)
 	if why == "" {
@@ -92,7 +94,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 		}
 		setDeadKVM(why)
 	}
-	return launch(ctx, c, arch, args.TCG, "using TCG: "+why)
+	return launch(ctx, c, arch, args.TCG, "using TCG: "+why, nil)
 }
 
 // kvmRefused are the words of a QEMU that cannot use KVM (accel/kvm/kvm-all.c).
@@ -105,7 +107,7 @@ var kvmRefused = sync.OnceValue(func() *regexp.Regexp {
 // the accelerator proves unusable it says why, and nothing is left of the
 // machine.
 func tryKVM(ctx context.Context, c Config, arch args.Arch, accel string, patience time.Duration) (vm *VM, why string, err error) {
-	vm, err = launch(ctx, c, arch, accel, "")
+	vm, err = launch(ctx, c, arch, accel, "", nil)
 	var se *StartError
 	if errors.As(err, &se) && kvmRefused().MatchString(se.Exit.Stderr) {
 		return nil, firstLine(se.Exit.Stderr), nil
@@ -131,9 +133,11 @@ func tryKVM(ctx context.Context, c Config, arch args.Arch, accel string, patienc
 	return nil, why, vm.Close()
 }
 
-// launch starts QEMU with the accelerator and waits for its monitor.
-func launch(ctx context.Context, c Config, arch args.Arch, accel, note string) (_ *VM, err error) {
+// launch starts QEMU with the accelerator and waits for its monitor. With from,
+// the machine waits for the template's state then.
+func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, from *origin) (_ *VM, err error) {
 	vm := &VM{
+		config: c,
 		accel: Accel(accel),
 		note:  note,
 		log:   c.Log,
@@ -160,6 +164,22 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string) (
 	spec := args.Spec{
 		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
 		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
+	}
+	switch {
+	case from != nil:
+		spec.Memory = &args.Memory{FD: inherit(from.ram)}
+		spec.Incoming = &args.Incoming{ROM: from.rom, Paused: from.paused}
+		from.stateFD = inherit(from.state)
+	case c.Freezable:
+		if vm.ram, err = memory("guest memory", int64(c.MemoryMiB)<<20); err != nil {
+			return nil, err
+		}
+		ours = append(ours, vm.ram)
+		dup, err := reopen(vm.ram, false)
+		if err != nil {
+			return nil, fmt.Errorf("duplicate guest memory: %w", err)
+		}
+		spec.Memory = &args.Memory{FD: inherit(dup), Shared: true}
 	}
 	file, err := os.OpenFile(c.ConsoleFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
@@ -231,7 +251,11 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string) (
 	})
 	go vm.finish(stop)
 
-	if err := vm.handshake(ctx, c.QEMU); err != nil {
+	err = vm.handshake(ctx, c.QEMU)
+	if err == nil && from != nil {
+		err = vm.load(ctx, from.stateFD)
+	}
+	if err != nil {
 		vm.kill(Killed, "did not start")
 		exit := vm.Wait()
 		return nil, &StartError{QEMU: c.QEMU, Exit: exit, Err: errors.Join(startProblem(ctx, c.QEMU, exit, err), vm.Close())}
@@ -473,5 +497,6 @@ func (vm *VM) Close() error {
 	for _, p := range vm.ports {
 		errs = multierror.Append(errs, p.Close())
 	}
+	vm.dropMemory()
 	return errs.ErrorOrNil()
 }

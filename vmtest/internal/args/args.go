@@ -100,6 +100,23 @@ type Port struct {
 	FD   int // inherited, connected stream socket
 }
 
+// Memory is guest memory that lives in a file.
+type Memory struct {
+	FD int // inherited, open for reading and writing, of the memory's size
+	// Shared says that the guest's writes go to the file. Otherwise they are
+	// this machine's own, and the file is only read.
+	Shared bool
+}
+
+// Incoming is the state of a machine that another one saved, to go on from.
+type Incoming struct {
+	// ROM is the option ROM that loaded the kernel in the other machine: a piece
+	// of memory that this one must have too. The kernel itself is not read again.
+	ROM string
+	// Paused leaves the machine stopped when it is loaded.
+	Paused bool
+}
+
 // Spec describes a machine completely: every default is resolved and every
 // descriptor has its number in the QEMU process.
 type Spec struct {
@@ -116,6 +133,11 @@ type Spec struct {
 	Ports     []Port
 	QMP       int // inherited, connected stream socket
 	Console   int // inherited write end of a pipe
+	// Memory, when not nil, is where the guest's memory is.
+	Memory *Memory
+	// Incoming, when not nil, makes a machine that waits for the monitor's
+	// command migrate-incoming. It needs Memory.
+	Incoming *Incoming
 }
 
 // Build returns the arguments for the specification.
@@ -131,6 +153,9 @@ func Build(s Spec) []Arg {
 	if accel == TCG {
 		accel = "tcg,thread=multi"
 	}
+	if s.Memory != nil {
+		machine += ",memory-backend=mem"
+	}
 	list := []Arg{
 		Flag("nodefaults"),
 		Flag("no-user-config"),
@@ -145,18 +170,17 @@ func Build(s Spec) []Arg {
 		// able to print the rest of its report, and reboots by itself
 		// (panic=-1).
 		Unique("action", "reboot=shutdown,panic=none"),
-		Unique("kernel", s.Kernel),
 	}
-	if s.Initrd != "" {
-		list = append(list, Unique("initrd", s.Initrd))
-	}
-	params := append([]string(nil), s.Arch.Params...)
-	if s.Accel == TCG {
-		params = append(params, s.Arch.Patience...)
+	list = append(list, source(s)...)
+	if s.Memory != nil {
+		share := "off"
+		if s.Memory.Shared {
+			share = "on"
+		}
+		list = append(list, Repeat("object", "mem", opts("memory-backend-file", "id", "mem",
+			"size", strconv.Itoa(s.MemoryMiB)+"M", "mem-path", "/proc/self/fd/"+strconv.Itoa(s.Memory.FD), "share", share)))
 	}
 	list = append(list,
-		Unique("append", strings.Join(append(params, s.Cmdline...), " ")),
-
 		Repeat("chardev", "qmp", opts("socket", "id", "qmp", "fd", strconv.Itoa(s.QMP))),
 		Unique("mon", "chardev=qmp,mode=control"),
 
@@ -188,6 +212,27 @@ func Build(s Spec) []Arg {
 		list = append(list, disk(i, d)...)
 	}
 	return list
+}
+
+// source returns the arguments for where the machine begins: a kernel, or what
+// another machine saved.
+func source(s Spec) []Arg {
+	if s.Incoming != nil {
+		list := []Arg{Unique("incoming", "defer"), Unique("option-rom", s.Incoming.ROM)}
+		if s.Incoming.Paused {
+			list = append(list, Flag("S"))
+		}
+		return list
+	}
+	list := []Arg{Unique("kernel", s.Kernel)}
+	if s.Initrd != "" {
+		list = append(list, Unique("initrd", s.Initrd))
+	}
+	params := append([]string(nil), s.Arch.Params...)
+	if s.Accel == TCG {
+		params = append(params, s.Arch.Patience...)
+	}
+	return append(list, Unique("append", strings.Join(append(params, s.Cmdline...), " ")))
 }
 
 // disk returns the arguments of the i-th disk.

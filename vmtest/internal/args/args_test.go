@@ -35,6 +35,10 @@ func TestBuild(t *testing.T) {
 				{FD: 8, Format: "qcow2"},
 			}
 		},
+		"freezable": func(s *args.Spec) { s.Memory = &args.Memory{FD: 5, Shared: true} },
+		"fork": func(s *args.Spec) {
+			s.Memory, s.Incoming = &args.Memory{FD: 5}, &args.Incoming{ROM: "pvh.bin", Paused: true}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := base

@@ -14,6 +14,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/digitalocean/go-qemu/qmp"
@@ -182,6 +183,64 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, result
 	return nil
 }
 
+// SendFile gives QEMU a duplicate of f, which commands then know by name
+// ("getfd" of the machine protocol). The caller keeps f. It fails on a
+// connection that is no unix socket.
+func (m *Monitor) SendFile(ctx context.Context, name string, f *os.File) error {
+	const command = "getfd"
+	sock, ok := m.conn.(syscall.Conn)
+	if !ok {
+		return fmt.Errorf("run qmp command %s: the connection cannot pass descriptors", command)
+	}
+	reply, err := m.exchange(ctx, command, map[string]any{"execute": command}, map[string]any{"fdname": name},
+		func(ctx context.Context, line []byte) error {
+			select {
+			case m.writing <- struct{}{}:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-m.done:
+				return m.Err()
+			}
+			defer func() { <-m.writing }()
+			return sendFile(sock, line, f)
+		})
+	if err != nil {
+		return err
+	}
+	if reply.Error != nil {
+		return &Error{Command: command, Class: reply.Error.Class, Desc: reply.Error.Desc}
+	}
+	return nil
+}
+
+// sendFile writes the line with the descriptor attached, which QEMU has then
+// received before it reads the line's end.
+func sendFile(sock syscall.Conn, line []byte, f *os.File) error {
+	to, err := sock.SyscallConn()
+	if err != nil {
+		return err
+	}
+	from, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = from.Control(func(fd uintptr) {
+		rights := syscall.UnixRights(int(fd))
+		if err := to.Write(func(s uintptr) bool {
+			var n int
+			n, sent = syscall.SendmsgN(int(s), line, rights, nil, 0)
+			if sent == nil && n < len(line) {
+				sent = io.ErrShortWrite // a command of some bytes on an idle socket
+			}
+			return !errors.Is(sent, syscall.EAGAIN)
+		}); err != nil {
+			sent = err
+		}
+	})
+	return errors.Join(err, sent)
+}
+
 // Run implements go-qemu's interface: command is a whole JSON object, and what
 // comes back is QEMU's whole reply. An "id" of the caller's is replaced.
 func (m *Monitor) Run(command []byte) ([]byte, error) {
@@ -204,6 +263,13 @@ func (m *Monitor) Run(command []byte) ([]byte, error) {
 
 // roundTrip sends the object with a fresh id and waits for its reply.
 func (m *Monitor) roundTrip(ctx context.Context, name string, object map[string]any, arguments any) (message, error) {
+	return m.exchange(ctx, name, object, arguments, m.write)
+}
+
+// exchange is roundTrip with a way of writing of the caller's.
+func (m *Monitor) exchange(ctx context.Context, name string, object map[string]any, arguments any,
+	write func(context.Context, []byte) error,
+) (message, error) {
 	if err := ctx.Err(); err != nil {
 		return message{}, fmt.Errorf("run qmp command %s: %w", name, context.Cause(ctx))
 	}
@@ -232,7 +298,7 @@ func (m *Monitor) roundTrip(ctx context.Context, name string, object map[string]
 	if err != nil {
 		return message{}, fmt.Errorf("encode qmp command %s: %w", name, err)
 	}
-	if err := m.write(ctx, append(line, '\n')); err != nil {
+	if err := write(ctx, append(line, '\n')); err != nil {
 		return message{}, fmt.Errorf("run qmp command %s: %w", name, err)
 	}
 	select {
