@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -13,8 +14,9 @@ import (
 // AllowEntry is one line of an allow-list: a report that is known and
 // tolerated until a day.
 type AllowEntry struct {
-	// Line is the entry's line number in the file, from 1.
-	Line int `json:"line"`
+	// File is the allow-list's name, Line the entry's line number in it, from 1.
+	File string `json:"file"`
+	Line int    `json:"line"`
 	// Title is a title, or a glob in the syntax of [path.Match] where "*" also
 	// spans "/". Exactly one of Title and Fingerprint is set.
 	Title       string `json:"title,omitempty"`
@@ -25,7 +27,8 @@ type AllowEntry struct {
 	// Expires is the last day (UTC) the entry holds.
 	Expires time.Time `json:"expires"`
 
-	used int
+	text string // as it stands in the file
+	used atomic.Int64
 }
 
 // String names the entry by what it matches.
@@ -41,14 +44,52 @@ func (e *AllowEntry) Expired(now time.Time) bool {
 	return !now.Before(e.Expires.AddDate(0, 0, 1))
 }
 
+// Why says in one line why the entry tolerates what it matches, and until when.
+func (e *AllowEntry) Why() string {
+	return fmt.Sprintf("%s (%s), until %s", e.Reason, e.Link, e.Expires.Format(time.DateOnly))
+}
+
 // Used is how many reports the entry has allowed so far.
-func (e *AllowEntry) Used() int { return e.used }
+func (e *AllowEntry) Used() int { return int(e.used.Load()) }
 
 // AllowList holds reports that do not fail a run. It counts what its entries
-// match and is therefore not safe for concurrent use. The nil list allows
+// match, and is safe for concurrent use but for Add. The nil list allows
 // nothing.
 type AllowList struct {
 	entries []*AllowEntry
+}
+
+// Add takes over the entries of another list, behind its own.
+func (l *AllowList) Add(other *AllowList) { l.entries = append(l.entries, other.Entries()...) }
+
+// Active is the list without what has expired at now, as the text of an
+// allow-list file.
+func (l *AllowList) Active(now time.Time) []byte {
+	var b bytes.Buffer
+	for _, e := range l.Entries() {
+		if !e.Expired(now) {
+			b.WriteString(e.text + "\n")
+		}
+	}
+	return b.Bytes()
+}
+
+// Complaints names, a line each, the entries that have become useless: those
+// expired at now, and those that never matched. It makes sense after a run.
+func (l *AllowList) Complaints(now time.Time) []string {
+	var out []string
+	say := func(e *AllowEntry, what string) {
+		out = append(out, fmt.Sprintf("allow-list %s:%d: %s: %s", e.File, e.Line, what, e))
+	}
+	for _, e := range l.Entries() {
+		switch {
+		case e.Expired(now):
+			say(e, "expired on "+e.Expires.Format(time.DateOnly)+" and not applied")
+		case e.Used() == 0:
+			say(e, "never matched")
+		}
+	}
+	return out
 }
 
 // Limits of an allow-list file.
@@ -61,7 +102,7 @@ const (
 // or by " | ": what to match ("title: GLOB" or "fingerprint: HEX"), "reason:
 // TEXT", "link: URL" and "expires: YYYY-MM-DD", all of them required. Empty
 // lines and lines that begin with "#" are skipped. The error names every bad
-// line by file name and number; name is used for nothing else.
+// line by file name and number; name is used for messages alone.
 //
 //	title: WARNING in foo_* | reason: driver quirk | link: https://bugs/1 | expires: 2027-01-31
 func ParseAllowList(name string, data []byte) (*AllowList, error) {
@@ -92,7 +133,7 @@ func ParseAllowList(name string, data []byte) (*AllowList, error) {
 			fail(n, "%v", err)
 			continue
 		}
-		e.Line = n
+		e.File, e.Line, e.text = name, n, text
 		if first, ok := seen[e.String()]; ok {
 			fail(n, "%s is already on line %d", e, first)
 			continue
@@ -186,7 +227,7 @@ func (l *AllowList) Allow(r *Report, now time.Time) *AllowEntry {
 	}
 	for _, e := range l.entries {
 		if !e.Expired(now) && e.match(r) {
-			e.used++
+			e.used.Add(1)
 			return e
 		}
 	}
@@ -199,25 +240,4 @@ func (l *AllowList) Entries() []*AllowEntry {
 		return nil
 	}
 	return l.entries
-}
-
-// Expired returns the entries that hold no more at now.
-func (l *AllowList) Expired(now time.Time) []*AllowEntry {
-	return l.filter(func(e *AllowEntry) bool { return e.Expired(now) })
-}
-
-// Unused returns the entries that have allowed nothing. It makes sense after a
-// run.
-func (l *AllowList) Unused() []*AllowEntry {
-	return l.filter(func(e *AllowEntry) bool { return e.used == 0 })
-}
-
-func (l *AllowList) filter(keep func(*AllowEntry) bool) []*AllowEntry {
-	var out []*AllowEntry
-	for _, e := range l.Entries() {
-		if keep(e) {
-			out = append(out, e)
-		}
-	}
-	return out
 }

@@ -32,16 +32,21 @@ func TestAllowList(t *testing.T) {
 	assert.Assert(t, list.Allow(&oops.Report{Title: "x", AltTitles: []string{"WARNING in a/usb_submit_urb"}}, day) != nil)
 	assert.Assert(t, list.Allow(&oops.Report{Title: "WARNING in foo"}, day) == nil)
 
-	expired := list.Expired(day)
-	assert.Assert(t, is.Len(expired, 1))
-	assert.Equal(t, expired[0].String(), "fingerprint 00ff")
-	unused := list.Unused()
-	assert.Assert(t, is.Len(unused, 1))
-	assert.Equal(t, unused[0].Line, 4)
+	assert.DeepEqual(t, list.Complaints(day), []string{
+		"allow-list allow:4: expired on 2026-01-31 and not applied: fingerprint 00ff",
+	})
+	unused, err := oops.ParseAllowList("more", list.Active(day))
+	assert.NilError(t, err)
+	assert.DeepEqual(t, unused.Complaints(day), []string{
+		"allow-list more:1: never matched: title WARNING in foo_*",
+		"allow-list more:2: never matched: title WARNING in a/usb_submit_urb",
+	})
+	list.Add(unused)
+	assert.Assert(t, is.Len(list.Entries(), 5))
 
 	var none *oops.AllowList
 	assert.Assert(t, none.Allow(foo, day) == nil)
-	assert.Assert(t, is.Len(none.Unused(), 0))
+	assert.Assert(t, is.Len(none.Complaints(day), 0))
 }
 
 func TestAllowListErrors(t *testing.T) {

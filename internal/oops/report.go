@@ -1,5 +1,10 @@
 package oops
 
+import (
+	"regexp"
+	"slices"
+)
+
 // Frame is one entry of a stack, as the kernel printed it.
 type Frame struct {
 	// Func is the symbol's name without its offset; compiler suffixes such as
@@ -80,7 +85,8 @@ type Report struct {
 	// CorruptedReason says what is missing.
 	Corrupted       bool   `json:"corrupted"`
 	CorruptedReason string `json:"corrupted_reason,omitempty"`
-	// Suppressed says that the text is noise of the harness and no kernel bug.
+	// Suppressed says that the report is known to be none that counts: an
+	// allow-list names it. The parser, which has none, leaves it unset.
 	Suppressed bool `json:"suppressed"`
 	// Panicked says that the kernel panicked while or after it printed this.
 	Panicked bool `json:"panicked"`
@@ -113,4 +119,14 @@ type Report struct {
 	// Fingerprint is equal for reports of the same bug: it does not depend on
 	// addresses, times, CPUs, pids, or offsets.
 	Fingerprint string `json:"fingerprint"`
+}
+
+// Titled reports whether a regular expression matches all of the report's title
+// or of one of its other titles. One that does not compile matches nothing.
+func (r *Report) Titled(expr string) bool {
+	re, err := regexp.Compile("^(?:" + expr + ")$")
+	if err != nil {
+		return false
+	}
+	return re.MatchString(r.Title) || slices.ContainsFunc(r.AltTitles, re.MatchString)
 }

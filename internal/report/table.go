@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -222,7 +223,8 @@ func (t *table) job(j *result.Job, kernel string) {
 	head := t.color(colorBold, line(j.Suite)+" on "+kernel)
 	t.line("%s: %s", head, t.color(verdictColor(j.Verdict), j.Verdict.String()))
 	// The reason for a kernel's failure is the first splat's title.
-	if bad && (len(j.Splats) == 0 || !strings.HasPrefix(j.Reason, j.Splats[0].Title)) {
+	guilty := slices.IndexFunc(j.Splats, func(s result.Splat) bool { return !s.Excused() })
+	if bad && (guilty < 0 || !strings.HasPrefix(j.Reason, j.Splats[guilty].Title)) {
 		t.detail("", "", line(j.Reason))
 	}
 	for i := range j.Splats {
@@ -230,7 +232,11 @@ func (t *table) job(j *result.Job, kernel string) {
 			t.detail("", "", fmt.Sprintf("and %d more splats", len(j.Splats)-i))
 			break
 		}
-		t.detail(colorFail, "splat", splatTitle(&j.Splats[i]))
+		color := colorFail
+		if j.Splats[i].Excused() {
+			color = colorDim
+		}
+		t.detail(color, "splat", splatTitle(&j.Splats[i]))
 		if r := j.Splats[i].Repro; r != "" && r != j.Repro {
 			t.line("%s%sagain: %s", detailStep, detailStep, line(r))
 		}

@@ -189,8 +189,24 @@ func splatTitle(s *result.Splat) string {
 	if s.Corrupted {
 		title += " (report corrupted)"
 	}
+	if s.Count > 1 {
+		title += fmt.Sprintf(" (%d times)", s.Count)
+	}
+	about := ""
 	if s.Test != "" {
-		title += " (during " + line(s.Test) + ")"
+		about = "during " + line(s.Test)
+	}
+	if s.Where != "" {
+		about = strings.TrimPrefix(about+", "+line(s.Where), ", ")
+	}
+	if about != "" {
+		title += " (" + about + ")"
+	}
+	switch {
+	case s.Expected:
+		title += ": expected by the test"
+	case s.Allowed != "":
+		title += ": allowed: " + line(s.Allowed)
 	}
 	return title
 }

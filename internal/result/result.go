@@ -40,6 +40,16 @@ type Splat struct {
 	Corrupted bool `json:"corrupted,omitempty"`
 	// Test is the full name of the test that ran at the time, if known.
 	Test string `json:"test,omitempty"`
+	// Where is the CPU it happened on and the process that ran there, as far as
+	// the report says ("CPU 1, init/123").
+	Where string `json:"where,omitempty"`
+	// Expected is whether the test had said that it would come, and Allowed why
+	// it is tolerated all the same. Either way it fails nothing.
+	Expected bool   `json:"expected,omitempty"`
+	Allowed  string `json:"allowed,omitempty"`
+	// Count is how often it was found in this test with this fingerprint; the
+	// first of them is shown. Zero is once.
+	Count int `json:"count,omitempty"`
 	// Raw is the report's text, bounded by whoever filled it in.
 	Raw string `json:"raw,omitempty"`
 	// Log is the kernel log's file name in the job's directory.
@@ -50,6 +60,9 @@ type Splat struct {
 	Start int64 `json:"start"`
 	End   int64 `json:"end"`
 }
+
+// Excused reports whether the splat fails nothing.
+func (s *Splat) Excused() bool { return s.Expected || s.Allowed != "" }
 
 // A Job is one kernel running one suite in one VM.
 type Job struct {

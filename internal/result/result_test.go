@@ -181,6 +181,7 @@ func TestJSONRoundTrip(t *testing.T) {
 			Splats: []result.Splat{{
 				Title: "t", Kind: "KASAN", Frame: "f", Fingerprint: "p", Corrupted: true,
 				Test: "TestA", Raw: "raw", Log: "console.log", Repro: "kvmrun run -run TestA", Start: 1, End: 2,
+				Where: "CPU 0, init/1", Expected: true, Allowed: "known", Count: 2,
 			}},
 			Started: time.Unix(1700000001, 0).UTC(), BootTime: 1, Elapsed: 2, Dir: "/d",
 			Notes: []string{"n"}, Repro: "kvmrun run",
@@ -198,4 +199,20 @@ func TestJSONRoundTrip(t *testing.T) {
 			assert.Assert(t, !rv.Field(i).IsZero(), "%s.%s is zero in this test", rv.Type(), rv.Type().Field(i).Name)
 		}
 	}
+}
+
+// TestExcusedSplats: they fail nothing, but hide nothing either.
+func TestExcusedSplats(t *testing.T) {
+	good := result.Facts{EndMarker: true, TestsRun: 1}
+	good.Splats = []result.Splat{{Title: "a", Expected: true}, {Title: "b", Allowed: "known"}}
+	v, reason := result.Judge(good)
+	assert.Equal(t, v, result.VerdictPass, reason)
+	bad := good
+	bad.Splats = append(bad.Splats, result.Splat{Title: "c"}, result.Splat{Title: "d"})
+	v, reason = result.Judge(bad)
+	assert.Equal(t, v, result.VerdictKernelFailed)
+	assert.Equal(t, reason, "c (and 1 more)")
+	good.Panicked = true
+	v, _ = result.Judge(good)
+	assert.Equal(t, v, result.VerdictKernelFailed)
 }

@@ -101,7 +101,8 @@ func index(names []string, text []byte) (int, error) {
 // without interpretation. Strings are one-line descriptions; an empty one
 // means that the thing did not happen.
 type Facts struct {
-	// Splats are the kernel's reports found in its log.
+	// Splats are the kernel's reports found in its log. Excused ones do not
+	// count.
 	Splats []Splat
 	// Panicked is whether the kernel panicked, by whatever sign (a pvpanic
 	// event, a panic message).
@@ -209,14 +210,25 @@ var rules = []struct {
 }
 
 func splatReason(f Facts) string {
-	if len(f.Splats) == 0 {
+	var first *Splat
+	more := 0
+	for i := range f.Splats {
+		switch s := &f.Splats[i]; {
+		case s.Excused():
+		case first == nil:
+			first = s
+		default:
+			more++
+		}
+	}
+	if first == nil {
 		return ""
 	}
-	title := f.Splats[0].Title
+	title := first.Title
 	if title == "" {
 		title = "kernel splat without a title"
 	}
-	if more := len(f.Splats) - 1; more > 0 {
+	if more > 0 {
 		return fmt.Sprintf("%s (and %d more)", title, more)
 	}
 	return title

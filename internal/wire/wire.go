@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -285,4 +286,34 @@ func ParseTestMark(line string) (test string, begin, ok bool) {
 	}
 	test, ok = strings.CutPrefix(line, testEnd)
 	return test, false, ok
+}
+
+const testExpects = "kvmrun: test expects "
+
+// MaxExpectMark bounds an ExpectMark, in bytes: the kernel refuses longer lines
+// from user space (PRINTKRB_RECORD_MAX, kernel/printk/internal.h).
+const MaxExpectMark = 1000
+
+// ExpectMark is the kernel log line that says that a test expects a splat whose
+// whole title matches a regular expression.
+func ExpectMark(test, title string) string {
+	return testExpects + strconv.Quote(test) + " " + strconv.Quote(title)
+}
+
+// ParseExpectMark is the inverse of ExpectMark.
+func ParseExpectMark(line string) (test, title string, ok bool) {
+	rest, ok := strings.CutPrefix(line, testExpects)
+	if !ok {
+		return "", "", false
+	}
+	quoted, err := strconv.QuotedPrefix(rest)
+	if err != nil {
+		return "", "", false
+	}
+	test, err = strconv.Unquote(quoted)
+	if err != nil {
+		return "", "", false
+	}
+	title, err = strconv.Unquote(strings.TrimPrefix(rest[len(quoted):], " "))
+	return test, title, err == nil
 }

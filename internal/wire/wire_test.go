@@ -210,3 +210,19 @@ func FuzzReceive(f *testing.F) {
 
 // emptyIsNil: an empty list is sent as none.
 func emptyIsNil(s []string) string { return strings.Join(s, "\x00") }
+
+func TestExpectMarks(t *testing.T) {
+	for _, c := range [][2]string{
+		{"TestX", "WARNING in f"}, {"TestX/a \"b\"\n", `KASAN: .* "in" \w+`}, {"", ""},
+	} {
+		line := wire.ExpectMark(c[0], c[1])
+		assert.Assert(t, !strings.Contains(line, "\n"))
+		test, title, ok := wire.ParseExpectMark(line)
+		assert.Assert(t, ok)
+		assert.DeepEqual(t, [2]string{test, title}, c)
+	}
+	for _, line := range []string{"", "kvmrun: test expects ", `kvmrun: test expects "T"`, `kvmrun: test expects "T" x`, `kvmrun: test expects T "x"`, wire.TestMark("T", true)} {
+		_, _, ok := wire.ParseExpectMark(line)
+		assert.Check(t, !ok, line)
+	}
+}
