@@ -289,6 +289,9 @@ func releaseNumbers(r string) (n [3]int) {
 const (
 	// GuestConfigFile holds the kernel's .config where the host knows it.
 	GuestConfigFile = "/etc/kvmrun/config"
+	// GuestAllowFile holds the allow-lists of the run, if any, in their own
+	// format and without what has expired.
+	GuestAllowFile = "/etc/kvmrun/allow"
 	// GuestSuiteFiles is the directory below which a suite finds host data
 	// such as signing keys.
 	GuestSuiteFiles = "/etc/kvmrun/suite"

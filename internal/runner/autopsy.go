@@ -73,7 +73,9 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 	}...) {
 		fmt.Fprintf(&b, "\n== %s\n%s\n", sec.title, sec.text)
 	}
-	file := filepath.Join(s.p.Dir, "autopsy.txt")
+	// console-2.log has its autopsy-2.txt.
+	name := "autopsy" + strings.TrimSuffix(strings.TrimPrefix(s.p.log(), "console"), ".log") + ".txt"
+	file := filepath.Join(s.p.Dir, name)
 	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
 		s.out.Notes = append(s.out.Notes, fmt.Sprintf("write the autopsy: %v", err))
 	} else {

@@ -40,9 +40,12 @@ type console struct {
 	reports []*oops.Report
 	dropped int // reports over maxSplats
 	marks   []mark
-	end     string // what the end mark looks like, "" before it is known
-	ended   chan struct{}
-	err     error // of the scanner
+	expects []expectation
+	// onTest, when set, is told that a test has begun. It must not block.
+	onTest func(test string)
+	end    string // what the end mark looks like, "" before it is known
+	ended  chan struct{}
+	err    error // of the scanner
 	// autopsy is where the log's part begins that the host provoked itself,
 	// negative before there is one: its reports are no findings. post keeps
 	// what came since, bounded.
@@ -58,6 +61,12 @@ type mark struct {
 	offset int64
 	test   string
 	begin  bool
+}
+
+// expectation is what a test said at offset that it would provoke.
+type expectation struct {
+	offset      int64
+	test, title string
 }
 
 func newConsole(nonce string) *console {
@@ -129,9 +138,14 @@ func (c *console) endLine() {
 			close(c.ended)
 		}
 	default:
-		test, begin, ok := wire.ParseTestMark(say)
-		if ok && len(c.marks) < maxMarks {
+		if test, begin, ok := wire.ParseTestMark(say); ok && len(c.marks) < maxMarks {
 			c.marks = append(c.marks, mark{offset: c.offset, test: test, begin: begin})
+			if begin && c.onTest != nil {
+				c.onTest(test)
+			}
+		}
+		if test, title, ok := wire.ParseExpectMark(say); ok && len(c.expects) < maxMarks {
+			c.expects = append(c.expects, expectation{offset: c.offset, test: test, title: title})
 		}
 	}
 }
@@ -199,8 +213,24 @@ func (c *console) testsAt(offset int64) []string {
 // splat is a report and the test it fell into, "" outside all tests.
 type splat struct {
 	*oops.Report
-	test string
-	log  string // the file it is in
+	test     string
+	log      string // the file it is in
+	expected bool   // the test had said that it would come
+	allowed  string // why it is tolerated all the same
+}
+
+// excused says whether the splat fails nothing.
+func (s splat) excused() bool { return s.expected || s.allowed != "" }
+
+// expected says whether a test had announced the splat before it came.
+func (c *console) expected(s splat) bool {
+	for _, e := range c.expects {
+		mine := e.test == s.test || strings.HasPrefix(e.test, s.test+"/")
+		if s.test != "" && mine && e.offset <= s.Start && s.Titled(e.title) {
+			return true
+		}
+	}
+	return false
 }
 
 // splats returns the attributed reports. To be called after close.
@@ -213,6 +243,7 @@ func (c *console) splats() []splat {
 		if t := c.testsAt(r.Start); len(t) > 0 {
 			s.test = t[0]
 		}
+		s.expected = c.expected(s)
 		out = append(out, s)
 	}
 	return out

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/initramfs/busybox"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -35,7 +37,9 @@ type Machine struct {
 	Accel vmtest.Accel // "" is auto
 	// MemoryMiB and CPUs override what a suite asks for; zero does not.
 	MemoryMiB, CPUs int
-	Log             *slog.Logger // nil logs nothing
+	// Allow names the splats that fail nothing; nil is none.
+	Allow *oops.AllowList
+	Log   *slog.Logger // nil logs nothing
 	// Progress, when set, is told in a few words what takes long. It may be
 	// called from several goroutines.
 	Progress func(string)
@@ -118,6 +122,9 @@ type Program struct {
 	Dir string
 	// Log is the name of the kernel log in Dir, "" for console.log.
 	Log string
+	// OnTest, when set, is told which test begins, by the kernel log. It must
+	// not block.
+	OnTest func(test string)
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
 }
@@ -174,6 +181,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		return out
 	}
 	con := newConsole(nonce)
+	con.onTest = p.OnTest
 	cfg := prep.config
 	cfg.Console = con
 	out.Prepare = time.Since(began)
@@ -197,6 +205,9 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()
+		if e := m.Allow.Allow(out.Splats[i].Report, time.Now()); e != nil {
+			out.Splats[i].allowed = e.Why()
+		}
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
@@ -323,7 +334,7 @@ func oneOrAll(e *multierror.Error) error {
 func (m *Machine) initrd(ctx context.Context, p Program) (string, error) {
 	s := initramfs.Spec{
 		Init:    p.Init,
-		Files:   p.Files,
+		Files:   slices.Clone(p.Files),
 		Release: p.Kernel.Release,
 		Config:  p.Kernel.ConfigText,
 	}
@@ -333,6 +344,9 @@ func (m *Machine) initrd(ctx context.Context, p Program) (string, error) {
 			return "", err
 		}
 		s.Files = append(s.Files, files...)
+	}
+	if allow := m.Allow.Active(time.Now()); len(allow) > 0 {
+		s.Files = append(s.Files, initramfs.File{Data: allow, Guest: suites.GuestAllowFile})
 	}
 	s.ModulesDir = p.Kernel.ModulesDir
 	for _, name := range append(append([]string{}, p.Spec.Modules...), p.Modules...) {

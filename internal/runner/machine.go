@@ -5,6 +5,7 @@ package runner
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -32,6 +34,24 @@ func NewMachine(dir string, accel vmtest.Accel) (*Machine, error) {
 		return nil, err
 	}
 	return &Machine{Cache: c, Accel: accel}, nil
+}
+
+// ReadAllowLists reads files in the format of [oops.ParseAllowList] into one
+// list. The error names all that is wrong with all of them.
+func ReadAllowLists(files []string) (*oops.AllowList, error) {
+	all := &oops.AllowList{}
+	var errs []error
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil {
+			var l *oops.AllowList
+			if l, err = oops.ParseAllowList(f, b); err == nil {
+				all.Add(l)
+			}
+		}
+		errs = append(errs, err)
+	}
+	return all, errors.Join(errs...)
 }
 
 // keepRuns is how many run directories are kept in the cache.

@@ -6,13 +6,15 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
 // A kernel that has printed a splat cannot be trusted any more, one that has
-// panicked is gone. The rest of the suite goes on in a fresh VM, and its output
+// panicked or hangs is gone. The rest of the suite goes on in a fresh VM, and its output
 // is joined so that it reads, and parses, as that of one run: each test is
 // begun once and ends once.
 
@@ -23,11 +25,18 @@ const (
 	ResumeEnv = "KVMRUN_RESUME"
 	// DoneEnv lists tests that have run in earlier VMs, one a line.
 	DoneEnv = "KVMRUN_DONE"
-	// ExitPoisoned is that exit status; package testing uses 0, 1 and 2.
-	ExitPoisoned = 86
-	// maxVMs bounds how many VMs one suite may use up.
-	maxVMs = 25
+	// ExitPoisoned is that exit status when a test has failed so far, and
+	// ExitPoisonedWell when none has: the splats were expected. Package testing
+	// uses 0, 1 and 2.
+	ExitPoisoned     = 86
+	ExitPoisonedWell = 87
+	// maxVMs bounds how many VMs one suite may use up, and maxHangs how many of
+	// them may hang: each takes all of its time.
+	maxVMs   = 25
+	maxHangs = 3
 )
+
+func poisonedExit(code int) bool { return code == ExitPoisoned || code == ExitPoisonedWell }
 
 // resumable says whether a run with these arguments can be taken up again in
 // another VM. Repetitions, benchmarks and profiles belong to one process.
@@ -116,6 +125,11 @@ func (c *console) progressOf() (ended, running []string) {
 type stream struct {
 	w    io.Writer
 	mark string // what begins package testing's own lines: ^V or nothing
+
+	mu sync.Mutex // of all below
+	// begun are the tests that did begin, by the kernel log: their "=== RUN"
+	// need not wait for what follows.
+	begun map[string]bool
 	// start is what of the current line was held back while it may still
 	// become one of those; line says that the current line is none of them.
 	held []byte
@@ -123,11 +137,11 @@ type stream struct {
 	err  error
 }
 
-var heldLines = []string{"=== RUN   ", "PASS\n"}
+var heldLines = []string{runLine, "PASS\n"}
 
 // newStream returns a stream to w for a binary run with args.
 func newStream(w io.Writer, args []string) *stream {
-	s := &stream{w: w}
+	s := &stream{w: w, begun: map[string]bool{}}
 	for _, a := range args {
 		if a == "-test.v=test2json" {
 			s.mark = "\x16"
@@ -148,8 +162,34 @@ func (s *stream) candidate(line []byte) bool {
 	return false
 }
 
+// runLine is what begins the line that says that a test begins.
+const runLine = "=== RUN   "
+
+// began tells the stream that a test has begun. It does not wait for a stream
+// that is busy.
+func (s *stream) began(test string) {
+	go func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.begun[test] = true; s.sure() {
+			s.flush()
+		}
+	}()
+}
+
+// sure says whether the line held back is the beginning of a test that did
+// begin. Subtests have no mark of their own, and need none: the kernel's state
+// is looked at before the test above them.
+func (s *stream) sure() bool {
+	name, ok := strings.CutPrefix(string(s.held), s.mark+runLine)
+	name, whole := strings.CutSuffix(name, "\n")
+	return ok && whole && (s.begun[name] || strings.Contains(name, "/"))
+}
+
 // Write implements io.Writer; its error is that of the underlying writer.
 func (s *stream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	n := len(p)
 	for len(p) > 0 && s.err == nil {
 		if len(s.held) > 0 && s.held[len(s.held)-1] == '\n' {
@@ -171,6 +211,8 @@ func (s *stream) Write(p []byte) (int, error) {
 		if !s.candidate(s.held) || len(s.held) > maxLine {
 			s.flush()
 			s.pass = !ends
+		} else if s.sure() {
+			s.flush()
 		}
 	}
 	return n, s.err
@@ -190,8 +232,10 @@ func (s *stream) flush() {
 // end ends the output of one VM: poisoned drops the beginning of a test that
 // the next VM runs, failed turns a final PASS into FAIL.
 func (s *stream) end(poisoned, failed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch held := string(s.held); {
-	case poisoned && strings.HasPrefix(held, s.mark+"=== RUN   "):
+	case poisoned && strings.HasPrefix(held, s.mark+runLine):
 		s.held = s.held[:0]
 	case failed && held == s.mark+"PASS\n":
 		s.held = append(s.held[:0], s.mark+"FAIL\n"...)
@@ -203,10 +247,13 @@ func (s *stream) end(poisoned, failed bool) {
 	}
 }
 
-// fail says, as package testing would have, that a test failed because its VM
-// ended.
-func (s *stream) fail(test, why, text string) {
+// fail says, as package testing would have, that a test failed: one that was
+// running, or, with begin, one that never will.
+func (s *stream) fail(test, why, text string, begin bool) {
 	var b strings.Builder
+	if begin {
+		fmt.Fprintf(&b, "%s%s%s\n", s.mark, runLine, test)
+	}
 	if s.mark != "" {
 		fmt.Fprintf(&b, "%s=== NAME  %s\n", s.mark, test)
 	} else {
@@ -221,38 +268,74 @@ func (s *stream) fail(test, why, text string) {
 	if s.mark != "" {
 		fmt.Fprintf(&b, "%s--- FAIL: %s (0.00s)\n", s.mark, test)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.put([]byte(b.String()))
 }
 
-// after decides what follows a VM: the tests that the next one has to run, or
-// none. It also ends the VM's output.
-func (j *SuiteJob) after(s *stream, out *Outcome, done []string, failed bool) (more []string, nowDone []string) {
-	done = append(done, out.Ended...)
-	poisoned := out.Exited != nil && out.Exited.Code == ExitPoisoned && out.EndMarker
-	lost := out.Exited == nil && out.Ready != nil && out.Infra == nil && out.Deadline == "" && out.Hung == "" &&
-		out.Exit.Cause != vmtest.Killed && out.Exit.Cause != vmtest.Cancelled
-	s.end(poisoned, failed && out.Exited != nil)
-	if lost {
-		why, text := "the VM ended during this test: "+out.Exit.String(), ""
+// relayed is what is known of a job's VMs so far.
+type relayed struct {
+	done  []string // tests that have had their verdict
+	hangs int
+	// bad is whether one of the VMs before failed the run.
+	bad bool
+}
+
+// after ends a VM's output and decides what follows it: the tests that the next
+// one has to run, or none. Whatever kept a test from its verdict, it gets one
+// here.
+func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more []string) {
+	r.done = append(r.done, out.Ended...)
+	ours := out.Infra == nil && out.Ready != nil && out.Exit.Cause != vmtest.Cancelled
+	poisoned := out.Exited != nil && poisonedExit(out.Exited.Code) && out.EndMarker
+	hung := ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
+	lost := ours && out.Exited == nil && !hung && out.Exit.Cause != vmtest.Killed
+	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == ExitPoisoned ||
+		slices.ContainsFunc(out.Splats, func(s splat) bool { return !s.excused() })
+	s.end(poisoned, r.bad && out.Exited != nil)
+	var why, text string
+	switch {
+	case hung:
+		r.hangs++
+		why = "the VM was given up during this test: " + out.Deadline + out.Hung
+	case lost:
+		why = "the VM ended during this test: " + out.Exit.String()
 		for _, sp := range out.Splats {
 			if sp.test != "" || sp.Panicked {
 				why, text = "the kernel died during this test: "+sp.Title, string(sp.Raw)
 				break
 			}
 		}
-		for i, t := range out.Running {
-			if i > 0 {
-				text = "" // once is enough
-			}
-			s.fail(t, why, text)
-			done = append(done, t)
-		}
-		if len(out.Running) == 0 {
-			return nil, done // it did not die of a test: starting again would not help
+	}
+	if hung || lost {
+		for _, t := range out.Running {
+			s.fail(t, why, text, false)
+			text = "" // once is enough
+			r.done = append(r.done, t)
 		}
 	}
-	if !poisoned && !lost || j.KeepGoing || !resumable(j.Args) {
-		return nil, done
+	if !poisoned && !lost && !hung || j.KeepGoing || len(j.Suite.Tests) == 0 || !resumable(j.Args) {
+		return nil
 	}
-	return remaining(j.Suite.Tests, j.Args, done), done
+	more = remaining(j.Suite.Tests, j.Args, r.done)
+	stop := ""
+	switch {
+	case len(more) == 0:
+	case !poisoned && len(out.Running) == 0:
+		stop = "the VM ended outside all tests" // starting again would not help
+	case hung && j.NoLimit && out.Deadline != "":
+		stop = "the time was used up before"
+	case r.hangs == maxHangs:
+		stop = fmt.Sprintf("%d VMs hung before", maxHangs)
+	case last:
+		stop = fmt.Sprintf("%d VMs ended with a kernel splat before", maxVMs)
+	}
+	if stop == "" {
+		return more
+	}
+	for _, t := range more {
+		s.fail(t, "not run: "+stop, "", true)
+	}
+	r.done, r.bad = append(r.done, more...), true
+	return nil
 }

@@ -4,9 +4,16 @@ package runner
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 func TestRemaining(t *testing.T) {
@@ -78,4 +85,128 @@ func TestStreamPassesAtOnce(t *testing.T) {
 	assert.Equal(t, b.String(), "progress...\n")
 	_, _ = s.Write([]byte("LE\n"))
 	assert.Equal(t, b.String(), "progress...\n=== RULE\n")
+}
+
+// TestStreamBegun: a test that did begin, by the kernel log, is shown at once.
+func TestStreamBegun(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		r, w := io.Pipe()
+		s := newStream(w, nil)
+		write := func() { _, _ = s.Write([]byte("=== RUN   TestA\n")) }
+		if first {
+			s.began("TestA")
+			go write()
+		} else {
+			write()
+			s.began("TestA")
+		}
+		b := make([]byte, 100)
+		n, err := r.Read(b)
+		assert.NilError(t, err)
+		assert.Equal(t, string(b[:n]), "=== RUN   TestA\n")
+	}
+	var b bytes.Buffer
+	s := newStream(&b, nil)
+	_, _ = s.Write([]byte("=== RUN   TestA/sub\n=== RUN   TestB\n"))
+	assert.Equal(t, b.String(), "=== RUN   TestA/sub\n")
+}
+
+// TestAfter decides about what follows a VM.
+func TestAfter(t *testing.T) {
+	alive := func(o Outcome) *Outcome {
+		o.Ready = &wire.Ready{}
+		return &o
+	}
+	bug := []splat{{Report: &oops.Report{Title: "BUG"}, test: "TestA"}}
+	wanted := []splat{{Report: &oops.Report{Title: "BUG"}, test: "TestA", expected: true}}
+	exit := func(code int) *wire.Exited { return &wire.Exited{Code: code} }
+	hung := alive(Outcome{Hung: "silence", Running: []string{"TestA"}})
+	for name, c := range map[string]struct {
+		out      *Outcome
+		job      SuiteJob
+		before   relayed
+		last     bool
+		more     []string
+		bad      bool
+		contains string
+	}{
+		"all well":       {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}})},
+		"poisoned":       {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), more: []string{"TestB", "TestC"}, bad: true},
+		"expected":       {out: alive(Outcome{Exited: exit(ExitPoisonedWell), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}},
+		"failed besides": {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}, bad: true},
+		"last splat":     {out: alive(Outcome{Exited: exit(1), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}, Splats: bug}), bad: true},
+		"lost":           {out: alive(Outcome{Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true, contains: "the VM ended during this test"},
+		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
+		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
+		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
+		"keep going":     {out: hung, job: SuiteJob{KeepGoing: true}, bad: true},
+		"go test's time": {out: alive(Outcome{Deadline: "late", Running: []string{"TestA"}}), job: SuiteJob{NoLimit: true}, bad: true, contains: "not run: the time was used up"},
+		"late":           {out: alive(Outcome{Deadline: "late", Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true},
+		"too many":       {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), last: true, bad: true, contains: "not run: 25 VMs"},
+		"interrupted":    {out: alive(Outcome{Infra: errors.New("x"), Running: []string{"TestA"}})},
+		"no boot":        {out: &Outcome{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			c.job.Suite.Tests = []string{"TestA", "TestB", "TestC"}
+			r := c.before
+			more := c.job.after(newStream(&b, nil), c.out, &r, c.last)
+			assert.DeepEqual(t, more, c.more)
+			assert.Equal(t, r.bad, c.bad)
+			assert.Check(t, strings.Contains(b.String(), c.contains), b.String())
+		})
+	}
+}
+
+// TestExpectedSplats: only what the test itself announced, and before it came.
+func TestExpectedSplats(t *testing.T) {
+	bug := ""
+	for _, l := range []string{
+		"------------[ cut here ]------------", "WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2",
+		"CPU: 0 UID: 0 PID: 7 Comm: init Not tainted 6.12.0 #1", "RIP: 0010:broken+0x1/0x2", "Call Trace:", " <TASK>",
+		" caller+0x1/0x2", " </TASK>", "---[ end trace 0000000000000000 ]---",
+	} {
+		bug += "[    1.000000] " + l + "\n"
+	}
+	mark := func(line string) string { return "[    0.900000] " + line + "\n" }
+	begin, end := mark(wire.TestMark("TestA", true)), mark(wire.TestMark("TestA", false))
+	for name, c := range map[string]struct {
+		log  string
+		want bool
+	}{
+		"announced":       {begin + mark(wire.ExpectMark("TestA", "WARNING in b.*")) + bug + end, true},
+		"by a subtest":    {begin + mark(wire.ExpectMark("TestA/x", "WARNING in b.*")) + bug + end, true},
+		"another title":   {begin + mark(wire.ExpectMark("TestA", "WARNING in b")) + bug + end, false},
+		"too late":        {begin + bug + mark(wire.ExpectMark("TestA", "WARNING in b.*")) + end, false},
+		"by another test": {begin + mark(wire.ExpectMark("TestB", "WARNING in b.*")) + bug + end, false},
+		"outside":         {mark(wire.ExpectMark("", "WARNING in b.*")) + bug, false},
+		"no expression":   {begin + mark(wire.ExpectMark("TestA", "(")) + bug + end, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			con := newConsole("nonce")
+			_, _ = con.Write([]byte(c.log))
+			con.close()
+			got := con.splats()
+			assert.Equal(t, len(got), 1)
+			assert.Equal(t, got[0].expected, c.want)
+		})
+	}
+}
+
+// TestFactsFold counts a splat that comes again and again.
+func TestFactsFold(t *testing.T) {
+	r := func(fp string) *oops.Report {
+		return &oops.Report{Title: fp, Fingerprint: fp, CPU: 1, Comm: "init", PID: 7}
+	}
+	got := Outcome{Splats: []splat{
+		{Report: r("a"), test: "TestA"}, {Report: r("b"), test: "TestA"}, {Report: r("a"), test: "TestA"},
+		{Report: r("a"), test: "TestA"}, {Report: r("a"), test: "TestB"}, {Report: r("a"), test: "TestA", allowed: "known"},
+	}}.Facts().Splats
+	var short []string
+	for _, s := range got {
+		short = append(short, fmt.Sprintf("%s %s %d %s %v", s.Title, s.Test, s.Count, s.Where, s.Excused()))
+	}
+	assert.DeepEqual(t, short, []string{
+		"a TestA 3 CPU 1, init/7 false", "b TestA 0 CPU 1, init/7 false", "a TestB 0 CPU 1, init/7 false", "a TestA 0 CPU 1, init/7 true",
+	})
 }

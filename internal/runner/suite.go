@@ -10,11 +10,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
@@ -55,11 +57,14 @@ type SuiteJob struct {
 	// is read from it: exit status and kernel log alone decide. Otherwise Args
 	// must ask for -test.v=test2json, and the output is folded into cases.
 	Raw, RawErr io.Writer
-	// Timeout bounds the run; zero is the Spec's or the default, scaled.
+	// Timeout bounds the run in one VM; zero is the Spec's or the default,
+	// scaled. The tests after one that has used it up get another VM, twice at
+	// most, unless NoLimit is set.
 	Timeout time.Duration
 	// Idle bounds how long nothing may be said; zero is no bound.
 	Idle time.Duration
-	// NoLimit says that a zero Timeout means none.
+	// NoLimit says that a zero Timeout means none, and any other the time of all
+	// VMs together.
 	NoLimit bool
 	Short   bool
 	// Dir is an existing directory for the logs.
@@ -161,13 +166,12 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		env = append(env[:len(env):len(env)], ResumeEnv+"=1")
 	}
 	p.Run.Env = env
+	p.OnTest = out.began
 	var all Outcome
-	var done []string
+	var r relayed
 	for vm := 1; ; vm++ {
 		o := m.Exec(ctx, p)
-		failed := vm > 1 || len(o.Splats) > 0
-		var more []string
-		more, done = j.after(out, &o, done, failed)
+		more := j.after(out, &o, &r, vm == maxVMs)
 		if vm == 1 {
 			all = o
 		} else {
@@ -176,17 +180,14 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		if len(more) == 0 {
 			break
 		}
-		if vm == maxVMs {
-			all.Infra = fmt.Errorf("after %d VMs that ended with a kernel splat, %d tests are left, %s first", vm, len(more), more[0])
-			break
-		}
-		m.progress("%s: kernel splat; %d tests go on in a fresh VM", j.ID, len(more))
+		m.progress("%s: %d tests go on in a fresh VM", j.ID, len(more))
 		p.Log = fmt.Sprintf("console-%d.log", vm+1)
-		p.Run.Env = append(env[:len(env):len(env)], DoneEnv+"="+strings.Join(done, "\n"))
+		p.Run.Env = append(env[:len(env):len(env)], DoneEnv+"="+strings.Join(r.done, "\n"))
 	}
-	if all.Exited != nil && all.Exited.Code == ExitPoisoned {
-		// Nothing was left to run: what it stands for is a failed test.
-		e := *all.Exited
+	if e := all.Exited; e != nil && (poisonedExit(e.Code) || e.Code == 0 && r.bad) {
+		// Poisoned with nothing left to run, or a last VM in which all was
+		// well, stand for the failure before.
+		e := *e
 		e.Code = 1
 		all.Exited = &e
 	}
@@ -291,10 +292,23 @@ func (o Outcome) Facts() result.Facts {
 	f := result.Facts{
 		Panicked: o.Panicked, ScannerErr: o.Scanner, DeadlineExceeded: o.Deadline, Hung: o.Hung, EndMarker: o.EndMarker,
 	}
+	type same struct {
+		test, fingerprint string
+		excused           bool
+	}
+	seen := map[same]int{}
 	for _, s := range o.Splats {
+		key := same{s.test, s.Fingerprint, s.excused()}
+		if i, again := seen[key]; again && s.Fingerprint != "" {
+			first := &f.Splats[i]
+			first.Count = max(first.Count, 1) + 1
+			continue
+		}
+		seen[key] = len(f.Splats)
 		f.Splats = append(f.Splats, result.Splat{
 			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
 			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.log,
+			Where: whereabouts(s.Report), Expected: s.expected, Allowed: s.allowed,
 		})
 	}
 	if o.Infra != nil {
@@ -312,14 +326,33 @@ func (o Outcome) Facts() result.Facts {
 	return f
 }
 
-// blame fails the test in which a splat fell, and its parents.
+// whereabouts names the CPU and the process of a report, as far as it does.
+func whereabouts(r *oops.Report) string {
+	var parts []string
+	if r.CPU >= 0 {
+		parts = append(parts, fmt.Sprintf("CPU %d", r.CPU))
+	}
+	switch {
+	case r.Comm != "" && r.PID >= 0:
+		parts = append(parts, fmt.Sprintf("%s/%d", oneLine(r.Comm), r.PID))
+	case r.Comm != "":
+		parts = append(parts, oneLine(r.Comm))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// blame fails the test in which a splat fell, and its parents, unless it is
+// excused.
 func blame(job *result.Job, s result.Splat) {
 	for i := range job.Cases {
 		c := &job.Cases[i]
 		if s.Test == "" || c.Name != s.Test && !strings.HasPrefix(s.Test, c.Name+"/") {
 			continue
 		}
-		c.Status, c.Reason = result.StatusFail, s.Title
+		// The first splat is the reason: it may be the cause of all others.
+		if !s.Excused() && !slices.ContainsFunc(c.Splats, func(s result.Splat) bool { return !s.Excused() }) {
+			c.Status, c.Reason = result.StatusFail, s.Title
+		}
 		if c.Name == s.Test {
 			c.Splats = append(c.Splats, s)
 		}

@@ -19,13 +19,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 )
 
@@ -259,4 +262,50 @@ func Disk(t testing.TB, name string) string {
 	}
 	t.Fatalf("no disk with serial %q among %v: is virtio_blk loaded and the disk in the suite's Spec?", name, serials)
 	return ""
+}
+
+// expected are the titles of the splats that tests expect, by test.
+var expected = struct {
+	sync.Mutex
+	titles map[string][]string
+}{titles: map[string][]string{}}
+
+// ExpectSplat says that the test is about to make the kernel print a splat. It
+// must be called before that happens; title is a regular expression for the
+// splat's whole title ("WARNING in lkdtm_WARNING"), or one of its other titles.
+//
+// Such a splat fails neither the test nor the run. The test fails if it does
+// not come, and every other splat fails it as always. Tests after this one run
+// in a fresh VM where they would after any splat; a kernel that dies of it
+// fails the test all the same.
+func ExpectSplat(t testing.TB, title string) {
+	t.Helper()
+	if _, err := regexp.Compile(title); err != nil {
+		t.Fatalf("expect a kernel splat: %v", err)
+	}
+	mark := wire.ExpectMark(t.Name(), title)
+	if len(mark) > wire.MaxExpectMark {
+		t.Fatalf("expect a kernel splat: the names of test and splat take %d bytes, more than %d", len(mark), wire.MaxExpectMark)
+	}
+	// The host reads it in the kernel log, before the splat.
+	if err := os.WriteFile("/dev/kmsg", []byte("<6>"+mark+"\n"), 0); err != nil {
+		t.Fatalf("expect a kernel splat: %v", err)
+	}
+	expected.Lock()
+	defer expected.Unlock()
+	expected.titles[t.Name()] = append(expected.titles[t.Name()], title)
+}
+
+// ExpectedSplats returns what the test of that name and its subtests expect.
+func ExpectedSplats(test string) []string {
+	expected.Lock()
+	defer expected.Unlock()
+	var out []string
+	for name, titles := range expected.titles {
+		if name == test || strings.HasPrefix(name, test+"/") {
+			out = append(out, titles...)
+		}
+	}
+	slices.Sort(out)
+	return out
 }

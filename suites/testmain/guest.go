@@ -5,15 +5,18 @@ package testmain
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
@@ -30,13 +33,23 @@ func runGuest(m *testing.M) int {
 		return 1
 	}
 	drop(m, strings.Split(os.Getenv(runner.DoneEnv), "\n"))
+	if text, err := os.ReadFile(suites.GuestAllowFile); err == nil {
+		if log.allow, err = oops.ParseAllowList("the run's allow-list", text); err != nil {
+			fmt.Fprintln(os.Stderr, "kvmrun: read the allow-list in the guest:", err)
+			return 1
+		}
+	}
 	resume := os.Getenv(runner.ResumeEnv) != ""
 	var running atomic.Int32
+	var failed atomic.Bool
 	wrap(m, func(t *testing.T, name string, f func(*testing.T)) {
 		// A kernel with a splat is no place for another test, unless a
 		// parallel one still runs here.
 		if resume && running.Load() == 0 && log.poisoned() {
-			os.Exit(runner.ExitPoisoned)
+			if failed.Load() {
+				os.Exit(runner.ExitPoisoned)
+			}
+			os.Exit(runner.ExitPoisonedWell)
 		}
 		running.Add(1)
 		log.write(wire.TestMark(name, true))
@@ -44,13 +57,12 @@ func runGuest(m *testing.M) int {
 		// Cleanups run last in, first out: this one comes after the test's
 		// own, and after its parallel subtests.
 		t.Cleanup(func() {
-			for _, r := range log.splats(from) {
-				t.Errorf("kernel splat during this test: %s\n%s", r.Title, r.Raw)
-			}
+			log.judge(t, log.splats(from), kit.ExpectedSplats(name))
 			if t.Skipped() && !kit.SkipEarned(t) {
 				t.Error("skip not earned: a test of a suite skips by kit.NeedKconfig, NeedLinux, NeedFeature or NotShort, so that the reason can be checked")
 			}
 			log.write(wire.TestMark(name, false))
+			failed.Store(failed.Load() || t.Failed())
 			running.Add(-1)
 		})
 		f(t)
@@ -67,6 +79,8 @@ type kmsg struct {
 	seen int // records read
 	bad  int // records that poisoned has looked at
 	text []record
+
+	allow *oops.AllowList // of the run, nil for none
 }
 
 type record struct {
@@ -159,8 +173,40 @@ func (k *kmsg) position() int {
 	return k.seen
 }
 
+// judge fails a test for the splats during it that it did not expect, and for
+// the expected ones that did not come.
+func (k *kmsg) judge(t *testing.T, splats []*oops.Report, expected []string) {
+	t.Helper()
+	came := map[string]bool{}
+	for _, r := range splats {
+		ok := false
+		for _, title := range expected {
+			if r.Titled(title) {
+				came[title], ok = true, true
+			}
+		}
+		switch {
+		case ok:
+			t.Logf("kernel splat, as expected: %s", r.Title)
+		case k.allowed(r):
+			t.Logf("kernel splat, allowed: %s", r.Title)
+		default:
+			t.Errorf("kernel splat during this test: %s\n%s", r.Title, r.Raw)
+		}
+	}
+	for _, title := range expected {
+		if !came[title] {
+			t.Errorf("no kernel splat titled %q came during this test, which expects it", title)
+		}
+	}
+}
+
+// allowed says whether the run tolerates a splat. What has expired is not in
+// the guest's list, whose clock may be wrong.
+func (k *kmsg) allowed(r *oops.Report) bool { return k.allow.Allow(r, time.Time{}) != nil }
+
 // poisoned says whether the kernel has ever printed a splat since the tests
-// began, in a test or between two.
+// began, in a test or between two. One that the run tolerates does not count.
 func (k *kmsg) poisoned() bool {
 	k.mu.Lock()
 	from, before := k.bad, k.bad < 0
@@ -168,7 +214,7 @@ func (k *kmsg) poisoned() bool {
 	if before {
 		return true
 	}
-	found := len(k.splats(from)) > 0
+	found := slices.ContainsFunc(k.splats(from), func(r *oops.Report) bool { return !k.allowed(r) })
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.bad = k.seen; found {

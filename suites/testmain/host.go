@@ -34,6 +34,7 @@ const howTo = "no kernel given, nothing tested; run: go test ./suites/... -kerne
 // hostFlags are the flags that end here; all others go on to the guest.
 type hostFlags struct {
 	kernel, modules, kconfig, accel, logs string
+	allow                                 files
 	keepGoing, panicOnWarn                bool
 	hang                                  time.Duration
 }
@@ -46,16 +47,24 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 	fs.DurationVar(&h.hang, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
 	fs.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
+	fs.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
 	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
 }
 
 func (h *hostFlags) own(name string) bool {
 	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang":
+	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow":
 		return true
 	}
 	return false
 }
+
+// files is a flag that may be given several times.
+type files []string
+
+func (f *files) String() string { return strings.Join(*f, " ") }
+
+func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
 func runHost(m *testing.M, spec suites.Spec) int {
 	var h hostFlags
@@ -106,14 +115,24 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	default:
 		return 0, usageError{fmt.Errorf("-accel %s: want kvm, tcg or auto", h.accel)}
 	}
-	kernel, err := findKernel(h.kernel)
+	kernel, err := findFile("-kernel", h.kernel)
 	if err != nil {
 		return 0, usageError{err}
+	}
+	for i, f := range h.allow {
+		if h.allow[i], err = findFile("-allow", f); err != nil {
+			return 0, usageError{err}
+		}
+	}
+	known, err := runner.ReadAllowLists(h.allow)
+	if err != nil {
+		return 0, usageError{fmt.Errorf("-allow: %w", err)}
 	}
 	mach, err := runner.NewMachine("", vmtest.Accel(h.accel))
 	if err != nil {
 		return 0, err
 	}
+	mach.Allow = known
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	k, err := mach.OpenKernel(ctx, kernel, h.modules, h.kconfig)
@@ -163,12 +182,20 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		job.Repro = fmt.Sprintf("cd %s && go test -kernel %s", pkg, kernel)
 	}
 	res, exited := mach.RunRaw(ctx, job)
+	for _, c := range known.Complaints(time.Now()) {
+		fmt.Fprintln(os.Stderr, "kvmrun:", c)
+	}
 	return report(os.Stderr, res, exited, dir)
 }
 
 // report turns the verdict into an exit status. A run whose tests decided
-// prints nothing: the guest has said it all.
+// prints nothing but what was tolerated: the guest has said it all.
 func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, error) {
+	for _, s := range res.Splats {
+		if s.Allowed != "" {
+			fmt.Fprintf(w, "kvmrun: kernel splat, allowed: %s: %s\n", s.Title, s.Allowed)
+		}
+	}
 	switch res.Verdict {
 	case result.VerdictPass:
 		return 0, nil
@@ -182,9 +209,18 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 	}
 	fmt.Fprintf(w, "kvmrun: %s: %s\n", res.Verdict, res.Reason)
 	for _, s := range res.Splats {
+		if s.Excused() {
+			continue
+		}
 		where := "outside all tests"
 		if s.Test != "" {
 			where = "during " + s.Test
+		}
+		if s.Where != "" {
+			where += " (" + s.Where + ")"
+		}
+		if s.Count > 1 {
+			where += fmt.Sprintf(", %d times", s.Count)
 		}
 		fmt.Fprintf(w, "kvmrun: kernel splat %s: %s\n%s\n", where, s.Title, strings.TrimRight(s.Raw, "\n"))
 		if s.Repro != "" {
@@ -215,12 +251,12 @@ func die(s syscall.Signal) {
 	time.Sleep(time.Second) // the signal is on its way; Go's runtime keeps a few for itself
 }
 
-// findKernel resolves the path as the user typed it, as far as that is known:
+// findFile resolves the path as the user typed it, as far as that is known:
 // go test runs a test binary in its package's directory.
-func findKernel(path string) (string, error) {
+func findFile(name, path string) (string, error) {
 	if filepath.IsAbs(path) {
 		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("-kernel: %w", err)
+			return "", fmt.Errorf("%s: %w", name, err)
 		}
 		return path, nil
 	}
@@ -245,7 +281,7 @@ func findKernel(path string) (string, error) {
 			return p, nil
 		}
 	}
-	return "", fmt.Errorf("-kernel %s: no such file; tried %s; go test runs tests in their package's directory, an absolute path always works", path, strings.Join(tried, ", "))
+	return "", fmt.Errorf("%s %s: no such file; tried %s; go test runs tests in their package's directory, an absolute path always works", name, path, strings.Join(tried, ", "))
 }
 
 // sameFile says whether both go to the same place, as under go test. Then the

@@ -255,6 +255,59 @@ func TestTheRestRunsInAFreshVM(t *testing.T) {
 	assert.Check(t, !strings.Contains(got.stdout, "TestZZAfter"), "-keep-going started another VM")
 }
 
+// TestTheRestRunsAfterAHang: a test that hangs takes nobody with it.
+func TestTheRestRunsAfterAHang(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", "TestPass$|TestZStop$|TestZZAfter$", "-hang", "5s")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, is.Contains(got.stdout, "--- PASS: TestPass"))
+	assert.Check(t, is.Contains(got.stdout, "--- FAIL: TestZStop"))
+	assert.Check(t, is.Contains(got.stdout, "the VM was given up during this test: nothing was said for 5s, in TestZStop"))
+	assert.Check(t, is.Contains(got.stdout, "--- PASS: TestZZAfter"))
+	assert.Check(t, is.Contains(got.stdout+got.stderr, "hung: nothing was said for 5s"))
+}
+
+// TestAVMThatEndsFailsTheRun, though nothing in a log says so and all other
+// tests passed.
+func TestAVMThatEndsFailsTheRun(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZPowerOff$|TestZZAfter$")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, !strings.Contains(got.stdout, "\nok "), "%s", got.stdout)
+}
+
+func TestExpectedSplatThatDoesNotCome(t *testing.T) {
+	kernel := needKernel(t)
+	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZExpect$")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, is.Contains(got.stdout, `no kernel splat titled "WARNING in nothing" came during this test`))
+}
+
+func TestAllowList(t *testing.T) {
+	kernel := needKernel(t)
+	allow := filepath.Join(t.TempDir(), "allow")
+	write := func(expires string) {
+		assert.NilError(t, os.WriteFile(allow, []byte(
+			"title: KASAN: * in sample_function | reason: made up | link: https://bugs/1 | expires: "+expires+"\n"+
+				"title: WARNING in nobody | reason: gone | link: https://bugs/2 | expires: 9999-01-01\n"), 0o600))
+	}
+	write("9999-12-31")
+	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", "TestZSplat$", "-allow", allow)
+	assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
+	all := got.stdout + got.stderr
+	assert.Check(t, is.Contains(all, "kernel splat, allowed: KASAN: slab-use-after-free Read in sample_function: made up (https://bugs/1), until 9999-12-31"))
+	assert.Check(t, is.Contains(all, "allow:2: never matched: title WARNING in nobody"))
+
+	write("2020-01-01")
+	got = goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZSplat$", "-allow", allow)
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, is.Contains(got.stdout+got.stderr, "allow:1: expired on 2020-01-01 and not applied"))
+
+	got = goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZSplat$", "-allow", "/no/such/file")
+	assert.Equal(t, got.code, 1)
+	assert.Check(t, is.Contains(got.stdout+got.stderr, "-allow: stat /no/such/file"))
+}
+
 func TestHostileOutput(t *testing.T) {
 	kernel := needKernel(t)
 	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", "TestZHostile")

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"time"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
@@ -24,6 +25,7 @@ var crashCommand = command{
 	long: `Reads any console log (of kvmrun, a serial line, dmesg, a CI system) and prints
 the kernel's reports in it: title, kind, function, stack. Without FILE it reads
 standard input. Exit status: 0 no report found, 1 some found, 2 wrong usage.
+What an allow-list names does not count; with -json it is marked as suppressed.
 
 With -vmlinux, stacks get file, line and inlined functions. It must be the
 vmlinux of the build that printed the log, with debug information. Frames whose
@@ -33,7 +35,7 @@ position is not found stay as they are.`,
 
 func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	asJSON := fs.Bool("json", false, "print one JSON object per report and line")
-	allow := fs.String("allow", "", "leave out what this allow-list `file` names")
+	allow := allowFlag(fs)
 	vmlinux := fs.String("vmlinux", "", "look positions up in this `file`, the kernel as it was linked")
 	var modules list
 	fs.Var(&modules, "modules", "look for modules and debug files below this `directory`; repeatable; needs -vmlinux")
@@ -58,7 +60,7 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 		defer f.Close() //nolint:errcheck // only read
 		in = f
 	}
-	list, err := allowList(*allow)
+	known, err := allowLists(*allow)
 	if err != nil {
 		return err
 	}
@@ -71,12 +73,18 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 			sym.s.SetOffset(*offset)
 		}
 	}
-	var print func(r *oops.Report, text []byte) error
+	var print func(r *oops.Report, text []byte, allowed *oops.AllowEntry) error
 	if *asJSON {
 		e := json.NewEncoder(cio.Out)
-		print = func(r *oops.Report, _ []byte) error { return e.Encode(r) }
+		print = func(r *oops.Report, _ []byte, _ *oops.AllowEntry) error { return e.Encode(r) }
 	} else {
-		print = func(r *oops.Report, text []byte) error { return writeReport(cio.Out, r, text) }
+		print = func(r *oops.Report, text []byte, allowed *oops.AllowEntry) error {
+			if allowed != nil {
+				_, err := fmt.Fprintf(cio.Out, "%s\n  %-12s %s\n\n", r.Title, "allowed", printable(allowed.Why()))
+				return err
+			}
+			return writeReport(cio.Out, r, text)
+		}
 	}
 	found := 0
 	var refused, werr error
@@ -85,16 +93,17 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 		read = sym.read
 	}
 	if err := read(in, func(r *oops.Report) {
-		if list.allows(r) {
-			return
+		entry := known.Allow(r, time.Now())
+		r.Suppressed = entry != nil
+		if !r.Suppressed {
+			found++
 		}
-		found++
 		if refused != nil || werr != nil {
 			return
 		}
 		var text []byte
 		if text, refused = sym.report(r); refused == nil {
-			werr = print(r, text)
+			werr = print(r, text, entry)
 		}
 	}); err != nil {
 		return usagef("crash: read the log: %w", err)
@@ -105,7 +114,7 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	if werr != nil {
 		return fmt.Errorf("print the reports: %w", werr)
 	}
-	list.complain(cio.Err)
+	complain(cio.Err, known)
 	if found > 0 {
 		return &exitError{code: exitFail}
 	}

@@ -284,3 +284,36 @@ func TestCrashRealKernel(t *testing.T) {
 	}
 	assert.Equal(t, stderr, "")
 }
+
+// TestCrashAllow: what an allow-list names is shown as such and does not count.
+func TestCrashAllow(t *testing.T) {
+	log := "[    1.000000] WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2\n[    1.000000] RIP: 0010:broken+0x1/0x2\n" +
+		"[    1.000000] Call Trace:\n[    1.000000]  <TASK>\n[    1.000000]  caller+0x1/0x2\n[    1.000000]  </TASK>\n" +
+		"[    1.000000] ---[ end trace 0000000000000000 ]---\n"
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		assert.NilError(t, os.WriteFile(path, []byte(text), 0o600))
+		return path
+	}
+	known := file("known", "title: WARNING in brok* | reason: quirk | link: https://bugs/1 | expires: 9999-01-01\n")
+	other := file("other", "title: WARNING in y | reason: quirk | link: https://bugs/1 | expires: 9999-01-01\n")
+
+	code, out, errs := crash(t, strings.NewReader(log), "-allow", known, "-allow", other)
+	assert.Equal(t, code, exitOK)
+	assert.Equal(t, out, "WARNING in broken\n  allowed      quirk (https://bugs/1), until 9999-01-01\n\n")
+	assert.Equal(t, errs, "kvmrun: allow-list "+other+":1: never matched: title WARNING in y\n")
+
+	code, out, _ = crash(t, strings.NewReader(log), "-json", "-allow", known)
+	assert.Equal(t, code, exitOK)
+	assert.Assert(t, strings.Contains(out, `"suppressed":true`), out)
+
+	code, out, _ = crash(t, strings.NewReader(log), "-json", "-allow", other)
+	assert.Equal(t, code, exitFail)
+	assert.Assert(t, strings.Contains(out, `"suppressed":false`), out)
+
+	bad := file("bad", "title: x\n")
+	code, _, errs = crash(t, strings.NewReader(log), "-allow", bad)
+	assert.Equal(t, code, exitUsage)
+	assert.Assert(t, strings.Contains(errs, bad+":1: reason is missing"), errs)
+}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/ktap"
+	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -50,6 +51,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
 	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on; repeatable")
 	fs.Var(&env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
+	allow := allowFlag(fs)
 	timeout := fs.Duration("timeout", 0, "limit for the program, e.g. 5m; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
 	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
@@ -59,13 +61,18 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if fs.NArg() == 0 {
 		return usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
 	}
-	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir}
+	known, err := allowLists(*allow)
+	if err != nil {
+		return err
+	}
+	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
 	if err != nil {
 		return err
 	}
+	defer complain(io.Err, known)
 	return g.conclude(io, out, doc.Finish(), *tapFile)
 }
 
@@ -77,6 +84,7 @@ type guestProgram struct {
 	argv         []string
 	timeout      time.Duration
 	dir          string
+	allow        *oops.AllowList
 	tty          *wire.Winsize
 	resize       <-chan wire.Winsize
 	stdout       io.Writer
@@ -90,6 +98,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
+	m.Allow = g.allow
 	if len(g.v.kernels) > 1 {
 		return none, usagef("give one -kernel")
 	}
@@ -271,6 +280,11 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 	for _, n := range out.Notes {
 		fmt.Fprintln(io.Err, "kvmrun:", n)
 	}
+	for _, s := range facts.Splats {
+		if s.Excused() {
+			fmt.Fprintf(io.Err, "kvmrun: kernel splat, allowed: %s: %s\n", printable(s.Title), printable(s.Allowed))
+		}
+	}
 	if verdict == result.VerdictPass {
 		return nil
 	}
@@ -287,6 +301,9 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 		}
 	}
 	for _, s := range facts.Splats {
+		if s.Excused() {
+			continue
+		}
 		fmt.Fprintf(io.Err, "kvmrun: kernel splat: %s\n%s\n", s.Title, strings.TrimRight(s.Raw, "\n"))
 	}
 	code := exitFail

@@ -44,11 +44,12 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.StringVar(&x.Skip, "skip", "", "skip tests matching this `regexp`, as go test -skip")
 	fs.BoolVar(&x.Short, "short", false, "leave out slow tests")
 	fs.IntVar(&x.Count, "count", 1, "run each test this many times")
-	fs.DurationVar(&x.Timeout, "timeout", 0, "limit for one suite, e.g. 5m; default: the suite's own, three times that without KVM")
+	fs.DurationVar(&x.Timeout, "timeout", 0, "limit for one suite in a VM, e.g. 5m; default: the suite's own, three times that without KVM;\nthe tests after one that used it up go on in a fresh VM, twice at most")
 	fs.DurationVar(&x.Idle, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
 	fs.BoolVar(&x.KeepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&x.PanicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
+	allow := allowFlag(fs)
 	strict := fs.Bool("strict", false, "fail, instead of skipping, what the kernel's configuration has no support for")
 	tapFile := fs.String("tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
 	jsonFile := fs.String("json", "", "write the results as JSON to this `file`")
@@ -61,12 +62,17 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if fs.NArg() > 0 {
 		return usagef("run: unexpected argument %q; kernels are given by -kernel, suites by -suite", fs.Arg(0))
 	}
+	known, err := allowLists(*allow)
+	if err != nil {
+		return err
+	}
 	ui := newProgress(io.Err)
 	defer ui.close()
 	m, err := v.machine(io, ui.say)
 	if err != nil {
 		return err
 	}
+	m.Allow = known
 	if x.Kernels, err = v.open(ctx, io, m); err != nil {
 		return err
 	}
@@ -122,6 +128,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		errs = append(errs, appendFile(s, func(w io2) error { return report.GitHub(w, res) }))
 	}
 	errs = append(errs, report.Table(table, res, tableOptions(table)))
+	complain(io.Err, known)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}

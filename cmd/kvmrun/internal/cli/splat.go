@@ -3,13 +3,14 @@
 package cli
 
 import (
+	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/runner"
 )
 
 // writeReport prints a report for people: what it is, then its own words, which
@@ -59,40 +60,26 @@ func printable(s string) string {
 	}, strings.ToValidUTF8(s, "?"))
 }
 
-// allowed is an allow-list, or none.
-type allowed struct {
-	list *oops.AllowList
-	now  time.Time
+// allowFlag is the flag -allow of the commands that judge splats.
+func allowFlag(fs *flag.FlagSet) *multi {
+	var files multi
+	fs.Var(&files, "allow", "tolerate the kernel splats that this allow-list `file` names; repeatable; a line is\n"+
+		"title: GLOB | reason: TEXT | link: URL | expires: YYYY-MM-DD, or fingerprint: HEX for title")
+	return &files
 }
 
-func allowList(name string) (allowed, error) {
-	if name == "" {
-		return allowed{}, nil
-	}
-	b, err := os.ReadFile(name)
+// allowLists reads allow-lists; a bad one is the user's fault.
+func allowLists(files []string) (*oops.AllowList, error) {
+	l, err := runner.ReadAllowLists(files)
 	if err != nil {
-		return allowed{}, usagef("-allow: %w", err)
+		return nil, usagef("-allow: %w", err)
 	}
-	l, err := oops.ParseAllowList(name, b)
-	if err != nil {
-		return allowed{}, usagef("-allow: %w", err)
-	}
-	return allowed{list: l, now: time.Now()}, nil
+	return l, nil
 }
 
-func (a allowed) allows(r *oops.Report) bool {
-	return a.list != nil && a.list.Allow(r, a.now) != nil
-}
-
-// complain names the entries that have become useless.
-func (a allowed) complain(w io.Writer) {
-	if a.list == nil {
-		return
-	}
-	for _, e := range a.list.Expired(a.now) {
-		fmt.Fprintf(w, "kvmrun: allow-list: expired and not applied: %s\n", printable(e.String()))
-	}
-	for _, e := range a.list.Unused() {
-		fmt.Fprintf(w, "kvmrun: allow-list: never matched: %s\n", printable(e.String()))
+// complain names the entries of allow-lists that have become useless.
+func complain(w io.Writer, l *oops.AllowList) {
+	for _, c := range l.Complaints(time.Now()) {
+		fmt.Fprintln(w, "kvmrun:", printable(c))
 	}
 }
