@@ -34,14 +34,17 @@ func lost(r row) row {
 	return r
 }
 
-// without is for a kernel that lacks an option which would notice before.
-func without(r row, option string) row {
-	r.lacks = option
-	return r
-}
-
 func refcount(test string) row {
 	return row{test: test, title: "WARNING: refcount bug in lkdtm_" + test, kind: oops.RefcountWarning}
+}
+
+func usercopy(test, in string) row {
+	return row{test: "USERCOPY_" + test, title: "BUG: bad usercopy in " + in, kind: oops.Bug, needs: "HARDENED_USERCOPY"}
+}
+
+func fortify(test string) row {
+	in := "lkdtm_FORTIFY_" + test
+	return row{test: "FORTIFY_" + test, title: "WARNING in " + in, kind: oops.Warning, also: "kernel BUG in " + in, needs: "FORTIFY_SOURCE"}
 }
 
 var batches = []batch{
@@ -52,33 +55,20 @@ var batches = []batch{
 		{test: "WARNING", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},
 		{test: "WARNING_MESSAGE", title: "WARNING in lkdtm_WARNING_MESSAGE", kind: oops.Warning},
 		{test: "EXCEPTION", title: "general protection fault in lkdtm_EXCEPTION", kind: oops.DoS},
-		{test: "CORRUPT_STACK", title: "kernel panic: stack is corrupted in lkdtm_CORRUPT_STACK", kind: oops.DoS, needs: "STACKPROTECTOR"},
-		{test: "CORRUPT_STACK_STRONG", title: "kernel panic: stack is corrupted in lkdtm_CORRUPT_STACK_STRONG", kind: oops.DoS, needs: "STACKPROTECTOR_STRONG"},
-		// The functions return to where nothing is.
-		without(lost(pageFault("CORRUPT_STACK", "corrupted")), "STACKPROTECTOR"),
-		without(lost(pageFault("CORRUPT_STACK_STRONG", "corrupted")), "STACKPROTECTOR_STRONG"),
+		{test: "CORRUPT_STACK", title: "KASAN: stack-out-of-bounds Write in lkdtm_CORRUPT_STACK", kind: oops.KASANWrite},
+		{test: "CORRUPT_STACK_STRONG", title: "KASAN: stack-out-of-bounds Write in lkdtm_CORRUPT_STACK_STRONG", kind: oops.KASANWrite},
 		{test: "CORRUPT_LIST_ADD", title: "WARNING in lkdtm_CORRUPT_LIST_ADD", kind: oops.Warning},
 		{test: "CORRUPT_LIST_DEL", title: "WARNING in lkdtm_CORRUPT_LIST_DEL", kind: oops.Warning},
 		{test: "UNSET_SMEP", title: "WARNING in native_write_cr4", kind: oops.Warning},
 	}},
 	{rows: []row{
 		{test: "SLAB_LINEAR_OVERFLOW", title: "KASAN: slab-out-of-bounds Write in lkdtm_SLAB_LINEAR_OVERFLOW", kind: oops.KASANWrite},
-		{test: "VMALLOC_LINEAR_OVERFLOW", title: "BUG: unable to handle kernel paging request in lkdtm_VMALLOC_LINEAR_OVERFLOW", kind: oops.MemorySafetyBug},
+		{test: "VMALLOC_LINEAR_OVERFLOW", title: "KASAN: vmalloc-out-of-bounds Write in lkdtm_VMALLOC_LINEAR_OVERFLOW", kind: oops.KASANWrite, needs: "KASAN_VMALLOC"},
 		{test: "WRITE_AFTER_FREE", title: "KASAN: slab-use-after-free Write in lkdtm_WRITE_AFTER_FREE", kind: oops.KASANUAFWrite},
 		{test: "READ_AFTER_FREE", title: "KASAN: slab-use-after-free Read in lkdtm_READ_AFTER_FREE", kind: oops.KASANUAFRead},
 		{test: "READ_BUDDY_AFTER_FREE", title: "KASAN: use-after-free Read in lkdtm_READ_BUDDY_AFTER_FREE", kind: oops.KASANUAFRead},
 		{test: "SLAB_FREE_DOUBLE", title: "KASAN: double-free in lkdtm_do_action", kind: oops.KASANInvalidFree},
-		{test: "SLAB_FREE_CROSS", title: "WARNING in kmem_cache_free", kind: oops.Warning, needs: "SLAB_FREELIST_HARDENED"},
-		{test: "USERCOPY_SLAB_SIZE_TO", title: "KASAN: slab-out-of-bounds Read in do_usercopy_slab_size", kind: oops.KASANRead},
-		{test: "USERCOPY_SLAB_SIZE_FROM", title: "KASAN: slab-out-of-bounds Write in do_usercopy_slab_size", kind: oops.KASANWrite},
-		{test: "USERCOPY_VMALLOC", title: "KASAN: vmalloc-out-of-bounds Read in do_usercopy_page_span", kind: oops.KASANRead},
-		{test: "USERCOPY_STACK_FRAME_TO", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
-		{test: "USERCOPY_STACK_FRAME_FROM", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
-		{test: "USERCOPY_STACK_BEYOND", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
-		{test: "USERCOPY_FOLIO", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
-		{test: "USERCOPY_SLAB_WHITELIST_TO", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
-		{test: "USERCOPY_SLAB_WHITELIST_FROM", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
-		{test: "USERCOPY_KERNEL", title: "BUG: bad usercopy in .*", kind: oops.Bug, needs: "HARDENED_USERCOPY"},
+		{test: "SLAB_FREE_CROSS", title: "WARNING in lkdtm_do_action", kind: oops.Warning, needs: "SLAB_FREELIST_HARDENED"},
 	}},
 	{rows: []row{
 		pageFault("WRITE_RO", "lkdtm_WRITE_RO"),
@@ -93,22 +83,25 @@ var batches = []batch{
 		{test: "EXEC_NULL", title: "BUG: unable to handle kernel NULL pointer dereference in execute_location", kind: oops.NullPointer},
 		{test: "ACCESS_USERSPACE", title: "general protection fault in lkdtm_ACCESS_USERSPACE", kind: oops.DoS},
 		{test: "ACCESS_NULL", title: "general protection fault in lkdtm_ACCESS_NULL", kind: oops.DoS},
-		{test: "STACK_GUARD_PAGE_LEADING", title: "BUG: .*stack guard page.*", kind: oops.DoS, needs: "VMAP_STACK"},
-		{test: "STACK_GUARD_PAGE_TRAILING", title: "BUG: .*stack guard page.*", kind: oops.DoS, needs: "VMAP_STACK"},
+		{test: "STACK_GUARD_PAGE_LEADING", title: "KASAN: vmalloc-out-of-bounds Read in lkdtm_STACK_GUARD_PAGE_LEADING", kind: oops.KASANRead,
+			also: "BUG: stack guard page was hit in full_proxy_write", needs: "VMAP_STACK"},
+		{test: "STACK_GUARD_PAGE_TRAILING", title: "KASAN: vmalloc-out-of-bounds Read in lkdtm_STACK_GUARD_PAGE_TRAILING", kind: oops.KASANRead,
+			also: "BUG: unable to handle kernel paging request in lkdtm_STACK_GUARD_PAGE_TRAILING", needs: "VMAP_STACK"},
 		{test: "ARRAY_BOUNDS", title: "UBSAN: array-index-out-of-bounds in lkdtm_ARRAY_BOUNDS", kind: oops.MemorySafetyUBSAN, needs: "UBSAN_BOUNDS"},
 		{test: "FAM_BOUNDS", title: "UBSAN: array-index-out-of-bounds in lkdtm_FAM_BOUNDS", kind: oops.MemorySafetyUBSAN, needs: "CC_HAS_COUNTED_BY"},
-		{test: "FORTIFY_STR_OBJECT", title: ".*", needs: "FORTIFY_SOURCE"},
-		{test: "FORTIFY_STR_MEMBER", title: ".*", needs: "FORTIFY_SOURCE"},
-		{test: "FORTIFY_MEM_OBJECT", title: ".*", needs: "FORTIFY_SOURCE"},
-		{test: "FORTIFY_MEM_MEMBER", title: ".*", needs: "FORTIFY_SOURCE"},
-		{test: "FORTIFY_STRSCPY", title: ".*", needs: "FORTIFY_SOURCE"},
 	}},
-	{rows: []row{
+	{together: true, rows: []row{
+		usercopy("SLAB_SIZE_TO", "do_usercopy_slab_size"), usercopy("SLAB_SIZE_FROM", "do_usercopy_slab_size"), usercopy("SLAB_WHITELIST_TO", "do_usercopy_slab_whitelist"),
+		usercopy("SLAB_WHITELIST_FROM", "do_usercopy_slab_whitelist"), usercopy("STACK_FRAME_TO", "do_usercopy_stack"), usercopy("STACK_FRAME_FROM", "do_usercopy_stack"),
+		usercopy("STACK_BEYOND", "do_usercopy_stack"), usercopy("FOLIO", "do_usercopy_page_span"), usercopy("KERNEL", "lkdtm_USERCOPY_KERNEL"),
+		{test: "USERCOPY_VMALLOC", title: "KASAN: vmalloc-out-of-bounds Read in do_usercopy_page_span", kind: oops.KASANRead, needs: "KASAN_VMALLOC"},
+		fortify("STR_OBJECT"), fortify("STR_MEMBER"), fortify("MEM_OBJECT"), fortify("STRSCPY"),
+		{test: "FORTIFY_MEM_MEMBER", title: "WARNING in lkdtm_FORTIFY_MEM_MEMBER", kind: oops.Warning, needs: "FORTIFY_SOURCE"},
+	}},
+	{together: true, rows: []row{
 		refcount("REFCOUNT_INC_OVERFLOW"), refcount("REFCOUNT_ADD_OVERFLOW"), refcount("REFCOUNT_INC_NOT_ZERO_OVERFLOW"),
 		refcount("REFCOUNT_ADD_NOT_ZERO_OVERFLOW"), refcount("REFCOUNT_DEC_ZERO"), refcount("REFCOUNT_DEC_NEGATIVE"),
 		refcount("REFCOUNT_DEC_AND_TEST_NEGATIVE"), refcount("REFCOUNT_SUB_AND_TEST_NEGATIVE"),
-	}},
-	{rows: []row{
 		refcount("REFCOUNT_INC_ZERO"), refcount("REFCOUNT_ADD_ZERO"), refcount("REFCOUNT_INC_SATURATED"), refcount("REFCOUNT_DEC_SATURATED"),
 		refcount("REFCOUNT_ADD_SATURATED"), refcount("REFCOUNT_INC_NOT_ZERO_SATURATED"), refcount("REFCOUNT_ADD_NOT_ZERO_SATURATED"),
 		refcount("REFCOUNT_DEC_AND_TEST_SATURATED"), refcount("REFCOUNT_SUB_AND_TEST_SATURATED"),
@@ -130,6 +123,15 @@ var batches = []batch{
 		{test: "PanicOnWarn", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},
 		{test: "PanicOnOops", title: "general protection fault in lkdtm_EXCEPTION", kind: oops.DoS},
 	}},
+	// Who says what comes.
+	{rows: []row{
+		{test: "ExpectedWarning", title: "WARNING in lkdtm_WARNING", kind: oops.Warning, expected: true, verdict: result.VerdictPass},
+		{test: "ExpectedBUG", title: "kernel BUG in lkdtm_BUG", kind: oops.Bug, expected: true, verdict: result.VerdictPass},
+	}},
+	{rows: []row{
+		{test: "ExpectedInVain", reason: `no kernel splat titled "WARNING in \.\*" came`},
+		{test: "ExpectedOther", title: "WARNING in lkdtm_WARNING", kind: oops.Warning, reason: `no kernel splat titled "WARNING in nobody" came`},
+	}},
 	// Nobody prints anything: VMs that end.
 	{rows: []row{
 		{test: "SysrqReboot", reason: "the VM ended during this test: reset", verdict: result.VerdictTestFailed},
@@ -138,11 +140,13 @@ var batches = []batch{
 		{test: "Restart", reason: "the VM ended during this test: reset", verdict: result.VerdictTestFailed},
 	}},
 	{rows: []row{{test: "TripleFault", reason: "the VM ended during this test: reset", verdict: result.VerdictNoEndMarker}}, cmdline: []string{"reboot=triple"}},
-	{rows: []row{{test: "EXHAUST_STACK", title: "BUG: stack guard page was hit in recursive_loop", kind: oops.DoS, needs: "VMAP_STACK"}}, timeout: 20 * time.Second},
+	{rows: []row{{test: "EXHAUST_STACK", title: "BUG: stack guard page was hit in full_proxy_write", kind: oops.DoS, needs: "VMAP_STACK"}}, timeout: 20 * time.Second},
 	// Hangs, which only the host notices.
 	{rows: []row{{test: "Halt", reason: "in TestHalt.*did not answer", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
-	{rows: []row{{test: "LOOP", reason: "in TestLOOP at .*kernel: CPU [01] in lkdtm_LOOP", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
-	{rows: []row{{test: "HungTaskSilent", reason: "in TestHungTaskSilent at .*task init blocked in lkdtm_HUNG_TASK", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
+	{rows: []row{
+		{test: "LOOP", reason: "in TestLOOP at .*kernel: CPU [01] in lkdtm_LOOP", verdict: result.VerdictHung},
+		{test: "HungTaskSilent", reason: "in TestHungTaskSilent at .*task init blocked in lkdtm_HUNG_TASK", verdict: result.VerdictHung},
+	}, timeout: 15 * time.Second},
 	{rows: []row{{test: "AllCPUs", reason: "in TestAllCPUs.*kernel: CPU [01] in .*lkdtm_SMP_CALL_LOCKUP", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
 	{rows: []row{{test: "HungTaskNoPanic", title: "INFO: task hung in lkdtm_HUNG_TASK", kind: oops.Hang}}, timeout: 20 * time.Second},
 	{rows: []row{{test: "OopsOwnThread", title: "kernel BUG in lkdtm_BUG", kind: oops.Bug}}, timeout: 15 * time.Second},

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
 // watchful lets the kernel's watchdogs bark within seconds. The driver makes
@@ -190,3 +192,24 @@ func TestExit(*testing.T)     { os.Exit(0) }
 
 // TestWait waits for the host to do something.
 func TestWait(t *testing.T) { say(t); forever() }
+
+func TestQuiet27(t *testing.T) { quiet(t) }
+
+// Tests that say what they provoke.
+
+func TestExpectedWarning(t *testing.T) {
+	kit.ExpectSplat(t, "WARNING in lkdtm_WARNING")
+	crash(t, "WARNING")
+}
+func TestQuiet28(t *testing.T) { quiet(t) }
+func TestExpectedBUG(t *testing.T) {
+	kit.ExpectSplat(t, "kernel BUG in .*")
+	crash(t, "BUG")
+}
+func TestQuiet29(t *testing.T)        { quiet(t) }
+func TestExpectedInVain(t *testing.T) { kit.ExpectSplat(t, "WARNING in .*") }
+func TestExpectedOther(t *testing.T) {
+	kit.ExpectSplat(t, "WARNING in nobody")
+	crash(t, "WARNING")
+}
+func TestQuiet30(t *testing.T) { quiet(t) }
