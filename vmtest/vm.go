@@ -138,10 +138,10 @@ func tryKVM(ctx context.Context, c Config, arch args.Arch, accel string, patienc
 func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, from *origin) (_ *VM, err error) {
 	vm := &VM{
 		config: c,
-		accel: Accel(accel),
-		note:  note,
-		log:   c.Log,
-		done:  make(chan struct{}),
+		accel:  Accel(accel),
+		note:   note,
+		log:    c.Log,
+		done:   make(chan struct{}),
 	}
 	// Files of ours to be closed when the launch fails before somebody owns
 	// them, and QEMU's ends, which are closed here in any case.
