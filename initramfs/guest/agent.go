@@ -50,18 +50,18 @@ func newAgent(sys system, p *ports) *agent {
 // serve answers the host until it says Shutdown or goes away.
 func (a *agent) serve(b *bootReport) {
 	late := b.late
+	var lateWarnings []string
+	arrive := func() { // waits for what the boot left for later
+		if late != nil {
+			lateWarnings, late = <-late, nil
+		}
+	}
 	defer close(a.reaper.stop)
 	go func() {
 		defer dieOnPanic(a.sys)
 		a.reaper.run()
 	}()
-	a.send(wire.Message{Ready: &wire.Ready{
-		Version:  wire.Version,
-		Release:  release(),
-		UptimeNS: boottime(),
-		Modules:  b.modules,
-		Warnings: b.warnings,
-	}})
+	a.ready(b.modules, b.warnings)
 	var err error
 	if a.bootMounts, err = a.sys.mounts(); err != nil {
 		a.fault("read mounts: %v", err)
@@ -101,10 +101,9 @@ func (a *agent) serve(b *bootReport) {
 					a.fault("asked to run %q while a program runs", m.Run.Argv)
 					return
 				}
-				var warnings []string
-				if late != nil {
-					warnings, late = <-late, nil
-				}
+				arrive()
+				warnings := lateWarnings
+				lateWarnings = nil
 				current = a.start(m.Run)
 				go func(p *program, r *wire.Run) {
 					defer dieOnPanic(a.sys)
@@ -118,6 +117,15 @@ func (a *agent) serve(b *bootReport) {
 				// Each key may print for seconds, or never come back; the host
 				// asks because something is stuck already.
 				go a.sysrq(m.SysRq.Keys)
+			case m.Freeze != nil:
+				arrive()
+				a.send(wire.Message{Frozen: a.freeze(current)})
+			case m.Thaw != nil:
+				a.ready(b.modules, append(b.warnings[:len(b.warnings):len(b.warnings)], a.thaw(m.Thaw)...))
+			case m.Release != nil:
+				if current != nil {
+					current.release(m.Release.Data)
+				}
 			case m.Resize != nil:
 				if current != nil {
 					current.resize(*m.Resize)
@@ -128,6 +136,47 @@ func (a *agent) serve(b *bootReport) {
 			}
 		}
 	}
+}
+
+// ready says that programs can be run.
+func (a *agent) ready(modules, warnings []string) {
+	a.send(wire.Message{Ready: &wire.Ready{
+		Version:  wire.Version,
+		Release:  release(),
+		UptimeNS: boottime(),
+		Modules:  modules,
+		Warnings: warnings,
+	}})
+}
+
+// freeze makes the machine quiet; p is the program that runs, or nil.
+func (a *agent) freeze(p *program) *wire.Frozen {
+	f := &wire.Frozen{}
+	if p != nil && p.failed == nil {
+		f.Stdout = p.stdout.settle()
+		if p.stderr != nil {
+			f.Stderr = p.stderr.settle()
+		}
+	}
+	a.sys.sync()
+	return f
+}
+
+// thaw makes this machine differ from others that go on from the same frozen
+// one. It returns warnings. Random numbers come first, before anybody draws one.
+func (a *agent) thaw(t *wire.Thaw) (warnings []string) {
+	if err := a.sys.reseed(t.Seed); err != nil {
+		// Twins would pass for different machines: no run can be trusted.
+		a.fault("reseed the random number generator: %v", err)
+	}
+	if err := a.sys.setClock(t.UnixNS); err != nil {
+		warnings = append(warnings, fmt.Sprintf("set the clock: %v", err))
+	}
+	if err := a.sys.setHostname("kvmrun-" + t.ID); err != nil {
+		warnings = append(warnings, fmt.Sprintf("set host name: %v", err))
+	}
+	a.sys.kernelLog(wire.ForkMark(t.ID))
+	return warnings
 }
 
 // sysrq writes keys to the kernel. What comes of it is in the kernel log.

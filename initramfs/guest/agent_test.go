@@ -243,6 +243,30 @@ var agentCases = []agentCase{
 		assert.NilError(t, c.in.SendStdin(nil))
 		assert.Equal(t, unix.Signal(wait().exited.Signal), unix.SIGINT)
 	}},
+	{"Checkpoints", func(t *testing.T, c *client) {
+		r := helperRun("checkpoint", "2")
+		r.Checkpoint = true
+		wait := c.start(t, r)
+		assert.Assert(t, c.next(t).Started != nil)
+		for i, data := range []string{"", strings.Repeat("y", wire.MaxRelease)} {
+			assert.DeepEqual(t, c.next(t), wire.Message{Checkpoint: &wire.Checkpoint{}})
+			// What was written before is passed on, and counted to the byte.
+			assert.NilError(t, c.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
+			out := int64(len("before 0\n"))
+			if i == 1 {
+				out += int64(len("released \nbefore 1\n"))
+			}
+			assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{Stdout: out, Stderr: int64(i+1) * int64(len("error 0\n"))}})
+			assert.NilError(t, c.w.Send(wire.Message{Release: &wire.Release{Data: []byte(data)}}))
+		}
+		res := wait()
+		assert.Equal(t, res.exited.Code, 0)
+		assert.Equal(t, res.out, "before 0\nreleased \nbefore 1\nreleased "+strings.Repeat("y", wire.MaxRelease)+"\n")
+		// Nobody waits for these.
+		assert.NilError(t, c.w.Send(wire.Message{Release: &wire.Release{}}))
+		assert.NilError(t, c.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
+		assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{}})
+	}},
 	{"Fetch", func(t *testing.T, c *client) {
 		dir := "/tmp/kvmrun-guest-test/fetch"
 		for _, r := range []wire.Run{
@@ -343,6 +367,29 @@ func TestAgentFaults(t *testing.T) {
 		assert.NilError(t, c.w.Send(wire.Message{Run: &r}))
 		ends(t, c, f, "frozen")
 	})
+}
+
+// TestAgentThaws looks at what is done, in which order, in a machine that goes on
+// from a frozen one.
+func TestAgentThaws(t *testing.T) {
+	f := newFake()
+	f.fail["clock 5"] = unix.EPERM
+	c := startAgent(t, f, nil)
+	assert.NilError(t, c.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
+	assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{}})
+	assert.NilError(t, c.w.Send(wire.Message{Thaw: &wire.Thaw{ID: "a", UnixNS: 5, Seed: make([]byte, wire.SeedSize)}}))
+	ready := c.next(t).Ready
+	assert.DeepEqual(t, ready.Modules, []string{"m1"})
+	assert.DeepEqual(t, ready.Warnings, []string{"w1", "set the clock: operation not permitted"})
+	assert.DeepEqual(t, f.list(), []string{"sync", "reseed 64", "clock 5", "hostname kvmrun-a"})
+	assert.DeepEqual(t, f.log, []string{wire.ForkMark("a")})
+	assert.Equal(t, c.run(t, helperRun("exit", "3")).exited.Code, 3)
+
+	f = newFake()
+	f.fail["reseed 64"] = unix.ENODATA
+	c = startAgent(t, f, nil)
+	assert.NilError(t, c.w.Send(wire.Message{Thaw: &wire.Thaw{Seed: make([]byte, wire.SeedSize)}}))
+	ends(t, c, f, "reseed the random number generator")
 }
 
 func TestAgentShutdown(t *testing.T) {

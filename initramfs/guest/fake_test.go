@@ -101,6 +101,9 @@ func (f *fake) setLimit(r int, soft, hard uint64) error { return f.call("limit %
 func (f *fake) consoleLevel(level int) error            { return f.call("console %d", level) }
 func (f *fake) loopbackUp() error                       { return f.call("lo") }
 
+func (f *fake) setClock(ns int64) error  { return f.call("clock %d", ns) }
+func (f *fake) reseed(seed []byte) error { return f.call("reseed %d", len(seed)) }
+
 func (f *fake) kernelLog(text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

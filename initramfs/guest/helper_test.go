@@ -4,6 +4,7 @@ package guest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // helperEnv names what the test binary, started by the agent, is to do.
@@ -75,6 +78,28 @@ func helper(name string, args []string) int {
 		}
 		if errors.Join(<-both, <-both) != nil {
 			return 1
+		}
+	case "checkpoint": // stops n times, and prints what it is released with
+		fd, err := strconv.Atoi(os.Getenv(wire.CheckpointEnv))
+		if err != nil {
+			return 3
+		}
+		sock := os.NewFile(uintptr(fd), "checkpoint")
+		for i := range n {
+			fmt.Printf("before %d\n", i)
+			fmt.Fprintf(os.Stderr, "error %d\n", i)
+			head := make([]byte, 2)
+			if _, err := sock.Write([]byte{'c'}); err != nil {
+				return 4
+			}
+			if _, err := io.ReadFull(sock, head); err != nil {
+				return 5
+			}
+			data := make([]byte, binary.BigEndian.Uint16(head))
+			if _, err := io.ReadFull(sock, data); err != nil {
+				return 6
+			}
+			fmt.Printf("released %s\n", data)
 		}
 	case "block": // until killed, saying when it is ready
 		fmt.Println("ready")

@@ -9,7 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +43,7 @@ type program struct {
 	stderr *stream   // nil when merged, or on a terminal
 	stdin  io.Closer // the writing end; closed when the program has ended
 	tty    *os.File  // the terminal's master side
+	check  *os.File  // our end of the checkpoint's socket, nil without one
 }
 
 // start starts what r asks for. A program that cannot be started is one that
@@ -151,6 +155,17 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 		attr.Files = []uintptr{uintptr(stdin), uintptr(stdout), uintptr(stderr)}
 	}
 
+	if r.Checkpoint {
+		us, theirs, err := checkpointSocket()
+		if err != nil {
+			return fail("make the checkpoint's socket", opaque(err))
+		}
+		child, ours = append(child, theirs), append(ours, us)
+		p.check = us
+		attr.Env = append(attr.Env, wire.CheckpointEnv+"="+strconv.Itoa(len(attr.Files)))
+		attr.Files = append(attr.Files, uintptr(theirs))
+	}
+
 	p.pid, p.status, err = a.reaper.start(func() (int, error) {
 		return syscall.ForkExec(exe, r.Argv, attr)
 	})
@@ -171,8 +186,48 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 	if pump != nil {
 		pump()
 	}
+	if p.check != nil {
+		go func() {
+			defer dieOnPanic(a.sys)
+			a.relayCheckpoints(p.check)
+		}()
+	}
 	a.send(wire.Message{Started: &wire.Started{PID: p.pid}})
 	return p, nil
+}
+
+// checkpointSocket makes a pair of connected sockets: ours for the poller, and
+// one for a program.
+func checkpointSocket() (us *os.File, theirs int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, err
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, -1, errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
+	}
+	return os.NewFile(uintptr(fds[0]), "checkpoint"), fds[1], nil
+}
+
+// relayCheckpoints tells the host of every byte, until the socket is closed or
+// nobody has the other end any more.
+func (a *agent) relayCheckpoints(us *os.File) {
+	one := make([]byte, 1)
+	for {
+		if _, err := us.Read(one); err != nil {
+			return
+		}
+		a.send(wire.Message{Checkpoint: &wire.Checkpoint{}})
+	}
+}
+
+// release lets a program go on that waits at its checkpoint.
+func (p *program) release(data []byte) {
+	if p.check == nil || len(data) > wire.MaxRelease {
+		return
+	}
+	// Fails when the program has just ended.
+	_, _ = p.check.Write(append([]byte{byte(len(data) >> 8), byte(len(data))}, data...))
 }
 
 // completeEnv adds what every program expects.
@@ -265,6 +320,9 @@ func (p *program) wait(grace time.Duration) *wire.Exited {
 		return p.failed
 	}
 	ws := <-p.status
+	if p.check != nil {
+		_ = p.check.Close()
+	}
 	// Other processes may hold the pipes open. What the program itself wrote
 	// is in the pipes now, and is always read.
 	deadline := time.Now().Add(grace)
@@ -292,8 +350,14 @@ func (p *program) resize(size wire.Winsize) {
 type stream struct {
 	r    *os.File
 	w    io.Writer
-	n    int64 // bytes passed on; read it after done
+	n    int64 // bytes passed on; copy's, until it has ended or answers settle
 	done chan struct{}
+
+	mu    sync.Mutex // held by settle and finish, which both use the deadline
+	ended bool       // finish was called
+	// settled, when not nil, is closed by copy when it has passed on what is in
+	// the pipe.
+	settled atomic.Pointer[chan struct{}]
 }
 
 func newStream(r *os.File, w io.Writer) *stream {
@@ -309,6 +373,10 @@ func (s *stream) copy() {
 		s.write(buf[:n])
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			s.drain(buf)
+			if c := s.settled.Swap(nil); c != nil {
+				close(*c)
+				continue
+			}
 			return
 		}
 		if err != nil { // EOF; EIO on a terminal
@@ -354,12 +422,35 @@ func (s *stream) drain(buf []byte) {
 // finish waits for the end of the stream, at most until the deadline and a pipe
 // full more, and returns how many bytes it had.
 func (s *stream) finish(deadline time.Time) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
 	if err := s.r.SetReadDeadline(deadline); err != nil {
 		// Cannot be: pipes and terminals are pollable.
 		_ = s.r.Close()
 	}
 	<-s.done
 	_ = s.r.Close()
+	return s.n
+}
+
+// settle passes on what has been written until now, and returns how many bytes
+// the stream has had. While it runs nobody should write.
+func (s *stream) settle() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return s.n
+	}
+	c := make(chan struct{})
+	s.settled.Store(&c)
+	if err := s.r.SetReadDeadline(time.Unix(1, 0)); err != nil { // long past; drain sets it back
+		return 0 // cannot be, see finish
+	}
+	select {
+	case <-c:
+	case <-s.done:
+	}
 	return s.n
 }
 

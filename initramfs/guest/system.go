@@ -3,12 +3,14 @@
 package guest
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +31,11 @@ type system interface {
 	setLimit(resource int, soft, hard uint64) error
 	consoleLevel(level int) error
 	loopbackUp() error
+	// setClock sets the wall clock to nanoseconds since 1970.
+	setClock(unixNS int64) error
+	// reseed mixes the bytes into the kernel's random number generator and makes
+	// everything it gives from now on depend on them.
+	reseed(seed []byte) error
 	// kernelLog writes one line or several to the kernel's log.
 	kernelLog(text string)
 	// killAll kills every other process.
@@ -144,6 +151,39 @@ func (*linux) loopbackUp() error {
 	// inetdev_event (net/ipv4/devinet.c) gives it 127.0.0.1/8.
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 }
+
+func (*linux) setClock(unixNS int64) error {
+	ts := unix.NsecToTimespec(unixNS)
+	return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+}
+
+func (*linux) reseed(seed []byte) error {
+	fd, err := unix.Open("/dev/random", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) //nolint:errcheck // ioctls only
+	// struct rand_pool_info of linux/random.h; see random(4).
+	info := make([]byte, 8+len(seed))
+	binary.NativeEndian.PutUint32(info, uint32(8*len(seed)))
+	binary.NativeEndian.PutUint32(info[4:], uint32(len(seed)))
+	copy(info[8:], seed)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndAddEntropy, uintptr(unsafe.Pointer(&info[0]))); errno != 0 {
+		return fmt.Errorf("RNDADDENTROPY: %w", errno)
+	}
+	// Every processor's state and what is kept ready for the vDSO is of the old
+	// generation then, and dropped (drivers/char/random.c: crng_reseed).
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), rndReseedCRNG, 0); errno != 0 {
+		return fmt.Errorf("RNDRESEEDCRNG: %w", errno)
+	}
+	return nil
+}
+
+// Of linux/random.h: _IOW('R', 0x03, int[2]) and _IO('R', 0x07).
+const (
+	rndAddEntropy = 0x40085203
+	rndReseedCRNG = 0x5207
+)
 
 // maxKmsg is the longest line that /dev/kmsg takes, less its prefix
 // (kernel/printk/printk.c: PRINTKRB_RECORD_MAX is 1024).

@@ -27,7 +27,7 @@ import (
 )
 
 // Version is the protocol's; both sides must agree.
-const Version = 1
+const Version = 2
 
 // Names of the virtio-serial ports.
 const (
@@ -54,15 +54,20 @@ type Message struct {
 	Resize   *Winsize  `json:"resize,omitempty"`
 	Signal   *Signal   `json:"signal,omitempty"`
 	SysRq    *SysRq    `json:"sysrq,omitempty"`
+	Freeze   *Freeze   `json:"freeze,omitempty"`
+	Thaw     *Thaw     `json:"thaw,omitempty"`
+	Release  *Release  `json:"release,omitempty"`
 	Shutdown *Shutdown `json:"shutdown,omitempty"`
 
 	// Guest to host.
-	Ready   *Ready   `json:"ready,omitempty"`
-	Started *Started `json:"started,omitempty"`
-	File    *File    `json:"file,omitempty"`
-	Exited  *Exited  `json:"exited,omitempty"`
-	Done    *Done    `json:"done,omitempty"`
-	Fault   *Fault   `json:"fault,omitempty"`
+	Ready      *Ready      `json:"ready,omitempty"`
+	Frozen     *Frozen     `json:"frozen,omitempty"`
+	Started    *Started    `json:"started,omitempty"`
+	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
+	File       *File       `json:"file,omitempty"`
+	Exited     *Exited     `json:"exited,omitempty"`
+	Done       *Done       `json:"done,omitempty"`
+	Fault      *Fault      `json:"fault,omitempty"`
 }
 
 // Run asks the agent to start a program. One program runs at a time.
@@ -83,6 +88,9 @@ type Run struct {
 	// Fetch lists guest files, or directories whose files are wanted, that are
 	// sent back after the program has ended. Missing ones are not an error.
 	Fetch []string `json:"fetch,omitempty"`
+	// Checkpoint gives the program a socket by which it can stop at a point of
+	// its choice, see [CheckpointEnv].
+	Checkpoint bool `json:"checkpoint,omitempty"`
 	// Nonce is echoed in Done and in the last line of the kernel log.
 	Nonce string `json:"nonce"`
 }
@@ -105,10 +113,58 @@ type SysRq struct {
 	Keys string `json:"keys"`
 }
 
+// CheckpointEnv is the environment variable that names, in a program started
+// with Run.Checkpoint, the number of a connected stream socket. The program
+// writes one byte when it has reached its checkpoint, of which the host hears as
+// Checkpoint, and reads what [Release] brings: two bytes of length, big-endian,
+// and as many bytes of data. It may do so again.
+const CheckpointEnv = "KVMRUN_CHECKPOINT"
+
+// Freeze asks the agent to make the machine quiet, so that it can be stopped and
+// gone on with elsewhere: late set-up is waited for, what the program has written
+// is passed on, and everything is synced. The answer is Frozen; from then on the
+// agent does nothing before the next message.
+type Freeze struct{}
+
+// Frozen answers Freeze. It counts the bytes of the running program's output
+// that have been written to the ports; zero without a program.
+type Frozen struct {
+	Stdout int64 `json:"stdout"`
+	Stderr int64 `json:"stderr"`
+}
+
+// Thaw is the first message to a machine that goes on from a frozen one, which
+// is not the only one to do so: it makes this one differ and tells it the time.
+// It is answered by Ready, like a boot.
+type Thaw struct {
+	ID     string `json:"id"`     // becomes part of the host name and of a line in the kernel log
+	UnixNS int64  `json:"unixNS"` // the wall clock, in nanoseconds since 1970
+	Seed   []byte `json:"seed"`   // random bytes for the kernel's generator, at least SeedSize of them
+}
+
+// SeedSize is how many random bytes are worth sending in Thaw: what the kernel
+// wants before it calls its generator ready (drivers/char/random.c:
+// POOL_READY_BITS, 256), twice.
+const SeedSize = 64
+
+// ForkMark is the line that the agent writes to the kernel log for Thaw.
+func ForkMark(id string) string { return "kvmrun: forked as " + id }
+
+// MaxRelease bounds Release.Data, in bytes.
+const MaxRelease = 1<<16 - 1
+
+// Release lets a program go on that stopped at its checkpoint.
+type Release struct {
+	Data []byte `json:"data,omitempty"`
+}
+
+// Checkpoint says that the program has reached its checkpoint and waits.
+type Checkpoint struct{}
+
 // Shutdown asks the agent to power the machine off.
 type Shutdown struct{}
 
-// Ready is the agent's first message.
+// Ready is the agent's first message, and its answer to Thaw.
 type Ready struct {
 	Version  int      `json:"version"`
 	Release  string   `json:"release"`            // uname -r
@@ -218,6 +274,7 @@ func (r *Reader) Receive() (Message, error) {
 	}
 	n := 0
 	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.SysRq != nil, m.Shutdown != nil,
+		m.Freeze != nil, m.Thaw != nil, m.Release != nil, m.Frozen != nil, m.Checkpoint != nil,
 		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil} {
 		if set {
 			n++
