@@ -122,10 +122,6 @@ func (a *agent) serve(b *bootReport) {
 				a.send(wire.Message{Frozen: a.freeze(current)})
 			case m.Thaw != nil:
 				a.ready(b.modules, append(b.warnings[:len(b.warnings):len(b.warnings)], a.thaw(m.Thaw)...))
-			case m.Release != nil:
-				if current != nil {
-					current.release(m.Release.Data)
-				}
 			case m.Resize != nil:
 				if current != nil {
 					current.resize(*m.Resize)

@@ -243,27 +243,22 @@ var agentCases = []agentCase{
 		assert.NilError(t, c.in.SendStdin(nil))
 		assert.Equal(t, unix.Signal(wait().exited.Signal), unix.SIGINT)
 	}},
-	{"Checkpoints", func(t *testing.T, c *client) {
-		r := helperRun("checkpoint", "2")
-		r.Checkpoint = true
-		wait := c.start(t, r)
+	{"Freeze beside a program", func(t *testing.T, c *client) {
+		wait := c.start(t, helperRun("pause", "2"))
 		assert.Assert(t, c.next(t).Started != nil)
-		for i, data := range []string{"", strings.Repeat("y", wire.MaxRelease)} {
-			assert.DeepEqual(t, c.next(t), wire.Message{Checkpoint: &wire.Checkpoint{}})
-			// What was written before is passed on, and counted to the byte.
+		for i := range 2 {
+			// The test must not freeze before the program has written; what it has
+			// written is passed on before the answer, and counted to the byte.
+			errs := strings.Repeat("error 0\n", i+1)
+			c.waitOutput(t, func() bool { return len(c.err) == len(errs) })
 			assert.NilError(t, c.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
-			out := int64(len("before 0\n"))
-			if i == 1 {
-				out += int64(len("released \nbefore 1\n"))
-			}
-			assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{Stdout: out, Stderr: int64(i+1) * int64(len("error 0\n"))}})
-			assert.NilError(t, c.w.Send(wire.Message{Release: &wire.Release{Data: []byte(data)}}))
+			assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{Stdout: int64(i+1) * int64(len("before 0\n")), Stderr: int64(len(errs))}})
+			assert.NilError(t, c.w.Send(wire.Message{Signal: &wire.Signal{Number: int(unix.SIGUSR1)}}))
 		}
 		res := wait()
 		assert.Equal(t, res.exited.Code, 0)
-		assert.Equal(t, res.out, "before 0\nreleased \nbefore 1\nreleased "+strings.Repeat("y", wire.MaxRelease)+"\n")
-		// Nobody waits for these.
-		assert.NilError(t, c.w.Send(wire.Message{Release: &wire.Release{}}))
+		assert.Equal(t, res.out, "before 0\nbefore 1\n")
+		// Beside none.
 		assert.NilError(t, c.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
 		assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{}})
 	}},

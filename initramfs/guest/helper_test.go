@@ -4,7 +4,6 @@ package guest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +17,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // helperEnv names what the test binary, started by the agent, is to do.
@@ -79,27 +76,13 @@ func helper(name string, args []string) int {
 		if errors.Join(<-both, <-both) != nil {
 			return 1
 		}
-	case "checkpoint": // stops n times, and prints what it is released with
-		fd, err := strconv.Atoi(os.Getenv(wire.CheckpointEnv))
-		if err != nil {
-			return 3
-		}
-		sock := os.NewFile(uintptr(fd), "checkpoint")
+	case "pause": // says something and waits for a signal, n times
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGUSR1)
 		for i := range n {
 			fmt.Printf("before %d\n", i)
 			fmt.Fprintf(os.Stderr, "error %d\n", i)
-			head := make([]byte, 2)
-			if _, err := sock.Write([]byte{'c'}); err != nil {
-				return 4
-			}
-			if _, err := io.ReadFull(sock, head); err != nil {
-				return 5
-			}
-			data := make([]byte, binary.BigEndian.Uint16(head))
-			if _, err := io.ReadFull(sock, data); err != nil {
-				return 6
-			}
-			fmt.Printf("released %s\n", data)
+			<-c
 		}
 	case "block": // until killed, saying when it is ready
 		fmt.Println("ready")

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,7 +42,6 @@ type program struct {
 	stderr *stream   // nil when merged, or on a terminal
 	stdin  io.Closer // the writing end; closed when the program has ended
 	tty    *os.File  // the terminal's master side
-	check  *os.File  // our end of the checkpoint's socket, nil without one
 }
 
 // start starts what r asks for. A program that cannot be started is one that
@@ -155,17 +153,6 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 		attr.Files = []uintptr{uintptr(stdin), uintptr(stdout), uintptr(stderr)}
 	}
 
-	if r.Checkpoint {
-		us, theirs, err := checkpointSocket()
-		if err != nil {
-			return fail("make the checkpoint's socket", opaque(err))
-		}
-		child, ours = append(child, theirs), append(ours, us)
-		p.check = us
-		attr.Env = append(attr.Env, wire.CheckpointEnv+"="+strconv.Itoa(len(attr.Files)))
-		attr.Files = append(attr.Files, uintptr(theirs))
-	}
-
 	p.pid, p.status, err = a.reaper.start(func() (int, error) {
 		return syscall.ForkExec(exe, r.Argv, attr)
 	})
@@ -186,48 +173,8 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 	if pump != nil {
 		pump()
 	}
-	if p.check != nil {
-		go func() {
-			defer dieOnPanic(a.sys)
-			a.relayCheckpoints(p.check)
-		}()
-	}
 	a.send(wire.Message{Started: &wire.Started{PID: p.pid}})
 	return p, nil
-}
-
-// checkpointSocket makes a pair of connected sockets: ours for the poller, and
-// one for a program.
-func checkpointSocket() (us *os.File, theirs int, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, -1, err
-	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		return nil, -1, errors.Join(err, unix.Close(fds[0]), unix.Close(fds[1]))
-	}
-	return os.NewFile(uintptr(fds[0]), "checkpoint"), fds[1], nil
-}
-
-// relayCheckpoints tells the host of every byte, until the socket is closed or
-// nobody has the other end any more.
-func (a *agent) relayCheckpoints(us *os.File) {
-	one := make([]byte, 1)
-	for {
-		if _, err := us.Read(one); err != nil {
-			return
-		}
-		a.send(wire.Message{Checkpoint: &wire.Checkpoint{}})
-	}
-}
-
-// release lets a program go on that waits at its checkpoint.
-func (p *program) release(data []byte) {
-	if p.check == nil || len(data) > wire.MaxRelease {
-		return
-	}
-	// Fails when the program has just ended.
-	_, _ = p.check.Write(append([]byte{byte(len(data) >> 8), byte(len(data))}, data...))
 }
 
 // completeEnv adds what every program expects.
@@ -320,9 +267,6 @@ func (p *program) wait(grace time.Duration) *wire.Exited {
 		return p.failed
 	}
 	ws := <-p.status
-	if p.check != nil {
-		_ = p.check.Close()
-	}
 	// Other processes may hold the pipes open. What the program itself wrote
 	// is in the pipes now, and is always read.
 	deadline := time.Now().Add(grace)

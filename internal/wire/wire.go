@@ -56,18 +56,16 @@ type Message struct {
 	SysRq    *SysRq    `json:"sysrq,omitempty"`
 	Freeze   *Freeze   `json:"freeze,omitempty"`
 	Thaw     *Thaw     `json:"thaw,omitempty"`
-	Release  *Release  `json:"release,omitempty"`
 	Shutdown *Shutdown `json:"shutdown,omitempty"`
 
 	// Guest to host.
-	Ready      *Ready      `json:"ready,omitempty"`
-	Frozen     *Frozen     `json:"frozen,omitempty"`
-	Started    *Started    `json:"started,omitempty"`
-	Checkpoint *Checkpoint `json:"checkpoint,omitempty"`
-	File       *File       `json:"file,omitempty"`
-	Exited     *Exited     `json:"exited,omitempty"`
-	Done       *Done       `json:"done,omitempty"`
-	Fault      *Fault      `json:"fault,omitempty"`
+	Ready   *Ready   `json:"ready,omitempty"`
+	Frozen  *Frozen  `json:"frozen,omitempty"`
+	Started *Started `json:"started,omitempty"`
+	File    *File    `json:"file,omitempty"`
+	Exited  *Exited  `json:"exited,omitempty"`
+	Done    *Done    `json:"done,omitempty"`
+	Fault   *Fault   `json:"fault,omitempty"`
 }
 
 // Run asks the agent to start a program. One program runs at a time.
@@ -88,9 +86,6 @@ type Run struct {
 	// Fetch lists guest files, or directories whose files are wanted, that are
 	// sent back after the program has ended. Missing ones are not an error.
 	Fetch []string `json:"fetch,omitempty"`
-	// Checkpoint gives the program a socket by which it can stop at a point of
-	// its choice, see [CheckpointEnv].
-	Checkpoint bool `json:"checkpoint,omitempty"`
 	// Nonce is echoed in Done and in the last line of the kernel log.
 	Nonce string `json:"nonce"`
 }
@@ -112,13 +107,6 @@ type Signal struct {
 type SysRq struct {
 	Keys string `json:"keys"`
 }
-
-// CheckpointEnv is the environment variable that names, in a program started
-// with Run.Checkpoint, the number of a connected stream socket. The program
-// writes one byte when it has reached its checkpoint, of which the host hears as
-// Checkpoint, and reads what [Release] brings: two bytes of length, big-endian,
-// and as many bytes of data. It may do so again.
-const CheckpointEnv = "KVMRUN_CHECKPOINT"
 
 // Freeze asks the agent to make the machine quiet, so that it can be stopped and
 // gone on with elsewhere: late set-up is waited for, what the program has written
@@ -149,17 +137,6 @@ const SeedSize = 64
 
 // ForkMark is the line that the agent writes to the kernel log for Thaw.
 func ForkMark(id string) string { return "kvmrun: forked as " + id }
-
-// MaxRelease bounds Release.Data, in bytes.
-const MaxRelease = 1<<16 - 1
-
-// Release lets a program go on that stopped at its checkpoint.
-type Release struct {
-	Data []byte `json:"data,omitempty"`
-}
-
-// Checkpoint says that the program has reached its checkpoint and waits.
-type Checkpoint struct{}
 
 // Shutdown asks the agent to power the machine off.
 type Shutdown struct{}
@@ -274,7 +251,7 @@ func (r *Reader) Receive() (Message, error) {
 	}
 	n := 0
 	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.SysRq != nil, m.Shutdown != nil,
-		m.Freeze != nil, m.Thaw != nil, m.Release != nil, m.Frozen != nil, m.Checkpoint != nil,
+		m.Freeze != nil, m.Thaw != nil, m.Frozen != nil,
 		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil} {
 		if set {
 			n++

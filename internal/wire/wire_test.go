@@ -22,16 +22,14 @@ import (
 var everyKind = []wire.Message{
 	{Run: &wire.Run{
 		Argv: []string{"a", "", "b c\n"}, Env: []string{"A=\x01", "B=ü"}, Dir: "/d", Stdin: true, Merge: true,
-		TTY: &wire.Winsize{Rows: 65535, Cols: 1}, Fetch: []string{"/f"}, Checkpoint: true, Nonce: "n",
+		TTY: &wire.Winsize{Rows: 65535, Cols: 1}, Fetch: []string{"/f"}, Nonce: "n",
 	}},
 	{Resize: &wire.Winsize{Rows: 1, Cols: 2}},
 	{Signal: &wire.Signal{Number: -1}},
 	{Freeze: &wire.Freeze{}},
 	{Thaw: &wire.Thaw{ID: "i", UnixNS: -1, Seed: []byte{0, 255}}},
-	{Release: &wire.Release{Data: []byte{1}}},
 	{Shutdown: &wire.Shutdown{}},
 	{Frozen: &wire.Frozen{Stdout: 1 << 40, Stderr: 2}},
-	{Checkpoint: &wire.Checkpoint{}},
 	{Ready: &wire.Ready{Version: 1, Release: "6.12", UptimeNS: 1 << 62, Modules: []string{"m"}, Warnings: []string{"w"}}},
 	{Started: &wire.Started{PID: 7}},
 	{File: &wire.File{Index: 3, Name: "n", Data: []byte{0, 255, 10}, EOF: true, Err: "e"}},
