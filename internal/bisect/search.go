@@ -497,7 +497,7 @@ type Result struct {
 }
 
 func (s *Search) result(kind Kind, found []int, b belief) *Result {
-	r := &Result{Kind: kind, Candidates: s.h.Candidates(), Runs: map[Word]int{}, Skipped: map[string]Word{}}
+	r := &Result{Kind: kind, Candidates: s.h.Candidates(), Runs: map[Word]int{}}
 	for _, o := range s.obs {
 		r.Runs[o.Word]++
 	}
@@ -507,6 +507,9 @@ func (s *Search) result(kind Kind, found []int, b belief) *Result {
 			r.Tested++
 		}
 		if w, un := s.untestable(x); un {
+			if r.Skipped == nil {
+				r.Skipped = map[string]Word{}
+			}
 			r.Skipped[p.ID] = w
 		}
 		if k := s.at[x].kernel; k != "" {

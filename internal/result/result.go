@@ -88,6 +88,9 @@ type Job struct {
 
 	// Started is when the job began.
 	Started time.Time `json:"started"`
+	// BootFailed is whether the VM ran and its guest never came up: a property
+	// of the kernel, more likely than of the host, and of no test.
+	BootFailed bool `json:"boot_failed,omitempty"`
 	// BootTime is from QEMU's start to the guest's first sign of life.
 	BootTime time.Duration `json:"boot_ns,omitempty"`
 	// Elapsed is the whole job's time.

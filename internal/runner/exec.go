@@ -143,16 +143,18 @@ type Outcome struct {
 	EndMarker bool
 	Splats    []splat
 	Panicked  bool
-	Infra     error  // what failed on the host's side
-	Deadline  string // which limit was exceeded
-	Hung      string // how the guest stopped making progress
-	Scanner   string // why the kernel log cannot be trusted to be complete
-	Exit      vmtest.Exit
-	Accel     vmtest.Accel
-	Args      []string // QEMU's
-	Notes     []string
-	LastWords []string // the kernel log's last lines
-	Disks     []DiskCheck
+	Infra     error // what failed on the host's side
+	// BootFailed says that the VM ran and the agent in it never got ready.
+	BootFailed bool
+	Deadline   string // which limit was exceeded
+	Hung       string // how the guest stopped making progress
+	Scanner    string // why the kernel log cannot be trusted to be complete
+	Exit       vmtest.Exit
+	Accel      vmtest.Accel
+	Args       []string // QEMU's
+	Notes      []string
+	LastWords  []string // the kernel log's last lines
+	Disks      []DiskCheck
 	// Ended are the top-level tests that began and ended, Running those that
 	// began and did not.
 	Ended, Running []string
@@ -219,6 +221,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	}
 	out.LastWords = con.lastWords()
 	s.explain()
+	out.BootFailed = out.Ready == nil && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 	if out.EndMarker {
 		out.Disks = prep.check(ctx)
 	}

@@ -214,7 +214,7 @@ func (o *Outcome) join(b Outcome) {
 	if o.Scanner == "" {
 		o.Scanner = a.Scanner
 	}
-	o.Boot, o.First = a.Boot, a.First
+	o.Boot, o.First, o.BootFailed = a.Boot, a.First, a.BootFailed
 }
 
 // suiteFiles are the kernel's own files for the suites.
@@ -239,7 +239,7 @@ func skipSuite(job *result.Job, j SuiteJob, need string) {
 
 // judge folds an outcome into the job and asks for the verdict.
 func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
-	job.Accel, job.BootTime = string(out.Accel), out.Boot
+	job.Accel, job.BootTime, job.BootFailed = string(out.Accel), out.Boot, out.BootFailed
 	job.Notes = append(job.Notes, out.Notes...)
 	o := out.Facts()
 	job.Splats = o.Splats
