@@ -172,7 +172,7 @@ func TestJSONRoundTrip(t *testing.T) {
 	want := result.Run{
 		ID: "r1", Started: time.Unix(1700000000, 5).UTC(), Elapsed: time.Second,
 		Jobs: []result.Job{{
-			ID: "6.12-ext4", Kernel: "/k/vmlinuz", Release: "6.12", Suite: "ext4", Accel: "tcg",
+			ID: "6.12-ext4", Kernel: "/k/vmlinuz", Release: "6.12", Suite: "ext4", BootFailed: true, Accel: "tcg",
 			Verdict: result.VerdictKernelFailed, Reason: "splat",
 			Cases: []result.Case{{
 				Name: "TestA/b", Status: result.StatusSkip, Reason: "needs CONFIG_X", Unearned: true,
