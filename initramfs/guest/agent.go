@@ -109,6 +109,11 @@ func (a *agent) serve(b *bootReport) {
 					defer dieOnPanic(a.sys)
 					ended <- a.attend(p, r, warnings)
 				}(current, m.Run)
+			case m.Release != nil:
+				if current == nil || !current.letGo(m.Release) {
+					a.fault("asked to release a program while none is held")
+					return
+				}
 			case m.Signal != nil:
 				if current != nil {
 					a.reaper.signal(current.pid, unix.Signal(m.Signal.Number))
@@ -191,14 +196,26 @@ func (a *agent) sysrq(keys string) {
 // attend sees a program through to its end, and returns what is to be said
 // then, with the warnings that there are already.
 func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
-	a.send(wire.Message{Exited: p.wait(a.grace)})
+	rel, notArmed := a.hold(p, r)
+	if rel == nil {
+		rel = &wire.Release{}
+	}
+	e := p.wait(a.grace)
+	counts, w := a.disarm(rel.Arm)
+	e.Faults, e.NotArmed = counts, notArmed
+	a.send(wire.Message{Exited: e})
 	a.fetch(r.Fetch)
-	warnings = append(warnings, a.cleanUp()...)
+	warnings = append(append(warnings, w...), a.cleanUp()...)
+	warnings = append(warnings, a.look(rel.Arm, len(r.Fetch))...)
+	nonce := r.Nonce
+	if rel.Nonce != "" {
+		nonce = rel.Nonce
+	}
 	if err := a.sys.consoleLevel(8); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set console log level: %v", err))
 	}
-	a.sys.kernelLog(wire.EndMark(r.Nonce))
-	return &wire.Done{Nonce: r.Nonce, Warnings: warnings}
+	a.sys.kernelLog(wire.EndMark(nonce))
+	return &wire.Done{Nonce: nonce, Warnings: warnings}
 }
 
 // send writes a message. Without a host there is nothing left to do.

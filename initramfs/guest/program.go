@@ -35,13 +35,14 @@ const (
 
 // program is one that runs, or that could not be started.
 type program struct {
-	pid    int
-	status <-chan unix.WaitStatus
-	failed *wire.Exited // why it could not be started
-	stdout *stream
-	stderr *stream   // nil when merged, or on a terminal
-	stdin  io.Closer // the writing end; closed when the program has ended
-	tty    *os.File  // the terminal's master side
+	pid     int
+	status  <-chan unix.WaitStatus
+	failed  *wire.Exited // why it could not be started
+	stdout  *stream
+	stderr  *stream            // nil when merged, or on a terminal
+	stdin   io.Closer          // the writing end; closed when the program has ended
+	tty     *os.File           // the terminal's master side
+	release chan *wire.Release // lets a held program go on; nil for others
 }
 
 // start starts what r asks for. A program that cannot be started is one that
@@ -87,6 +88,9 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 	}
 
 	p := &program{}
+	if r.Hold != "" {
+		p.release = make(chan *wire.Release, 1)
+	}
 	var child []int // descriptors to close in any case
 	defer func() {
 		for _, fd := range child {
@@ -154,6 +158,9 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 	}
 
 	p.pid, p.status, err = a.reaper.start(func() (int, error) {
+		if r.Hold == wire.HoldExec {
+			return forkHeld(exe, r.Argv, attr)
+		}
 		return syscall.ForkExec(exe, r.Argv, attr)
 	})
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/initramfs/busybox"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
@@ -104,11 +105,15 @@ type Program struct {
 	Modules []string
 	Shell   bool
 	// Run is what the agent starts. Nonce and Fetch are set by Exec.
-	Run    wire.Run
-	Fetch  []Fetch
-	Stdin  io.Reader // nil is /dev/null; Exec does not wait for a blocked Read
-	Stdout io.Writer
-	Stderr io.Writer
+	Run wire.Run
+	// Faults is what goes wrong while the program runs.
+	Faults fault.Plan
+	// Release is what a program with Run.Hold is let go with; Faults sets both.
+	Release *wire.Release
+	Fetch   []Fetch
+	Stdin   io.Reader // nil is /dev/null; Exec does not wait for a blocked Read
+	Stdout  io.Writer
+	Stderr  io.Writer
 	// Resize and Signals are passed on to the program; nil channels are fine.
 	Resize  <-chan wire.Winsize
 	Signals <-chan int
@@ -155,6 +160,11 @@ type Outcome struct {
 	Notes      []string
 	LastWords  []string // the kernel log's last lines
 	Disks      []DiskCheck
+	// Faults says how often those with a limit came.
+	Faults []wire.Count
+	// Looks are the texts of the files in Release.Arm.Look, by path; one that
+	// could not be read is missing.
+	Looks map[string]string
 	// Ended are the top-level tests that began and ended, Running those that
 	// began and did not.
 	Ended, Running []string
@@ -176,6 +186,7 @@ type DiskCheck struct {
 func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	began := time.Now()
 	nonce := rand.Text()
+	p = p.armed(fault.Line)
 	prep, err := m.prepare(ctx, p)
 	defer prep.close()
 	if err != nil {
@@ -583,6 +594,7 @@ func (s *session) run(ctx context.Context) {
 	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
 	defer quiet.stop()
 	signals, resize := s.p.Signals, s.p.Resize
+	held := false
 	for {
 		select {
 		case in := <-control:
@@ -612,12 +624,29 @@ func (s *session) run(ctx context.Context) {
 				}
 			case msg.Started != nil:
 				s.pid = msg.Started.PID
+			case msg.Held != nil && s.p.Run.Hold != "" && !held:
+				held = true
+				rel := s.p.Release
+				if rel == nil {
+					rel = &wire.Release{}
+				}
+				if err := send.Send(wire.Message{Release: rel}); err != nil {
+					s.infra(fmt.Errorf("let the program go on: %w", err))
+					return
+				}
+			case msg.File != nil && msg.File.Index >= len(s.p.Fetch):
+				s.look(*msg.File)
 			case msg.File != nil:
 				if err := files.add(*msg.File); err != nil {
 					s.infra(err)
 				}
 			case msg.Exited != nil && s.out.Exited == nil && s.out.Ready != nil:
 				s.out.Exited = msg.Exited
+				s.out.Faults = msg.Exited.Faults
+				s.out.Notes = append(s.out.Notes, faultNotes(msg.Exited.Faults)...)
+				if why := msg.Exited.NotArmed; why != "" {
+					s.infra(fmt.Errorf("arm the faults: %s", oneLine(why)))
+				}
 				phase = "end"
 				limit.Reset(s.scale(drainTimeout))
 			case msg.Fault != nil:
@@ -657,6 +686,22 @@ func (s *session) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// look keeps a file that was asked for by Release.Arm.Look.
+func (s *session) look(f wire.File) {
+	i := f.Index - len(s.p.Fetch)
+	if s.p.Release == nil || i >= len(s.p.Release.Arm.Look) {
+		s.infra(errors.New("talk to the guest's agent: a file that was not asked for"))
+		return
+	}
+	if f.Err != "" {
+		return
+	}
+	if s.out.Looks == nil {
+		s.out.Looks = map[string]string{}
+	}
+	s.out.Looks[s.p.Release.Arm.Look[i]] = string(f.Data)
 }
 
 // stillness notices that a counter does not move any more.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -41,6 +42,8 @@ type Matrix struct {
 	// KeepGoing and PanicOnWarn say what happens at a kernel splat: by default
 	// the tests that are left run in a fresh VM.
 	KeepGoing, PanicOnWarn bool
+	// Faults is what goes wrong in every VM from the first test on.
+	Faults fault.Plan
 	// Command is the start of the command line that runs a job again.
 	Command string
 	// OnStart, OnEvent and OnDone, when set, tell of progress; they may be
@@ -149,7 +152,10 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 		// The test binary's own limit comes first: it knows which test hangs.
 		Timeout: timeout + 10*time.Second,
 	}
-	job.KeepGoing, job.Idle = x.KeepGoing, x.Idle
+	job.KeepGoing, job.Idle, job.Faults = x.KeepGoing, x.Idle, x.Faults
+	for _, f := range x.Faults {
+		job.Repro += " -fault " + shellQuote(f.String())
+	}
 	if x.PanicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -75,6 +76,8 @@ type SuiteJob struct {
 	KeepGoing bool
 	// Cmdline is added to the kernel's command line.
 	Cmdline []string
+	// Faults is what goes wrong from the beginning of the first test on.
+	Faults fault.Plan
 	// OnEvent, when set, sees tests begin and end. Not with Raw.
 	OnEvent func(gotest.Event)
 }
@@ -118,6 +121,11 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		Files:  j.Kernel.suiteFiles(),
 		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
 		Stdout: j.Raw, Stderr: j.RawErr,
+		Faults: j.Faults,
+	}
+	if len(j.Faults.Guest()) > 0 {
+		p.Run.Hold = wire.HoldStop
+		p.Run.Env = append(p.Run.Env, HoldEnv+"=1")
 	}
 	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.Cmdline...)
 	facts := result.Facts{Program: j.Raw != nil}

@@ -51,6 +51,7 @@ const Chunk = 256 << 10
 type Message struct {
 	// Host to guest.
 	Run      *Run      `json:"run,omitempty"`
+	Release  *Release  `json:"release,omitempty"`
 	Resize   *Winsize  `json:"resize,omitempty"`
 	Signal   *Signal   `json:"signal,omitempty"`
 	SysRq    *SysRq    `json:"sysrq,omitempty"`
@@ -62,6 +63,7 @@ type Message struct {
 	Ready   *Ready   `json:"ready,omitempty"`
 	Frozen  *Frozen  `json:"frozen,omitempty"`
 	Started *Started `json:"started,omitempty"`
+	Held    *Held    `json:"held,omitempty"`
 	File    *File    `json:"file,omitempty"`
 	Exited  *Exited  `json:"exited,omitempty"`
 	Done    *Done    `json:"done,omitempty"`
@@ -86,8 +88,88 @@ type Run struct {
 	// Fetch lists guest files, or directories whose files are wanted, that are
 	// sent back after the program has ended. Missing ones are not an error.
 	Fetch []string `json:"fetch,omitempty"`
+	// Hold stops the program before it does anything, or where it stops itself
+	// with SIGSTOP; the agent says Held and waits for Release.
+	Hold Hold `json:"hold,omitempty"`
 	// Nonce is echoed in Done and in the last line of the kernel log.
 	Nonce string `json:"nonce"`
+}
+
+// Hold says where a program is held.
+type Hold string
+
+const (
+	// HoldExec is before the program's first instruction.
+	HoldExec Hold = "exec"
+	// HoldStop is where the program sends itself SIGSTOP.
+	HoldStop Hold = "stop"
+)
+
+// Held says that the program stands still, all its threads.
+type Held struct{}
+
+// Release lets a held program go on.
+type Release struct {
+	// Arm is done first; the program does not run when it fails.
+	Arm Arm `json:"arm"`
+	// Args is written, one a line, to ReleaseFile for a program that was held
+	// at HoldStop.
+	Args []string `json:"args,omitempty"`
+	// Nonce, when set, replaces that of Run.
+	Nonce string `json:"nonce,omitempty"`
+}
+
+// ReleaseFile is where a program finds Release.Args.
+const ReleaseFile = "/run/kvmrun-release"
+
+// Arm is how faults are injected into the kernel, see package fault.
+type Arm struct {
+	// Before is written in order before the program goes on.
+	Before []Write `json:"before,omitempty"`
+	// Mark sets make-it-fail for the program's threads, and so for all that
+	// they start.
+	Mark bool `json:"mark,omitempty"`
+	// Nth, when not 0, is the fail-nth of the program's first thread.
+	Nth uint64 `json:"nth,omitempty"`
+	// After is written when the program has ended. Errors are warnings.
+	After []Write `json:"after,omitempty"`
+	// Counters are read then.
+	Counters []Counter `json:"counters,omitempty"`
+	// Final is written after everything the program left behind is gone, and
+	// Look then sent back, like files of Run.Fetch whose list it continues.
+	Final []Write  `json:"final,omitempty"`
+	Look  []string `json:"look,omitempty"`
+}
+
+// Empty says whether there is nothing to do.
+func (a Arm) Empty() bool {
+	return len(a.Before) == 0 && !a.Mark && a.Nth == 0 && len(a.After) == 0 && len(a.Final) == 0 && len(a.Look) == 0
+}
+
+// Write is one write(2) to a file.
+type Write struct {
+	Path string `json:"path"`
+	Text string `json:"text,omitempty"`
+	// Symbol, when set, writes the address of this kernel function instead, or
+	// with End that of its end.
+	Symbol string `json:"symbol,omitempty"`
+	End    bool   `json:"end,omitempty"`
+	// Optional ignores a file that is not there.
+	Optional bool `json:"optional,omitempty"`
+}
+
+// Counter is a file with a number that counts down from Start.
+type Counter struct {
+	Name  string `json:"name"`
+	Path  string `json:"path"`
+	Start int    `json:"start"`
+}
+
+// Count is how far a Counter has come.
+type Count struct {
+	Name  string `json:"name"`
+	Fired int    `json:"fired"`
+	Err   string `json:"err,omitempty"`
 }
 
 // Winsize is a terminal's size in characters.
@@ -176,6 +258,10 @@ type Exited struct {
 	// NotFound and NotExecutable tell a shell's 127 from its 126.
 	NotFound      bool `json:"notFound,omitempty"`
 	NotExecutable bool `json:"notExecutable,omitempty"`
+	// Faults says how often each of Release's counters fired.
+	Faults []Count `json:"faults,omitempty"`
+	// NotArmed is why Release could not be done; the program did not run.
+	NotArmed string `json:"notArmed,omitempty"`
 }
 
 // Done is the explicit end marker: files sent, file systems unmounted or
@@ -251,7 +337,7 @@ func (r *Reader) Receive() (Message, error) {
 	}
 	n := 0
 	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.SysRq != nil, m.Shutdown != nil,
-		m.Freeze != nil, m.Thaw != nil, m.Frozen != nil,
+		m.Freeze != nil, m.Thaw != nil, m.Frozen != nil, m.Release != nil, m.Held != nil,
 		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil} {
 		if set {
 			n++

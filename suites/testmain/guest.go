@@ -3,6 +3,7 @@
 package testmain
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"slices"
@@ -67,7 +68,27 @@ func runGuest(m *testing.M) int {
 		})
 		f(t)
 	})
+	if os.Getenv(runner.HoldEnv) != "" {
+		if err := hold(); err != nil {
+			fmt.Fprintln(os.Stderr, "kvmrun: wait for the host before the tests:", err)
+			return 1
+		}
+	}
 	return m.Run()
+}
+
+// hold stops the process, all its threads, until the agent has armed the
+// faults, and then runs the tests that the host names, if it names any.
+func hold() error {
+	flag.Parse()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(wire.ReleaseFile)
+	if err != nil || len(text) == 0 {
+		return err
+	}
+	return flag.Set("test.run", string(text))
 }
 
 // kmsg is the kernel log as the guest sees it (Documentation/ABI/testing/dev-kmsg).

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites"
@@ -37,6 +38,7 @@ type hostFlags struct {
 	allow                                 files
 	keepGoing, panicOnWarn                bool
 	hang                                  time.Duration
+	faults                                fault.Flag
 }
 
 func (h *hostFlags) register(fs *flag.FlagSet) {
@@ -48,12 +50,13 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
+	fs.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
 	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
 }
 
 func (h *hostFlags) own(name string) bool {
 	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow":
+	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault":
 		return true
 	}
 	return false
@@ -143,6 +146,9 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		return skipAll(m, fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
 			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)), nil
 	}
+	if err := k.CheckFaults(ctx, mach, h.faults.Plan, spec.Disks); err != nil {
+		return 0, usageError{err}
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err
@@ -174,7 +180,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		Raw: os.Stdout, RawErr: os.Stderr,
 		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir,
 	}
-	job.KeepGoing, job.Idle = h.keepGoing, h.hang
+	job.KeepGoing, job.Idle, job.Faults = h.keepGoing, h.hang, h.faults.Plan
 	if h.panicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -37,6 +38,8 @@ The working directory has the same name in the guest, and holds the files named
 by -file. Output in TAP or KTAP is counted: a failed, missing or unplanned test
 makes the exit status 1, whatever the program says. So does a kernel splat.
 
+` + faultHelp + `
+
 Exit status: the program's; 128+N when signal N killed it; 126 and 127 when it
 could not be started, as in a shell; 1 when the kernel or a TAP test failed;
 3 when the infrastructure failed.`,
@@ -54,6 +57,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	allow := allowFlag(fs)
 	timeout := fs.Duration("timeout", 0, "limit for the program, e.g. 5m; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
+	faults := faultFlag(fs)
 	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
 	if err := parse(fs, args); err != nil {
 		return err
@@ -65,7 +69,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return err
 	}
-	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known}
+	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known, faults: faults.Plan}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
@@ -83,6 +87,7 @@ type guestProgram struct {
 	modules, env []string
 	argv         []string
 	timeout      time.Duration
+	faults       fault.Plan
 	dir          string
 	allow        *oops.AllowList
 	tty          *wire.Winsize
@@ -114,8 +119,11 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
+	if err := ks[0].CheckFaults(ctx, m, g.faults, nil); err != nil {
+		return none, &exitError{exitUsage, err}
+	}
 	p := runner.Program{
-		Kernel: ks[0], Init: self, Modules: g.modules, Shell: true,
+		Kernel: ks[0], Init: self, Faults: g.faults, Modules: g.modules, Shell: true,
 		Timeout: g.timeout, Stdin: io.In, Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
 		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty},
 	}

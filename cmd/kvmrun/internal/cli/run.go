@@ -29,6 +29,8 @@ the host's cores and free memory allow, and prints a table.
 Without -suite all suites of the module in the current directory are run. A
 suite is a name (ext4), a package (./my/suite) or a test binary (./ext4.test).
 
+` + faultHelp + `
+
 Exit status: 0 everything passed; 1 a test or a kernel failed; 2 wrong usage;
 3 the infrastructure failed (QEMU missing, a VM did not boot, out of disk).`,
 	run: doRun,
@@ -50,6 +52,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.BoolVar(&x.PanicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
 	allow := allowFlag(fs)
+	faults := faultFlag(fs)
 	strict := fs.Bool("strict", false, "fail, instead of skipping, what the kernel's configuration has no support for")
 	tapFile := fs.String("tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
 	jsonFile := fs.String("json", "", "write the results as JSON to this `file`")
@@ -87,6 +90,14 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	}
 	if x.Suites, err = m.Suites(ctx, source, names); err != nil {
 		return &exitError{exitUsage, err}
+	}
+	x.Faults = faults.Plan
+	for _, k := range x.Kernels {
+		for _, s := range x.Suites {
+			if err := k.CheckFaults(ctx, m, x.Faults, s.Spec.Disks); err != nil {
+				return &exitError{exitUsage, err}
+			}
+		}
 	}
 	if x.Dir = *dir; x.Dir == "" {
 		if x.Dir, err = m.NewRunDir("run"); err != nil {

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"flag"
+
+	"github.com/kvmrun/kvmrun/internal/fault"
+)
+
+// faultHelp is the grammar of -fault, in short; package fault has all of it.
+const faultHelp = `-fault KIND[:TARGET][,KEY=VALUE...] makes things go wrong in the guest's kernel,
+from the first test, or from the program's first instruction on. KIND is
+  failslab, fail_page_alloc, fail_futex, fail_usercopy,
+  fail_make_request:DEVICE, fail_io_timeout:DEVICE, fail_function:NAME=-ENOMEM
+KEY is nth=N, every=N or prob=PERCENT (with seed=N always the same); times=N;
+in=FUNCTION, notin=FUNCTION; who=tree (the program and its children), task or
+all; gfp=wide or narrow; cache=NAME; order=N.`
+
+func faultFlag(fs *flag.FlagSet) *fault.Flag {
+	var f fault.Flag
+	fs.Var(&f, "fault", "inject the fault `SPEC`, or those in @FILE; repeatable, see above")
+	return &f
+}

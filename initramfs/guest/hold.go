@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// forkHeld starts a program and leaves it stopped before its first instruction:
+// execve(2) stops a traced one, and a tracer may leave it with SIGSTOP. It is
+// called with the reaper locked, which would take the stop for its own.
+func forkHeld(exe string, argv []string, attr *syscall.ProcAttr) (int, error) {
+	runtime.LockOSThread() // ptrace(2) knows threads
+	defer runtime.UnlockOSThread()
+	attr.Sys.Ptrace = true
+	pid, err := syscall.ForkExec(exe, argv, attr)
+	if err != nil {
+		return 0, err
+	}
+	var ws unix.WaitStatus
+	for {
+		_, err = unix.Wait4(pid, &ws, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("wait for the program to stand still: %w", opaque(err))
+	}
+	if !ws.Stopped() {
+		return 0, fmt.Errorf("the program ended before it began (status %#x)", uint32(ws))
+	}
+	if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(pid), 0, uintptr(unix.SIGSTOP), 0, 0); errno != 0 {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return 0, fmt.Errorf("leave the program stopped: %w", opaque(errno))
+	}
+	return pid, nil
+}
+
+// letGo passes the host's word on to the program that is held, once.
+func (p *program) letGo(r *wire.Release) bool {
+	select {
+	case p.release <- r:
+		return true
+	default: // not held, or let go already
+		return false
+	}
+}
+
+// hold waits until the program stands still, tells the host, and lets it go on
+// when the host says so. It returns what was asked for then, nil for a program
+// that ended without standing still.
+func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, notArmed string) {
+	if r.Hold == "" || p.failed != nil {
+		return nil, ""
+	}
+	for {
+		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	// The state follows the name, which may contain anything (proc(5)).
+	stat, _ := a.sys.readFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if i := strings.LastIndexByte(stat, ')'); i < 0 || !strings.HasPrefix(stat[i:], ") T") {
+		return nil, ""
+	}
+	a.send(wire.Message{Held: &wire.Held{}})
+	rel = <-p.release
+	err := a.arm(p.pid, rel)
+	if err == nil && r.Hold == wire.HoldStop {
+		err = os.WriteFile(wire.ReleaseFile, []byte(strings.Join(rel.Args, "\n")), 0o644)
+	}
+	sig := unix.SIGCONT
+	if err != nil {
+		sig, notArmed = unix.SIGKILL, err.Error()
+	}
+	_ = unix.Kill(p.pid, sig)
+	return rel, notArmed
+}
+
+// arm sets the kernel up to inject faults.
+func (a *agent) arm(pid int, rel *wire.Release) error {
+	if rel.Arm.Empty() {
+		return nil
+	}
+	var symbols map[string][2]uint64
+	var names []string
+	for _, w := range rel.Arm.Before {
+		if w.Symbol != "" {
+			names = append(names, w.Symbol)
+		}
+	}
+	if len(names) > 0 {
+		text, err := a.sys.readFile("/proc/kallsyms")
+		if err != nil {
+			return fmt.Errorf("read the kernel's symbols: %w; the kernel needs CONFIG_KALLSYMS", err)
+		}
+		if symbols, err = findSymbols(text, names); err != nil {
+			return err
+		}
+	}
+	proc := fmt.Sprintf("/proc/%d", pid)
+	if rel.Arm.Mark {
+		tasks, err := a.sys.readDir(path.Join(proc, "task"))
+		if err != nil {
+			return fmt.Errorf("find the program's threads: %w", err)
+		}
+		for _, t := range tasks {
+			if err := a.sys.writeFile(path.Join(proc, "task", t, "make-it-fail"), "1"); err != nil {
+				return fmt.Errorf("mark the program for faults: %w; the kernel needs CONFIG_FAULT_INJECTION", err)
+			}
+		}
+	}
+	for _, w := range rel.Arm.Before {
+		if w.Symbol != "" {
+			at := symbols[w.Symbol][0]
+			if w.End {
+				at = symbols[w.Symbol][1]
+			}
+			w.Text = "0x" + strconv.FormatUint(at, 16)
+		}
+		if err := a.write(w); err != nil {
+			return err
+		}
+	}
+	if n := rel.Arm.Nth; n > 0 {
+		file := path.Join(proc, "task", strconv.Itoa(pid), "fail-nth")
+		if err := a.write(wire.Write{Path: file, Text: strconv.FormatUint(n, 10)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *agent) write(w wire.Write) error {
+	err := a.sys.writeFile(w.Path, w.Text)
+	switch {
+	case err == nil, w.Optional && errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.EINVAL) && path.Base(w.Path) == "inject":
+		// within_error_injection_list in kernel/fail_function.c
+		return fmt.Errorf("write %q to %s: %w: the function is not marked with ALLOW_ERROR_INJECTION; /sys/kernel/debug/error_injection/list has those that are", w.Text, w.Path, err)
+	}
+	return fmt.Errorf("write %q to %s: %w", w.Text, w.Path, err)
+}
+
+// disarm undoes arm, as far as others could be hit, and counts.
+func (a *agent) disarm(arm wire.Arm) (counts []wire.Count, warnings []string) {
+	for _, w := range arm.After {
+		if err := a.write(w); err != nil {
+			warnings = append(warnings, "disarm a fault: "+err.Error())
+		}
+	}
+	for _, c := range arm.Counters {
+		n := wire.Count{Name: c.Name}
+		text, err := a.sys.readFile(c.Path)
+		if err == nil {
+			// atomic_t's file prints it signed (debugfs_create_atomic_t).
+			left, e := strconv.Atoi(strings.TrimSpace(text))
+			n.Fired, err = c.Start-left, e
+		}
+		if err != nil {
+			n.Err = err.Error()
+		}
+		counts = append(counts, n)
+	}
+	return counts, warnings
+}
+
+// look collects what is only true when nothing of the program is left.
+func (a *agent) look(arm wire.Arm, first int) (warnings []string) {
+	for _, w := range arm.Final {
+		if err := a.write(w); err != nil {
+			warnings = append(warnings, "look for leaks: "+err.Error())
+		}
+	}
+	for i, file := range arm.Look {
+		text, err := a.sys.readFile(file)
+		m := &wire.File{Index: first + i, EOF: true}
+		if err != nil {
+			m.Err = err.Error()
+		} else {
+			m.Data = []byte(text[:min(len(text), wire.Chunk)])
+		}
+		a.send(wire.Message{File: m})
+	}
+	return warnings
+}
+
+// findSymbols finds the addresses and the ends of functions in the text of
+// /proc/kallsyms.
+func findSymbols(text string, names []string) (map[string][2]uint64, error) {
+	type hit struct {
+		start, end uint64
+		n          int
+	}
+	found := map[string]*hit{}
+	for _, n := range names {
+		found[n] = &hit{end: ^uint64(0)}
+	}
+	parse := func(line string) (at uint64, name string, ok bool) {
+		f := strings.Fields(line) // address, type, name, [module]
+		if len(f) < 3 || !strings.ContainsAny(f[1], "tTwW") {
+			return 0, "", false
+		}
+		at, err := strconv.ParseUint(f[0], 16, 64)
+		return at, f[2], err == nil && at != 0
+	}
+	for line := range strings.Lines(text) {
+		if at, name, ok := parse(line); ok && found[name] != nil {
+			found[name].start = at
+			found[name].n++
+		}
+	}
+	for _, n := range names {
+		if h := found[n]; h.n != 1 {
+			return nil, fmt.Errorf("the kernel has %d functions named %s, want 1", h.n, n)
+		}
+	}
+	for line := range strings.Lines(text) {
+		if at, _, ok := parse(line); ok {
+			for _, h := range found {
+				if at > h.start && at < h.end {
+					h.end = at
+				}
+			}
+		}
+	}
+	out := map[string][2]uint64{}
+	for n, h := range found {
+		out[n] = [2]uint64{h.start, h.end}
+	}
+	return out, nil
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"debug/elf"
+	"fmt"
+
+	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites"
+)
+
+// HoldEnv, set to 1, tells the test binary in the guest to stop itself just
+// before the tests, where faults are armed.
+const HoldEnv = "KVMRUN_HOLD"
+
+// armed returns the program with the plan's share of the guest's kernel added:
+// it is held, and let go with the faults armed.
+func (p Program) armed(noise fault.Noise) Program {
+	arm := p.Faults.Expand().Compile(noise)
+	if arm.Empty() {
+		return p
+	}
+	if p.Run.Hold == "" {
+		p.Run.Hold = wire.HoldExec
+	}
+	p.Release = &wire.Release{Arm: arm}
+	return p
+}
+
+// CheckFaults holds a plan against a kernel and the disks of a VM, before
+// anything boots.
+func (k *Kernel) CheckFaults(ctx context.Context, m *Machine, plan fault.Plan, disks []suites.Disk) error {
+	if len(plan) == 0 {
+		return nil
+	}
+	known := fault.Kernel{Config: k.Config}
+	for _, d := range disks {
+		known.Disks = append(known.Disks, d.Name)
+	}
+	for _, f := range plan {
+		if f.In != "" || f.NotIn != "" || f.Kind == fault.Function {
+			known.Functions = k.functions(ctx, m)
+			break
+		}
+	}
+	return plan.Validate(known)
+}
+
+// functions returns the names of the kernel's functions, nil when its file has
+// no symbols. Those of modules are missing, so that a kernel with modules has
+// none that are known.
+func (k *Kernel) functions(ctx context.Context, m *Machine) map[string]bool {
+	if k.Config["MODULES"] == "y" && k.ModulesDir != "" {
+		return nil
+	}
+	path, err := k.Image.Vmlinux(ctx, m.Cache)
+	if err != nil {
+		return nil
+	}
+	list, err := textSymbols(path)
+	if err != nil {
+		return nil
+	}
+	out := make(map[string]bool, len(list))
+	for _, s := range list {
+		out[s.Name] = true
+	}
+	return out
+}
+
+// textSymbols reads the functions of a vmlinux, none for a stripped one.
+func textSymbols(vmlinux string) ([]elf.Symbol, error) {
+	f, err := elf.Open(vmlinux)
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's symbols: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	all, err := f.Symbols()
+	if err != nil {
+		return nil, fmt.Errorf("read the symbols of %s: %w", vmlinux, err)
+	}
+	out := all[:0]
+	for _, s := range all {
+		if t := elf.ST_TYPE(s.Info); t == elf.STT_FUNC || t == elf.STT_NOTYPE {
+			if int(s.Section) < len(f.Sections) && f.Sections[s.Section].Flags&elf.SHF_EXECINSTR != 0 {
+				out = append(out, s)
+			}
+		}
+	}
+	return out, nil
+}
+
+// faultNotes says what became of the faults.
+func faultNotes(counts []wire.Count) (notes []string) {
+	for i, c := range counts {
+		if i == 50 {
+			break
+		}
+		switch {
+		case c.Err != "":
+			notes = append(notes, fmt.Sprintf("fault %s: not known how often it came: %s", oneLine(c.Name), oneLine(c.Err)))
+		case c.Fired == 0:
+			notes = append(notes, fmt.Sprintf("fault %s: the program did not get there", oneLine(c.Name)))
+		default:
+			notes = append(notes, fmt.Sprintf("fault %s: injected, %d times", oneLine(c.Name), c.Fired))
+		}
+	}
+	return notes
+}
