@@ -26,6 +26,8 @@ type client struct {
 	runs     int
 	// patience bounds every wait; it only keeps a broken test from hanging.
 	patience time.Duration
+	// release is what the next program that is held is let go with.
+	release *wire.Release
 	// gone describes the end when the agent goes without a word.
 	gone func() string
 
@@ -133,10 +135,14 @@ func (c *client) start(t testing.TB, r wire.Run) func() result {
 	out, errs := len(c.out), len(c.err)
 	c.changed.L.Unlock()
 	assert.NilError(t, c.w.Send(wire.Message{Run: &r}))
+	nonce := r.Nonce
+	if c.release != nil && c.release.Nonce != "" {
+		nonce = c.release.Nonce
+	}
 	return func() result {
 		t.Helper()
 		res := c.finish(t)
-		assert.Equal(t, res.done.Nonce, r.Nonce)
+		assert.Equal(t, res.done.Nonce, nonce)
 		// Bytes and messages come by different ports.
 		c.waitOutput(t, func() bool {
 			return int64(len(c.out)-out) >= res.exited.Stdout && int64(len(c.err)-errs) >= res.exited.Stderr
@@ -180,6 +186,10 @@ func (c *client) finish(t testing.TB) result {
 		switch msg := c.next(t); {
 		case msg.Started != nil:
 			assert.Assert(t, msg.Started.PID > 1)
+		case msg.Held != nil:
+			assert.Assert(t, c.release != nil, "held without being asked to")
+			assert.NilError(t, c.w.Send(wire.Message{Release: c.release}))
+			c.release = nil
 		case msg.Exited != nil:
 			assert.Assert(t, res.exited == nil)
 			res.exited = msg.Exited

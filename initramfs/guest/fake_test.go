@@ -96,6 +96,7 @@ func (f *fake) readDir(path string) ([]string, error) {
 
 func (f *fake) loadModule(path string) error            { return f.call("load %s", path) }
 func (f *fake) writeFile(path, text string) error       { return f.call("write %s %q", path, text) }
+func (f *fake) createFile(path, text string) error      { return f.call("create %s %q", path, text) }
 func (f *fake) setHostname(name string) error           { return f.call("hostname %s", name) }
 func (f *fake) setLimit(r int, soft, hard uint64) error { return f.call("limit %d", r) }
 func (f *fake) consoleLevel(level int) error            { return f.call("console %d", level) }

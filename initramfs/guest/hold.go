@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -72,15 +73,15 @@ func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, notArmed strin
 		}
 	}
 	// The state follows the name, which may contain anything (proc(5)).
-	stat, _ := a.sys.readFile(fmt.Sprintf("/proc/%d/stat", p.pid))
-	if i := strings.LastIndexByte(stat, ')'); i < 0 || !strings.HasPrefix(stat[i:], ") T") {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid)) // empty for one that is gone
+	if i := bytes.LastIndexByte(stat, ')'); i < 0 || !bytes.HasPrefix(stat[i:], []byte(") T")) {
 		return nil, ""
 	}
 	a.send(wire.Message{Held: &wire.Held{}})
 	rel = <-p.release
 	err := a.arm(p.pid, rel)
 	if err == nil && r.Hold == wire.HoldStop {
-		err = os.WriteFile(wire.ReleaseFile, []byte(strings.Join(rel.Args, "\n")), 0o644)
+		err = a.sys.createFile(wire.ReleaseFile, strings.Join(rel.Args, "\n"))
 	}
 	sig := unix.SIGCONT
 	if err != nil {
@@ -149,8 +150,8 @@ func (a *agent) write(w wire.Write) error {
 	switch {
 	case err == nil, w.Optional && errors.Is(err, unix.ENOENT):
 		return nil
-	case errors.Is(err, unix.EINVAL) && path.Base(w.Path) == "inject":
-		// within_error_injection_list in kernel/fail_function.c
+	case errors.Is(err, unix.ERANGE) && path.Base(w.Path) == "inject":
+		// fei_write in kernel/fail_function.c
 		return fmt.Errorf("write %q to %s: %w: the function is not marked with ALLOW_ERROR_INJECTION; /sys/kernel/debug/error_injection/list has those that are", w.Text, w.Path, err)
 	}
 	return fmt.Errorf("write %q to %s: %w", w.Text, w.Path, err)

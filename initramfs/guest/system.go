@@ -27,6 +27,7 @@ type system interface {
 	readDir(path string) ([]string, error)
 	loadModule(path string) error
 	writeFile(path, text string) error
+	createFile(path, text string) error
 	setHostname(name string) error
 	setLimit(resource int, soft, hard uint64) error
 	consoleLevel(level int) error
@@ -125,6 +126,8 @@ func (*linux) writeFile(path, text string) error {
 	_, err = unix.Write(fd, []byte(text))
 	return errors.Join(err, unix.Close(fd))
 }
+
+func (*linux) createFile(path, text string) error { return os.WriteFile(path, []byte(text), 0o644) }
 
 func (*linux) setHostname(name string) error { return unix.Sethostname([]byte(name)) }
 

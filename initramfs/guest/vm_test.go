@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,7 +149,7 @@ func TestVMAgent(t *testing.T) {
 	t.Logf("ready: %+v", m.ready)
 	assert.Equal(t, m.ready.Version, wire.Version)
 	assert.Equal(t, len(m.ready.Warnings), 0, "%q", m.ready.Warnings)
-	for _, test := range append(machineCases, agentCases...) {
+	for _, test := range slices.Concat(machineCases, agentCases, holdCases) {
 		if !t.Run(test.name, func(t *testing.T) { test.run(t, m.client) }) {
 			t.Fatal("the machine's state is not known after a failure")
 		}

@@ -6,6 +6,9 @@ import (
 	"context"
 	"debug/elf"
 	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -49,24 +52,40 @@ func (k *Kernel) CheckFaults(ctx context.Context, m *Machine, plan fault.Plan, d
 	return plan.Validate(known)
 }
 
-// functions returns the names of the kernel's functions, nil when its file has
-// no symbols. Those of modules are missing, so that a kernel with modules has
-// none that are known.
+// maxModules bounds how many modules are looked into for their functions.
+const maxModules = 50
+
+// functions returns the names of the functions of the kernel and its modules,
+// nil when they are not known: for a file without symbols, and for a kernel
+// with more than a few modules or with compressed ones.
 func (k *Kernel) functions(ctx context.Context, m *Machine) map[string]bool {
-	if k.Config["MODULES"] == "y" && k.ModulesDir != "" {
-		return nil
-	}
 	path, err := k.Image.Vmlinux(ctx, m.Cache)
 	if err != nil {
 		return nil
 	}
-	list, err := textSymbols(path)
-	if err != nil {
+	files := []string{path}
+	if k.ModulesDir != "" {
+		if err := filepath.WalkDir(k.ModulesDir, func(path string, _ fs.DirEntry, err error) error {
+			if strings.Contains(filepath.Base(path), ".ko") {
+				files = append(files, path)
+			}
+			return err
+		}); err != nil {
+			return nil
+		}
+	}
+	if len(files) > maxModules {
 		return nil
 	}
-	out := make(map[string]bool, len(list))
-	for _, s := range list {
-		out[s.Name] = true
+	out := map[string]bool{}
+	for _, file := range files {
+		list, err := textSymbols(file)
+		if err != nil {
+			return nil
+		}
+		for _, s := range list {
+			out[s.Name] = true
+		}
 	}
 	return out
 }
@@ -105,7 +124,7 @@ func faultNotes(counts []wire.Count) (notes []string) {
 		case c.Fired == 0:
 			notes = append(notes, fmt.Sprintf("fault %s: the program did not get there", oneLine(c.Name)))
 		default:
-			notes = append(notes, fmt.Sprintf("fault %s: injected, %d times", oneLine(c.Name), c.Fired))
+			notes = append(notes, fmt.Sprintf("fault %s: injected %d×", oneLine(c.Name), c.Fired))
 		}
 	}
 	return notes

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// debugKernel is a kernel with fault injection.
+func debugKernel(t *testing.T) (*runner.Machine, *runner.Kernel) {
+	t.Helper()
+	path := os.Getenv("KVMRUN_DEBUG_KERNEL")
+	if path == "" {
+		t.Skip("KVMRUN_DEBUG_KERNEL is not set: name the vmlinux that `kvmrun kernel build -src debian:6.12 -profile kasan` makes")
+	}
+	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"))
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	k, err := m.OpenKernel(t.Context(), path, "", "")
+	assert.NilError(t, err)
+	return m, k
+}
+
+// TestFaultsInAProgram: a fault hits the program and its children, the time and
+// place that was asked for, and nobody before or after.
+func TestFaultsInAProgram(t *testing.T) {
+	m, k := debugKernel(t)
+	for _, c := range []struct{ spec, out, note string }{
+		{"failslab,nth=3,in=alloc_pipe_info", "1 ok\n2 failed\n3 ok\n", "injected 1×"}, // a pipe takes two
+		{"failslab,every=2,times=1,in=alloc_pipe_info,notin=do_pipe2", "1 ok\n2 ok\n3 ok\n", "the program did not get there"},
+		// Package os/exec makes the third pipe.
+		{"fail_usercopy,nth=4,in=do_pipe2", "1 ok\n2 ok\n3 failed\n", "injected 1×"},
+		{"fail_usercopy,every=1,times=2,in=do_pipe2", "1 failed\n2 failed\n3 ok\n", "injected 2×"},
+	} {
+		t.Run(c.spec, func(t *testing.T) {
+			p, err := fault.Parse(c.spec)
+			assert.NilError(t, err)
+			plan := fault.Plan{p}
+			assert.NilError(t, k.CheckFaults(t.Context(), m, plan, nil))
+			out := execPipes(t, m, k, plan)
+			assert.NilError(t, out.Infra)
+			assert.Equal(t, len(out.Splats), 0, "a fault's own message is no splat")
+			assert.Equal(t, out.stdout, c.out)
+			assert.Assert(t, cmp.Contains(strings.Join(out.Notes, "\n"), "fault "+c.spec+": "+c.note))
+		})
+	}
+	t.Run("cannot be armed", func(t *testing.T) {
+		out := execPipes(t, m, k, fault.Plan{{Kind: fault.Function, Target: "ksys_read", Return: -5}})
+		assert.ErrorContains(t, out.Infra, "arm the faults: ")
+		assert.ErrorContains(t, out.Infra, "ALLOW_ERROR_INJECTION")
+		assert.Equal(t, out.stdout, "", "the program ran without its fault")
+	})
+	t.Run("unknown", func(t *testing.T) {
+		err := k.CheckFaults(t.Context(), m, fault.Plan{{Kind: fault.Slab, In: "alloc_pipe_inf"}}, nil)
+		assert.ErrorContains(t, err, "the kernel has no function alloc_pipe_inf; it has alloc_pipe_info")
+	})
+}
+
+type piped struct {
+	runner.Outcome
+	stdout string
+}
+
+func execPipes(t *testing.T, m *runner.Machine, k *runner.Kernel, plan fault.Plan) piped {
+	t.Helper()
+	var out bytes.Buffer
+	o := m.Exec(t.Context(), runner.Program{
+		Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: t.TempDir(), Timeout: 2 * time.Minute,
+		Run: wire.Run{Argv: []string{"/init"}}, Faults: plan,
+	})
+	return piped{o, out.String()}
+}
