@@ -130,6 +130,10 @@ type Program struct {
 	// OnTest, when set, is told which test begins, by the kernel log. It must
 	// not block.
 	OnTest func(test string)
+	// From, when set, is where the program's machine goes on from, instead of
+	// booting. It must have been made for such a Program; Kernel, Spec, Init and
+	// the rest say how to boot should that fail.
+	From *Template
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
 }
@@ -182,45 +186,70 @@ type DiskCheck struct {
 	Err     error // nil: clean
 }
 
-// Exec boots a VM, runs the program and returns when QEMU is gone.
+// Exec boots a VM, or forks it from p.From, runs the program and returns when
+// QEMU is gone.
 func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	began := time.Now()
-	nonce := rand.Text()
 	p = p.armed(fault.Line)
-	prep, err := m.prepare(ctx, p)
-	defer prep.close()
+	g, err := m.begin(ctx, p, &out)
 	if err != nil {
 		out.Infra = err
 		return out
 	}
-	con := newConsole(nonce)
-	con.onTest = p.OnTest
-	cfg := prep.config
-	cfg.Console = con
-	out.Prepare = time.Since(began)
-	started := time.Now()
-	vm, err := vmtest.Start(ctx, cfg)
-	if err != nil {
-		out.Infra = fmt.Errorf("start the VM: %w", err)
-		return out
+	out.Prepare = g.started.Sub(began)
+	m.drive(ctx, p, g, &out)
+	return out
+}
+
+// begin starts the machine for a program.
+func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
+	if p.From != nil {
+		g, err := p.From.fork(ctx, m, p.Dir, p.log())
+		if err == nil || ctx.Err() != nil {
+			return g, err
+		}
+		out.Notes = append(out.Notes, m.remark(fmt.Sprintf("booting VMs that could not be forked: %v", err))...)
 	}
-	defer vm.Close() //nolint:errcheck // how it ended is in Exit
-	s := &session{m: m, p: p, vm: vm, con: con, out: &out, started: started, nonce: nonce}
+	prep, err := m.prepare(ctx, p)
+	if err != nil {
+		prep.close()
+		return nil, err
+	}
+	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now()}
+	g.con = newConsole(g.nonce)
+	prep.config.Console = g.con
+	if g.vm, err = vmtest.Start(ctx, prep.config); err != nil {
+		g.close()
+		return nil, fmt.Errorf("start the VM: %w", err)
+	}
+	return g, nil
+}
+
+// drive runs the program in its machine, and closes that.
+func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) {
+	defer g.close()
+	s := &session{m: m, p: p, guest: g, out: out}
 	s.run(ctx)
-	vm.Kill()
-	out.Exit = vm.Wait()
+	g.vm.Kill()
+	m.conclude(ctx, p, s)
+	if out.EndMarker {
+		out.Disks = g.check(ctx)
+	}
+}
+
+// conclude waits for the end of a session's machine and says what it showed.
+func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
+	out, con := s.out, s.con
+	out.Exit = s.vm.Wait()
 	if !s.doneAt.IsZero() {
 		out.Teardown = time.Since(s.doneAt)
 	}
 	con.close()
-	out.Accel, out.Args = vm.Accel(), vm.Args()
-	out.Notes = append(out.Notes, m.remark(vm.Note())...)
+	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
+	out.Notes = append(out.Notes, m.remark(s.vm.Note())...)
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()
-		if e := m.Allow.Allow(out.Splats[i].Report, time.Now()); e != nil {
-			out.Splats[i].allowed = e.Why()
-		}
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
@@ -228,15 +257,11 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
 	out.Scanner = con.problem()
 	if out.Exit.ConsoleErr != nil {
-		out.Scanner = fmt.Sprintf("write %s: %v", cfg.ConsoleFile, out.Exit.ConsoleErr)
+		out.Scanner = fmt.Sprintf("write %s: %v", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr)
 	}
 	out.LastWords = con.lastWords()
 	s.explain()
 	out.BootFailed = out.Ready == nil && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
-	if out.EndMarker {
-		out.Disks = prep.check(ctx)
-	}
-	return out
 }
 
 // prepared is what has been made on the host for one VM.
@@ -252,16 +277,6 @@ func (p *prepared) close() {
 	for _, d := range p.disks {
 		_ = d.file.Close()
 	}
-}
-
-func (p *prepared) check(ctx context.Context) []DiskCheck {
-	var out []DiskCheck
-	for _, d := range p.disks {
-		if len(d.spec.Fsck) > 0 {
-			out = append(out, d.check(ctx))
-		}
-	}
-	return out
 }
 
 // prepare makes kernel, initramfs and disks, at the same time.
@@ -324,12 +339,15 @@ func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
 	if errs != nil {
 		return out, oneOrAll(errs)
 	}
-	for _, want := range p.Spec.Disks { // in the Spec's order, whatever mkfs took
-		for _, d := range out.disks {
-			if d.spec.Name == want.Name {
-				out.config.Disks = append(out.config.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
-			}
+	// In the Spec's order, whatever mkfs took.
+	slices.SortFunc(out.disks, func(a, b *disk) int {
+		at := func(d *disk) int {
+			return slices.IndexFunc(p.Spec.Disks, func(s suites.Disk) bool { return s.Name == d.spec.Name })
 		}
+		return at(a) - at(b)
+	})
+	for _, d := range out.disks {
+		out.config.Disks = append(out.config.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
 	}
 	if err := out.config.Validate(); err != nil {
 		return out, err
@@ -420,15 +438,12 @@ func hostFiles(f suites.File) ([]initramfs.File, error) {
 
 // session is one VM's run, from QEMU's start to its end.
 type session struct {
-	m       *Machine
-	p       Program
-	vm      *vmtest.VM
-	con     *console
-	out     *Outcome
-	nonce   string
-	started time.Time
-	doneAt  time.Time
-	pid     int // the program's, in the guest
+	*guest
+	m      *Machine
+	p      Program
+	out    *Outcome
+	doneAt time.Time
+	pid    int // the program's, in the guest
 	// first is closed at the first byte of the program's output.
 	firstOnce sync.Once
 }
@@ -581,6 +596,12 @@ func (s *session) run(ctx context.Context) {
 	}
 	// Sent before the guest can read it: it waits in the socket, and the
 	// program starts without another round trip.
+	if s.forked {
+		if err := s.thaw(send); err != nil {
+			s.infra(fmt.Errorf("wake the guest: %w", err))
+			return
+		}
+	}
 	if err := send.Send(wire.Message{Run: &run}); err != nil {
 		s.infra(fmt.Errorf("send the job to the guest: %w", err))
 		return
@@ -599,22 +620,14 @@ func (s *session) run(ctx context.Context) {
 		select {
 		case in := <-control:
 			if in.err != nil {
-				// The VM is dying or the guest talks nonsense; the first is
-				// explained by the exit cause and the log.
-				s.awaitEnd(drainTimeout)
-				if !errors.Is(in.err, io.EOF) && !errors.Is(in.err, io.ErrUnexpectedEOF) && !isReset(in.err) {
-					s.infra(fmt.Errorf("talk to the guest's agent: %w", in.err))
-				}
+				s.lost(in.err)
 				return
 			}
 			switch msg := in.m; {
 			case msg.Ready != nil && s.out.Ready == nil:
-				if msg.Ready.Version != wire.Version {
-					s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d", msg.Ready.Version, wire.Version))
+				if !s.ready(msg.Ready) {
 					return
 				}
-				s.out.Ready, s.out.Boot = msg.Ready, time.Since(s.started)
-				s.out.Notes = append(s.out.Notes, bounded(msg.Ready.Warnings)...)
 				if s.p.OnReady != nil {
 					s.p.OnReady(*msg.Ready)
 				}
@@ -704,6 +717,26 @@ func (s *session) look(f wire.File) {
 	s.out.Looks[s.p.Release.Arm.Look[i]] = string(f.Data)
 }
 
+// lost deals with the end of the control port. The VM is dying or the guest talks
+// nonsense; the first is explained by the exit cause and the log.
+func (s *session) lost(err error) {
+	s.awaitEnd(drainTimeout)
+	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !isReset(err) {
+		s.infra(fmt.Errorf("talk to the guest's agent: %w", err))
+	}
+}
+
+// ready notes that the agent is. It returns false for one of another protocol.
+func (s *session) ready(r *wire.Ready) bool {
+	if r.Version != wire.Version {
+		s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d", r.Version, wire.Version))
+		return false
+	}
+	s.out.Ready, s.out.Boot = r, time.Since(s.started)
+	s.out.Notes = append(s.out.Notes, bounded(r.Warnings)...)
+	return true
+}
+
 // stillness notices that a counter does not move any more.
 type stillness struct {
 	limit time.Duration
@@ -772,6 +805,9 @@ func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetche
 		s.out.EndMarker = ok
 	default:
 		s.infra(errors.New("the kernel log's end mark did not arrive: the log is not complete (is the console log level above 6?)"))
+	}
+	if s.forked {
+		return // it has synced, and nobody learns anything from another power-off
 	}
 	if err := send.Send(wire.Message{Shutdown: &wire.Shutdown{}}); err != nil {
 		return

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// Template is a guest that was booted and frozen when its agent was ready.
+// Programs with Program.From go on from there, each in a machine of its own, in
+// place of a boot. It may be used by several goroutines and is the caller's to
+// close, once the last Exec that uses it has begun.
+type Template struct {
+	vm    *vmtest.Template
+	ready wire.Ready
+	disks []*disk // as the guest had them when it was frozen
+	// boot is what the boot showed: splats, notes, how long it took. log is the
+	// kernel log until the freeze, in the file given by Program.Dir and Log.
+	boot Outcome
+	log  string
+}
+
+// Boot tells of the machine's boot: Splats, Panicked, Scanner, Notes, Ready,
+// Boot, Accel and Args are set.
+func (t *Template) Boot() Outcome { return t.boot }
+
+// Bytes is what the template occupies in the host's memory.
+func (t *Template) Bytes() int64 { return t.vm.Bytes() }
+
+// Close frees what the template occupies. Machines that were forked go on.
+func (t *Template) Close() error {
+	errs := []error{t.vm.Close()}
+	for _, d := range t.disks {
+		errs = append(errs, d.file.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// MakeTemplate boots a machine for programs like p, up to the moment at which
+// its agent is ready, and freezes it. p.Run, Stdin, Stdout and so on are not
+// used. The error is about this host, QEMU or the kernel; booting each machine
+// may still work, unless the Outcome, which tells of the boot in any case, has an
+// Infra or a splat.
+func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outcome, error) {
+	var out Outcome
+	began := time.Now()
+	prep, err := m.prepare(ctx, p)
+	if err != nil {
+		prep.close()
+		out.Infra = err
+		return nil, out, err
+	}
+	// All of it may be touched.
+	if need, have := prep.config.MemoryMiB+hostReserve, availableMiB(); have < need {
+		prep.close()
+		return nil, out, fmt.Errorf("keep a guest of %d MiB in memory: %d MiB are free", prep.config.MemoryMiB, have)
+	}
+	out.Prepare = time.Since(began)
+	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now()}
+	g.con = newConsole(g.nonce)
+	prep.config.Console, prep.config.Freezable = g.con, true
+	if g.vm, err = vmtest.Start(ctx, prep.config); err != nil {
+		prep.close()
+		out.Infra = fmt.Errorf("start the VM: %w", err)
+		return nil, out, out.Infra
+	}
+	defer g.vm.Close() //nolint:errcheck // how it ended is in Exit
+	t := &Template{disks: prep.disks, log: prep.config.ConsoleFile}
+	s := &session{m: m, p: p, guest: g, out: &out}
+	if s.quiesce(ctx) {
+		t.vm, err = g.vm.Freeze(ctx)
+	} else {
+		g.vm.Kill()
+	}
+	m.conclude(ctx, p, s)
+	if out.Infra == nil && out.Panicked {
+		out.Infra = errors.New("the kernel died before the agent was ready")
+	}
+	if err == nil {
+		err = out.Infra
+	}
+	if err != nil {
+		prep.close()
+		if t.vm != nil {
+			err = errors.Join(err, t.vm.Close())
+		}
+		return nil, out, err
+	}
+	t.boot, t.ready = out, *out.Ready
+	return t, out, nil
+}
+
+// quiesce waits for the agent and makes it quiet. It returns false when there is
+// nothing to freeze.
+func (s *session) quiesce(ctx context.Context) bool {
+	stop := make(chan struct{})
+	defer close(stop)
+	control := s.receive(stop)
+	send := wire.NewWriter(s.vm.Port(wire.PortControl))
+	if err := send.Send(wire.Message{Freeze: &wire.Freeze{}}); err != nil {
+		s.infra(fmt.Errorf("send a message to the guest: %w", err))
+		return false
+	}
+	limit := time.NewTimer(s.scale(bootTimeout))
+	defer limit.Stop()
+	for {
+		select {
+		case in := <-control:
+			switch {
+			case in.err != nil:
+				s.lost(in.err)
+				return false
+			case in.m.Ready != nil && s.out.Ready == nil:
+				if !s.ready(in.m.Ready) {
+					return false
+				}
+			case in.m.Frozen != nil && s.out.Ready != nil:
+				return true
+			case in.m.Fault != nil:
+				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(in.m.Fault.Message)))
+				return false
+			default:
+				s.infra(errors.New("talk to the guest's agent: a message out of order"))
+				return false
+			}
+		case <-s.vm.Done():
+			return false
+		case <-ctx.Done():
+			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
+			return false
+		case <-limit.C:
+			s.overtime("boot", send, nil, nil)
+			return false
+		}
+	}
+}
+
+// guest is one VM and what belongs to it on the host.
+type guest struct {
+	vm      *vmtest.VM
+	con     *console
+	nonce   string
+	disks   []*disk
+	started time.Time
+	forked  bool
+}
+
+// close ends the VM and lets its disks go.
+func (g *guest) close() {
+	if g == nil {
+		return
+	}
+	if g.vm != nil {
+		_ = g.vm.Close() // how it ended is in Exit
+	}
+	for _, d := range g.disks {
+		_ = d.file.Close()
+	}
+}
+
+// check runs the disks' checks, once the guest is gone.
+func (g *guest) check(ctx context.Context) []DiskCheck {
+	var out []DiskCheck
+	for _, d := range g.disks {
+		if len(d.spec.Fsck) > 0 {
+			out = append(out, d.check(ctx))
+		}
+	}
+	return out
+}
+
+// fork starts a machine from the template, whose log is called so in dir. It
+// waits for its first message then, as long as one likes.
+func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*guest, error) {
+	g := &guest{nonce: rand.Text(), started: time.Now(), forked: true}
+	g.con = newConsole(g.nonce)
+	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(dir, log), Console: g.con, Log: m.Log}
+	for _, d := range t.disks {
+		c, err := d.clone(dir)
+		if err != nil {
+			g.close()
+			return nil, err
+		}
+		g.disks = append(g.disks, c)
+		fc.Disks = append(fc.Disks, vmtest.Disk{File: c.file, Serial: c.spec.Name})
+	}
+	var err error
+	if g.vm, err = vmtest.Fork(ctx, t.vm, fc); err != nil {
+		g.close()
+		return nil, fmt.Errorf("fork the VM: %w", err)
+	}
+	return g, nil
+}
+
+// thaw makes the machine another one than its siblings, whatever comes next.
+func (g *guest) thaw(send *wire.Writer) error {
+	seed := make([]byte, wire.SeedSize)
+	_, _ = rand.Read(seed) // never fails
+	return send.Send(wire.Message{Thaw: &wire.Thaw{
+		ID: strings.ToLower(g.nonce[:8]), UnixNS: time.Now().UnixNano(), Seed: seed,
+	}})
+}
+
+// clone returns a copy of the disk, of the same name and as sparse.
+func (d *disk) clone(dir string) (*disk, error) {
+	f, err := os.CreateTemp(dir, ".disk-*")
+	if err != nil {
+		return nil, fmt.Errorf("copy disk %s: %w", d.spec.Name, err)
+	}
+	_ = os.Remove(f.Name())
+	if err := copySparse(f, d.file); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("copy disk %s: %w", d.spec.Name, err)
+	}
+	return &disk{spec: d.spec, file: f}, nil
+}
+
+// copySparse makes to, which is empty, a copy of from: sharing its blocks where
+// the file system can, otherwise with its holes.
+func copySparse(to, from *os.File) error {
+	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
+		return nil
+	}
+	st, err := from.Stat()
+	if err != nil {
+		return err
+	}
+	if err := to.Truncate(st.Size()); err != nil {
+		return err
+	}
+	var end int64
+	for {
+		// lseek(2): the next data, and where it ends. By the raw call, because the
+		// offset is shared by everybody who has the file open.
+		begin, err := unix.Seek(int(from.Fd()), end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if end, err = unix.Seek(int(from.Fd()), begin, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(to, begin), io.NewSectionReader(from, begin, end-begin)); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// forkedProgram is a run of the suite testdata/forked.
+func forkedProgram(tb testing.TB, m *runner.Machine) runner.Program {
+	tb.Helper()
+	bin := goBuild(tb, "test", "-c", "-ldflags=-s -w", "./testdata/forked")
+	s, err := runner.Describe(tb.Context(), bin)
+	assert.NilError(tb, err)
+	return runner.Program{
+		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: tb.TempDir(),
+		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
+	}
+}
+
+// facts are the lines of TestFacts.
+func facts(tb testing.TB, out []byte) map[string]string {
+	tb.Helper()
+	all := map[string]string{}
+	for line := range strings.Lines(string(out)) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), "fact "); ok {
+			key, value, _ := strings.Cut(rest, " ")
+			all[key] = value
+		}
+	}
+	return all
+}
+
+// TestTemplate runs two machines of one template at the same time, and a third
+// one later, and compares them.
+func TestTemplate(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	p := forkedProgram(t, m)
+	tmpl, boot, err := m.MakeTemplate(t.Context(), p)
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.NilError(t, tmpl.Close()) })
+	assert.Equal(t, len(boot.Splats), 0)
+	t.Logf("boot %v, template of %d MiB", boot.Boot, tmpl.Bytes()>>20)
+	bootLog, err := os.ReadFile(filepath.Join(p.Dir, "console.log"))
+	assert.NilError(t, err)
+
+	var seen []map[string]string
+	run := func(i int) map[string]string {
+		var out bytes.Buffer
+		p := p
+		p.From, p.Log, p.Stdout = tmpl, fmt.Sprintf("console-%d.log", i), &out
+		began := time.Now()
+		o := m.Exec(t.Context(), p)
+		assert.Check(t, o.Infra == nil && o.EndMarker && o.Exited.Code == 0 && len(o.Splats) == 0 && o.Scanner == "", "%+v\n%s", o, out.Bytes())
+		assert.Check(t, len(o.Notes) == 0, "%q", o.Notes)
+		t.Logf("%d: prepare %v, ready after %v, output after %v, all %v", i, o.Prepare, o.Boot, o.First, time.Since(began))
+		log, err := os.ReadFile(filepath.Join(p.Dir, p.Log))
+		assert.Check(t, err == nil)
+		assert.Check(t, bytes.Contains(log, []byte(wire.ForkMark(""))), "%s", log)
+		assert.Check(t, !bytes.Contains(log, []byte("Linux version")), "the boot's log is the template's")
+		assert.Check(t, !bytes.Contains(log, []byte("clocksource")), "%s", log)
+		f := facts(t, out.Bytes())
+		wall, _ := strconv.ParseInt(f["wall"], 10, 64)
+		age := time.Since(time.Unix(0, wall))
+		assert.Check(t, age > 0 && age < time.Since(began), "the clock is off by %v", age)
+		slept, _ := strconv.Atoi(f["slept"])
+		assert.Check(t, slept >= 700, "%d ms", slept)
+		assert.Check(t, f["network"] == "hello" && f["disk"] == "00000000", "%v", f)
+		return f
+	}
+	var wg sync.WaitGroup
+	seen = make([]map[string]string, 3)
+	for i := range 2 {
+		wg.Go(func() { seen[i] = run(i) })
+	}
+	wg.Wait()
+	seen[2] = run(2)
+	t.Log(seen)
+	for _, key := range []string{"random", "uuid", "hostname", "wall"} {
+		assert.Check(t, len(seen[0][key]) > 0)
+		for i := range seen {
+			assert.Check(t, seen[i][key] != seen[(i+1)%3][key], "%s of two machines is %s", key, seen[i][key])
+		}
+	}
+	again, err := os.ReadFile(filepath.Join(p.Dir, "console.log"))
+	assert.NilError(t, err)
+	assert.Assert(t, bytes.Equal(again, bootLog))
+}
