@@ -514,8 +514,16 @@ func (r *relay) wait(n int64, limit time.Duration) error {
 	}
 }
 
-func (s *session) relay(port string, w io.Writer) *relay {
+// relay passes on what comes from a port; had is what was said before.
+func (s *session) relay(port string, w io.Writer, had []byte) *relay {
 	r := &relay{change: make(chan struct{})}
+	if len(had) > 0 {
+		if w != nil {
+			_, r.werr = w.Write(had)
+		}
+		r.keepTail(had)
+		r.add(len(had))
+	}
 	from := s.vm.Port(port)
 	go func() {
 		buf := make([]byte, 64<<10)
@@ -578,31 +586,56 @@ func (s *session) scale(d time.Duration) time.Duration {
 	return d
 }
 
-// run drives the agent until the VM is gone or has to go.
-func (s *session) run(ctx context.Context) {
-	stop := make(chan struct{})
-	defer close(stop)
-	stdout := s.relay(wire.PortStdout, s.p.Stdout)
-	stderr := s.relay(wire.PortStderr, s.p.Stderr)
-	control := s.receive(stop)
-	send := wire.NewWriter(s.vm.Port(wire.PortControl))
-	files := newFetcher(s.p.Fetch)
-	defer files.abandon()
-
+// job is the message that starts the program.
+func (s *session) job() *wire.Run {
 	run := s.p.Run
 	run.Nonce, run.Stdin = s.nonce, s.p.Stdin != nil
 	for _, f := range s.p.Fetch {
 		run.Fetch = append(run.Fetch, f.Guest)
 	}
+	return &run
+}
+
+// letGo is the message that lets a held program go on, under this run's nonce.
+func (s *session) letGo() *wire.Release {
+	var rel wire.Release
+	if s.p.Release != nil {
+		rel = *s.p.Release
+	}
+	rel.Nonce = s.nonce
+	return &rel
+}
+
+// run drives the agent until the VM is gone or has to go.
+func (s *session) run(ctx context.Context) {
+	stop := make(chan struct{})
+	defer close(stop)
+	var had Template // what a held program said
+	if s.from != nil {
+		had = *s.from
+	}
+	stdout := s.relay(wire.PortStdout, s.p.Stdout, had.stdout)
+	stderr := s.relay(wire.PortStderr, s.p.Stderr, had.stderr)
+	control := s.receive(stop)
+	send := wire.NewWriter(s.vm.Port(wire.PortControl))
+	files := newFetcher(s.p.Fetch)
+	defer files.abandon()
+
 	// Sent before the guest can read it: it waits in the socket, and the
 	// program starts without another round trip.
-	if s.forked {
+	first := wire.Message{Run: s.job()}
+	held := false // let go
+	if s.from != nil {
 		if err := s.thaw(send); err != nil {
 			s.infra(fmt.Errorf("wake the guest: %w", err))
 			return
 		}
+		if held = s.from.held; held {
+			first = wire.Message{Release: s.letGo()}
+			s.pid = s.from.pid
+		}
 	}
-	if err := send.Send(wire.Message{Run: &run}); err != nil {
+	if err := send.Send(first); err != nil {
 		s.infra(fmt.Errorf("send the job to the guest: %w", err))
 		return
 	}
@@ -615,7 +648,6 @@ func (s *session) run(ctx context.Context) {
 	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
 	defer quiet.stop()
 	signals, resize := s.p.Signals, s.p.Resize
-	held := false
 	for {
 		select {
 		case in := <-control:
@@ -639,11 +671,7 @@ func (s *session) run(ctx context.Context) {
 				s.pid = msg.Started.PID
 			case msg.Held != nil && s.p.Run.Hold != "" && !held:
 				held = true
-				rel := s.p.Release
-				if rel == nil {
-					rel = &wire.Release{}
-				}
-				if err := send.Send(wire.Message{Release: rel}); err != nil {
+				if err := send.Send(wire.Message{Release: s.letGo()}); err != nil {
 					s.infra(fmt.Errorf("let the program go on: %w", err))
 					return
 				}
@@ -806,7 +834,7 @@ func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetche
 	default:
 		s.infra(errors.New("the kernel log's end mark did not arrive: the log is not complete (is the console log level above 6?)"))
 	}
-	if s.forked {
+	if s.from != nil {
 		return // it has synced, and nobody learns anything from another power-off
 	}
 	if err := send.Send(wire.Message{Shutdown: &wire.Shutdown{}}); err != nil {

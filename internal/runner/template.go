@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -19,9 +20,9 @@ import (
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
-// Template is a guest that was booted and frozen when its agent was ready.
-// Programs with Program.From go on from there, each in a machine of its own, in
-// place of a boot. It may be used by several goroutines and is the caller's to
+// Template is a guest that was booted and frozen: when its agent was ready, or
+// when a program in it was held (Run.Hold). Programs with Program.From go on from
+// there, each in a machine of its own, in place of a boot. It may be used by several goroutines and is the caller's to
 // close, once the last Exec that uses it has begun.
 type Template struct {
 	vm    *vmtest.Template
@@ -31,6 +32,11 @@ type Template struct {
 	// kernel log until the freeze, in the file given by Program.Dir and Log.
 	boot Outcome
 	log  string
+	// held says that the program runs and is held, with this process ID; what it
+	// had printed before, its siblings have too.
+	held           bool
+	pid            int
+	stdout, stderr []byte
 }
 
 // Boot tells of the machine's boot: Splats, Panicked, Scanner, Notes, Ready,
@@ -50,8 +56,10 @@ func (t *Template) Close() error {
 }
 
 // MakeTemplate boots a machine for programs like p, up to the moment at which
-// its agent is ready, and freezes it. p.Run, Stdin, Stdout and so on are not
-// used. The error is about this host, QEMU or the kernel; booting each machine
+// its agent is ready, and freezes it; with p.Run.Hold up to the moment at which
+// the program is held, within Timeout. Such a program has no standard input, and
+// its siblings differ in their Release alone, and in what is done with what they
+// print. Otherwise p.Run is not used. The error is about this host, QEMU or the kernel; booting each machine
 // may still work, unless the Outcome, which tells of the boot in any case, has an
 // Infra or a splat.
 func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outcome, error) {
@@ -62,6 +70,10 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 		prep.close()
 		out.Infra = err
 		return nil, out, err
+	}
+	if p.Run.Hold != "" && p.Stdin != nil {
+		prep.close()
+		return nil, out, errors.New("freeze a held program: it cannot have a standard input")
 	}
 	// All of it may be touched.
 	if need, have := prep.config.MemoryMiB+hostReserve, availableMiB(); have < need {
@@ -80,7 +92,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	defer g.vm.Close() //nolint:errcheck // how it ended is in Exit
 	t := &Template{disks: prep.disks, log: prep.config.ConsoleFile}
 	s := &session{m: m, p: p, guest: g, out: &out}
-	if s.quiesce(ctx) {
+	if s.quiesce(ctx, t) {
 		t.vm, err = g.vm.Freeze(ctx)
 	} else {
 		g.vm.Kill()
@@ -103,34 +115,79 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	return t, out, nil
 }
 
-// quiesce waits for the agent and makes it quiet. It returns false when there is
-// nothing to freeze.
-func (s *session) quiesce(ctx context.Context) bool {
+// maxHeldOutput bounds what a program may print before it is held, in bytes.
+const maxHeldOutput = 1 << 20
+
+// quiesce waits for the agent, and for the program where it is to be held, and
+// makes the machine quiet. It returns false when there is nothing to freeze.
+func (s *session) quiesce(ctx context.Context, t *Template) bool {
 	stop := make(chan struct{})
 	defer close(stop)
+	var stdout, stderr bytes.Buffer
+	out, errs := s.relay(wire.PortStdout, &stdout, nil), s.relay(wire.PortStderr, &stderr, nil)
 	control := s.receive(stop)
 	send := wire.NewWriter(s.vm.Port(wire.PortControl))
-	if err := send.Send(wire.Message{Freeze: &wire.Freeze{}}); err != nil {
-		s.infra(fmt.Errorf("send a message to the guest: %w", err))
+	tell := func(m wire.Message) bool {
+		err := send.Send(m)
+		if err != nil {
+			s.infra(fmt.Errorf("send a message to the guest: %w", err))
+		}
+		return err == nil
+	}
+	first := wire.Message{Freeze: &wire.Freeze{}}
+	if s.p.Run.Hold != "" {
+		first = wire.Message{Run: s.job()}
+	}
+	if !tell(first) {
 		return false
 	}
 	limit := time.NewTimer(s.scale(bootTimeout))
 	defer limit.Stop()
+	phase := "boot"
 	for {
 		select {
 		case in := <-control:
-			switch {
+			switch msg := in.m; {
 			case in.err != nil:
 				s.lost(in.err)
 				return false
-			case in.m.Ready != nil && s.out.Ready == nil:
-				if !s.ready(in.m.Ready) {
+			case msg.Ready != nil && s.out.Ready == nil:
+				if !s.ready(msg.Ready) {
 					return false
 				}
-			case in.m.Frozen != nil && s.out.Ready != nil:
+				phase = "run"
+				if limit.Stop(); s.p.Timeout > 0 {
+					limit.Reset(s.p.Timeout)
+				}
+			case msg.Started != nil:
+				t.pid = msg.Started.PID
+			case msg.Held != nil && s.p.Run.Hold != "" && !t.held:
+				t.held = true
+				if !tell(wire.Message{Freeze: &wire.Freeze{}}) {
+					return false
+				}
+			case msg.Frozen != nil && s.out.Ready != nil && t.held == (s.p.Run.Hold != ""):
+				for _, r := range []struct {
+					r *relay
+					n int64
+				}{{out, msg.Frozen.Stdout}, {errs, msg.Frozen.Stderr}} {
+					if r.n > maxHeldOutput {
+						s.infra(fmt.Errorf("freeze a held program: it printed %d bytes before it was held, more than %d", r.n, maxHeldOutput))
+						return false
+					}
+					if err := r.r.wait(r.n, s.scale(drainTimeout)); err != nil {
+						s.infra(err)
+						return false
+					}
+				}
+				t.stdout, t.stderr = stdout.Bytes(), stderr.Bytes()
 				return true
-			case in.m.Fault != nil:
-				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(in.m.Fault.Message)))
+			case msg.Exited != nil && s.p.Run.Hold != "":
+				s.out.Exited = msg.Exited
+				s.infra(fmt.Errorf("freeze a held program: it ended before it was held: status %d %s", msg.Exited.Code, oneLine(msg.Exited.Err)))
+				return false
+			case msg.Fault != nil:
+				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(msg.Fault.Message)))
 				return false
 			default:
 				s.infra(errors.New("talk to the guest's agent: a message out of order"))
@@ -142,7 +199,7 @@ func (s *session) quiesce(ctx context.Context) bool {
 			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
 			return false
 		case <-limit.C:
-			s.overtime("boot", send, nil, nil)
+			s.overtime(phase, send, out, errs)
 			return false
 		}
 	}
@@ -155,7 +212,7 @@ type guest struct {
 	nonce   string
 	disks   []*disk
 	started time.Time
-	forked  bool
+	from    *Template // what it was forked from, or nil
 }
 
 // close ends the VM and lets its disks go.
@@ -185,7 +242,7 @@ func (g *guest) check(ctx context.Context) []DiskCheck {
 // fork starts a machine from the template, whose log is called so in dir. It
 // waits for its first message then, as long as one likes.
 func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*guest, error) {
-	g := &guest{nonce: rand.Text(), started: time.Now(), forked: true}
+	g := &guest{nonce: rand.Text(), started: time.Now(), from: t}
 	g.con = newConsole(g.nonce)
 	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(dir, log), Console: g.con, Log: m.Log}
 	for _, d := range t.disks {
@@ -205,7 +262,7 @@ func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*gues
 	return g, nil
 }
 
-// thaw makes the machine another one than its siblings, whatever comes next.
+// thaw makes the machine another one than its siblings, before anything else.
 func (g *guest) thaw(send *wire.Writer) error {
 	seed := make([]byte, wire.SeedSize)
 	_, _ = rand.Read(seed) // never fails

@@ -46,12 +46,37 @@ func facts(tb testing.TB, out []byte) map[string]string {
 }
 
 // TestTemplate runs two machines of one template at the same time, and a third
-// one later, and compares them.
+// one later, and compares them: once of a machine that is ready, and once of one
+// whose program stands still just before its tests.
 func TestTemplate(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
 	m := &runner.Machine{Cache: c}
 	p := forkedProgram(t, m)
+	t.Run("ready", func(t *testing.T) {
+		p := p
+		p.Dir = t.TempDir()
+		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
+	})
+	t.Run("held", func(t *testing.T) {
+		p := p
+		p.Dir = t.TempDir()
+		p.Run.Hold = wire.HoldStop
+		p.Run.Env = append(p.Run.Env, runner.HoldEnv+"=1")
+		// The program's own generators, from which temporary names come, are as
+		// they were when it was held.
+		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall"})
+	})
+	t.Run("ends before it is held", func(t *testing.T) {
+		p := p
+		p.Dir = t.TempDir()
+		p.Run.Hold = wire.HoldStop
+		_, _, err := m.MakeTemplate(t.Context(), p)
+		assert.ErrorContains(t, err, "it ended before it was held: status 0")
+	})
+}
+
+func testTemplate(t *testing.T, m *runner.Machine, p runner.Program, differ []string) {
 	tmpl, boot, err := m.MakeTemplate(t.Context(), p)
 	assert.NilError(t, err)
 	t.Cleanup(func() { assert.NilError(t, tmpl.Close()) })
@@ -59,8 +84,8 @@ func TestTemplate(t *testing.T) {
 	t.Logf("boot %v, template of %d MiB", boot.Boot, tmpl.Bytes()>>20)
 	bootLog, err := os.ReadFile(filepath.Join(p.Dir, "console.log"))
 	assert.NilError(t, err)
+	assert.Assert(t, bytes.Contains(bootLog, []byte("Linux version")))
 
-	var seen []map[string]string
 	run := func(i int) map[string]string {
 		var out bytes.Buffer
 		p := p
@@ -69,7 +94,7 @@ func TestTemplate(t *testing.T) {
 		o := m.Exec(t.Context(), p)
 		assert.Check(t, o.Infra == nil && o.EndMarker && o.Exited.Code == 0 && len(o.Splats) == 0 && o.Scanner == "", "%+v\n%s", o, out.Bytes())
 		assert.Check(t, len(o.Notes) == 0, "%q", o.Notes)
-		t.Logf("%d: prepare %v, ready after %v, output after %v, all %v", i, o.Prepare, o.Boot, o.First, time.Since(began))
+		t.Logf("%d: ready after %v, output after %v, all %v", i, o.Boot, o.First, time.Since(began))
 		log, err := os.ReadFile(filepath.Join(p.Dir, p.Log))
 		assert.Check(t, err == nil)
 		assert.Check(t, bytes.Contains(log, []byte(wire.ForkMark(""))), "%s", log)
@@ -81,21 +106,19 @@ func TestTemplate(t *testing.T) {
 		assert.Check(t, age > 0 && age < time.Since(began), "the clock is off by %v", age)
 		slept, _ := strconv.Atoi(f["slept"])
 		assert.Check(t, slept >= 700, "%d ms", slept)
-		assert.Check(t, f["network"] == "hello" && f["disk"] == "00000000", "%v", f)
+		assert.Check(t, f["begun"] == "once" && f["network"] == "hello" && f["disk"] == "00000000", "%v", f)
 		return f
 	}
 	var wg sync.WaitGroup
-	seen = make([]map[string]string, 3)
+	seen := make([]map[string]string, 3)
 	for i := range 2 {
 		wg.Go(func() { seen[i] = run(i) })
 	}
 	wg.Wait()
 	seen[2] = run(2)
-	t.Log(seen)
-	for _, key := range []string{"random", "uuid", "hostname", "wall"} {
-		assert.Check(t, len(seen[0][key]) > 0)
+	for _, key := range differ {
 		for i := range seen {
-			assert.Check(t, seen[i][key] != seen[(i+1)%3][key], "%s of two machines is %s", key, seen[i][key])
+			assert.Check(t, seen[i][key] != "" && seen[i][key] != seen[(i+1)%3][key], "%s of two machines is %q", key, seen[i][key])
 		}
 	}
 	again, err := os.ReadFile(filepath.Join(p.Dir, "console.log"))

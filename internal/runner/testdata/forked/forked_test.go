@@ -19,6 +19,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("KVMRUN_GUEST") != "" {
+		fmt.Println("fact begun once")
+	}
 	testmain.Run(m, suites.Spec{Name: "forked", Modules: []string{"virtio_blk"}, Disks: []suites.Disk{{Name: "scratch", SizeMiB: 16}}}, nil)
 }
 
