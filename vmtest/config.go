@@ -89,6 +89,13 @@ type Config struct {
 	// of the host's that has no name and counts as shared (tmpfs). It makes no
 	// other difference to the guest.
 	Freezable bool
+	// OnEnd, when set, is called when the guest has ended itself by a power-off
+	// or a reset, that after a panic included: the machine is paused then, its
+	// memory can be read ([VM.Dump]), and it ends when OnEnd returns. It runs
+	// on a goroutine of its own, maybe before Start has returned. A machine
+	// with OnEnd also has QEMU's vmcoreinfo device, by which the guest's kernel
+	// says how its memory is to be read. Forks inherit it.
+	OnEnd func(*VM)
 	// ConsoleFile gets every byte of the serial console before anybody else
 	// sees it. It is created with mode 0644, or truncated. Required.
 	ConsoleFile string

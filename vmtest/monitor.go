@@ -4,6 +4,8 @@ package vmtest
 
 import (
 	"context"
+	"fmt"
+	"path/filepath"
 
 	"github.com/kvmrun/kvmrun/vmtest/internal/monitor"
 )
@@ -34,6 +36,36 @@ func (vm *VM) Monitor() Monitor { return Monitor{vm.monitor} }
 // that is nil. A refusal is a [*MonitorError].
 func (m Monitor) Run(ctx context.Context, command string, arguments, result any) error {
 	return m.m.Execute(ctx, command, arguments, result)
+}
+
+// DumpFormat is the format of a memory dump, in QEMU's words.
+type DumpFormat string
+
+// The formats that crash(8) and drgn read: an ELF core, and makedumpfile's own,
+// which leaves out zero pages and compresses the others.
+const (
+	DumpELF   DumpFormat = "elf"
+	DumpKdump DumpFormat = "kdump-zlib"
+)
+
+// Dump writes all of the guest's memory to a new file of the host's (absolute
+// path), with its processors' registers. The guest stands still meanwhile. An
+// ELF dump is as large as the memory. When ctx ends first, or on any other
+// error, a part of the file may be left.
+//
+// The dump has the VMCOREINFO note that its readers want if Config.OnEnd is set
+// and the guest's kernel has CONFIG_FW_CFG_SYSFS, as a module loaded.
+func (vm *VM) Dump(ctx context.Context, file string, format DumpFormat) error {
+	if !filepath.IsAbs(file) {
+		return fmt.Errorf("dump the guest's memory: %s is not an absolute path", file)
+	}
+	err := vm.monitor.Execute(ctx, "dump-guest-memory", map[string]any{
+		"paging": false, "protocol": "file:" + file, "format": string(format),
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("dump the guest's memory to %s: %w", file, err)
+	}
+	return nil
 }
 
 // Events returns QEMU's events from now on, until ctx or the machine ends; then

@@ -164,6 +164,7 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 	spec := args.Spec{
 		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
 		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
+		Inspect: c.OnEnd != nil,
 	}
 	switch {
 	case from != nil:
@@ -319,7 +320,19 @@ func (vm *VM) event(e monitor.Event) {
 	case "SHUTDOWN":
 		if r, ok := e.Data["reason"].(string); ok && vm.reason == "" {
 			vm.reason = r
+			if vm.config.OnEnd != nil && r != "host-qmp-quit" {
+				go vm.ending()
+			}
 		}
+	}
+}
+
+// ending lets the owner look at a machine that its guest has ended.
+func (vm *VM) ending() {
+	vm.config.OnEnd(vm)
+	// It answers, or it is gone: nobody has to wait for that here.
+	if err := vm.Quit(context.Background()); err != nil {
+		vm.Kill()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -72,6 +73,45 @@ func TestGuestEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDump reads the memory of a guest that has panicked.
+func TestDump(t *testing.T) {
+	c := needKernel(t, "sysrq-c")
+	c.Initrd = initrd(t, "qemu_fw_cfg")
+	file := filepath.Join(t.TempDir(), "core")
+	var dumped, again error
+	calls := 0
+	c.OnEnd = func(vm *vmtest.VM) {
+		calls++
+		dumped = vm.Dump(t.Context(), file, vmtest.DumpELF)
+		again = vm.Dump(t.Context(), "relative", vmtest.DumpELF)
+	}
+	exit := start(t, t.Context(), c).Wait()
+	assert.Equal(t, exit.Cause, vmtest.Reset, "%+v", exit)
+	assert.Equal(t, calls, 1)
+	assert.NilError(t, dumped)
+	assert.ErrorContains(t, again, "relative is not an absolute path")
+
+	core, err := elf.Open(file)
+	assert.NilError(t, err)
+	defer core.Close()
+	assert.Equal(t, core.Type, elf.ET_CORE)
+	memory := uint64(0)
+	var notes []byte
+	for _, p := range core.Progs {
+		switch p.Type {
+		case elf.PT_LOAD:
+			memory += p.Filesz
+		case elf.PT_NOTE:
+			b, err := io.ReadAll(p.Open())
+			assert.NilError(t, err)
+			notes = append(notes, b...)
+		}
+	}
+	assert.Assert(t, memory >= vmtest.DefaultMemoryMiB<<20, "%d bytes of memory", memory)
+	assert.Assert(t, bytes.Contains(notes, []byte("VMCOREINFO\x00")))
+	assert.Assert(t, bytes.Contains(notes, []byte("OSRELEASE=")))
 }
 
 // checkKernelLog checks that the log begins with the kernel's first line and

@@ -133,6 +133,9 @@ type Spec struct {
 	Ports     []Port
 	QMP       int // inherited, connected stream socket
 	Console   int // inherited write end of a pipe
+	// Inspect keeps a machine that its guest has ended, paused, and lets the
+	// guest's kernel say where a reader of its memory has to begin.
+	Inspect bool
 	// Memory, when not nil, is where the guest's memory is.
 	Memory *Memory
 	// Incoming, when not nil, makes a machine that waits for the monitor's
@@ -156,6 +159,10 @@ func Build(s Spec) []Arg {
 	if s.Memory != nil {
 		machine += ",memory-backend=mem"
 	}
+	action := "reboot=shutdown,panic=none"
+	if s.Inspect {
+		action += ",shutdown=pause"
+	}
 	list := []Arg{
 		Flag("nodefaults"),
 		Flag("no-user-config"),
@@ -169,7 +176,7 @@ func Build(s Spec) []Arg {
 		// panic reported by a pvpanic device is only noted: the kernel must be
 		// able to print the rest of its report, and reboots by itself
 		// (panic=-1).
-		Unique("action", "reboot=shutdown,panic=none"),
+		Unique("action", action),
 	}
 	list = append(list, source(s)...)
 	if s.Memory != nil {
@@ -195,6 +202,9 @@ func Build(s Spec) []Arg {
 		Repeat("device", "rng", opts("virtio-rng-pci", "id", "rng")),
 		Repeat("device", "panic", opts("pvpanic", "id", "panic")),
 	)
+	if s.Inspect {
+		list = append(list, Repeat("device", "vmcoreinfo", opts("vmcoreinfo", "id", "vmcoreinfo")))
+	}
 	if len(s.Ports) > 0 {
 		// Port 0 is reserved for a console device, so the first is number 1.
 		list = append(list, Repeat("device", "ports", opts("virtio-serial-pci", "id", "ports",

@@ -20,6 +20,7 @@ func TestBuild(t *testing.T) {
 
 	for name, change := range map[string]func(*args.Spec){
 		"minimal": func(*args.Spec) {},
+		"inspect": func(s *args.Spec) { s.Inspect = true },
 		"kvm":     func(s *args.Spec) { s.Accel = args.KVM; s.CPUs = 4 },
 		"chosen": func(s *args.Spec) {
 			s.Machine, s.CPU, s.Initrd = "pc", "qemu64", "/k/initrd, odd.cpio"
