@@ -41,8 +41,9 @@ func (m Monitor) Run(ctx context.Context, command string, arguments, result any)
 // DumpFormat is the format of a memory dump, in QEMU's words.
 type DumpFormat string
 
-// The formats that crash(8) and drgn read: an ELF core, and makedumpfile's own,
-// which leaves out zero pages and compresses the others.
+// Formats of memory dumps: an ELF core, which crash(8) and drgn read, and
+// makedumpfile's own in its flattened form, which leaves out zero pages and
+// compresses the others, for crash, and for drgn where it has libkdumpfile.
 const (
 	DumpELF   DumpFormat = "elf"
 	DumpKdump DumpFormat = "kdump-zlib"

@@ -240,3 +240,32 @@ func TestExecPython(t *testing.T) {
 	assert.Equal(t, got.code, 0, "%s", got.stderr)
 	assert.Equal(t, got.stdout, "42\n")
 }
+
+// TestExecVMCore: the memory of a kernel that panicked, and of one whose program
+// hangs, is in a file that is named.
+func TestExecVMCore(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		flags   []string
+		program string
+		magic   string
+	}{
+		{[]string{"-vmcore"}, "echo c > /proc/sysrq-trigger", "\x7fELF"},
+		{[]string{"-vmcore=kdump-zlib", "-timeout", "2s"}, "sleep 1000", "makedumpfile\x00"}, // in its flattened form
+	} {
+		dir := t.TempDir()
+		args := append([]string{"exec", "-o", dir, "-memory", "256"}, c.flags...)
+		got := finish(t, command(t, append(args, "--", "sh", "-c", c.program)...))
+		assert.Equal(t, got.code, 1, "%s", got.stderr)
+		path := filepath.Join(dir, "vmcore")
+		assert.Check(t, is.Contains(got.stderr, "for crash and drgn): "+path))
+		core, err := os.ReadFile(path)
+		assert.NilError(t, err)
+		assert.Check(t, bytes.HasPrefix(core, []byte(c.magic)))
+		assert.Check(t, bytes.Contains(core[:1<<20], []byte("VMCOREINFO\x00")))
+		assert.Check(t, bytes.Contains(core[:1<<20], []byte("OSRELEASE=")))
+	}
+	got := finish(t, command(t, "exec", "-vmcore=zip", "--", "true"))
+	assert.Equal(t, got.code, 2)
+	assert.Check(t, is.Contains(got.stderr, "want elf or kdump-zlib"))
+}

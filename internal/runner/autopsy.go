@@ -33,6 +33,7 @@ const (
 // registers. All goes into autopsy.txt, under the reason why; the essence, to be
 // added to that reason, is returned.
 func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) (essence string) {
+	s.core.dump(s.vm) // before anybody has touched it
 	s.con.beginAutopsy()
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(5*answerLimit))
 	defer cancel()
@@ -73,9 +74,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 	}...) {
 		fmt.Fprintf(&b, "\n== %s\n%s\n", sec.title, sec.text)
 	}
-	// console-2.log has its autopsy-2.txt.
-	name := "autopsy" + strings.TrimSuffix(strings.TrimPrefix(s.p.log(), "console"), ".log") + ".txt"
-	file := filepath.Join(s.p.Dir, name)
+	file := filepath.Join(s.p.Dir, s.p.beside("autopsy", ".txt"))
 	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
 		s.out.Notes = append(s.out.Notes, fmt.Sprintf("write the autopsy: %v", err))
 	} else {

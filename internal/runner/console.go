@@ -41,11 +41,10 @@ type console struct {
 	dropped int // reports over maxSplats
 	marks   []mark
 	expects []expectation
-	// onTest, when set, is told that a test has begun. It must not block.
-	onTest func(test string)
-	end    string // what the end mark looks like, "" before it is known
-	ended  chan struct{}
-	err    error // of the scanner
+	onTest  func(test string) // see tell
+	end     string            // what the end mark looks like, "" before it is known
+	ended   chan struct{}
+	err     error // of the scanner
 	// autopsy is where the log's part begins that the host provoked itself,
 	// negative before there is one: its reports are no findings. post keeps
 	// what came since, bounded.
@@ -148,6 +147,13 @@ func (c *console) endLine() {
 			c.expects = append(c.expects, expectation{offset: c.offset, test: test, title: title})
 		}
 	}
+}
+
+// tell names who is told that a test has begun. It must not block.
+func (c *console) tell(onTest func(test string)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onTest = onTest
 }
 
 // beginAutopsy marks the point from which on the kernel talks because the host

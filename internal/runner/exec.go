@@ -40,7 +40,10 @@ type Machine struct {
 	MemoryMiB, CPUs int
 	// Allow names the splats that fail nothing; nil is none.
 	Allow *oops.AllowList
-	Log   *slog.Logger // nil logs nothing
+	// VMCore asks for memory dumps of guests that hang or die, beside their
+	// kernel logs.
+	VMCore CoreFormat
+	Log    *slog.Logger // nil logs nothing
 	// Progress, when set, is told in a few words what takes long. It may be
 	// called from several goroutines.
 	Progress func(string)
@@ -203,21 +206,31 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 
 // begin starts the machine for a program.
 func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
-	if p.From != nil {
+	if p.From != nil && m.VMCore == "" {
 		g, err := p.From.fork(ctx, m, p.Dir, p.log())
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
 		out.Notes = append(out.Notes, m.remark(fmt.Sprintf("booting VMs that could not be forked: %v", err))...)
 	}
+	var c *core
+	if m.VMCore != "" {
+		modules, remark := coreModules(p.Kernel)
+		p.Modules = append(slices.Clone(p.Modules), modules...)
+		out.Notes = append(out.Notes, m.remark(remark)...)
+		c = &core{format: m.VMCore, file: filepath.Join(p.Dir, p.beside("vmcore", "")), gone: make(chan struct{})}
+	}
 	prep, err := m.prepare(ctx, p)
 	if err != nil {
 		prep.close()
 		return nil, err
 	}
-	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now()}
+	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now(), core: c}
 	g.con = newConsole(g.nonce)
 	prep.config.Console = g.con
+	if c != nil {
+		prep.config.OnEnd = c.onEnd
+	}
 	if g.vm, err = vmtest.Start(ctx, prep.config); err != nil {
 		g.close()
 		return nil, fmt.Errorf("start the VM: %w", err)
@@ -228,8 +241,10 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 // drive runs the program in its machine, and closes that.
 func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) {
 	defer g.close()
+	g.con.tell(p.OnTest)
 	s := &session{m: m, p: p, guest: g, out: out}
 	s.run(ctx)
+	g.core.await(ctx, g.vm)
 	g.vm.Kill()
 	m.conclude(ctx, p, s)
 	if out.EndMarker {
@@ -247,6 +262,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	con.close()
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
 	out.Notes = append(out.Notes, m.remark(s.vm.Note())...)
+	out.Notes = append(out.Notes, s.core.notes()...)
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()
@@ -712,6 +728,8 @@ func (s *session) run(ctx context.Context) {
 			_ = send.Send(wire.Message{Resize: &w})
 		case <-s.vm.Done():
 			return
+		case <-s.core.died():
+			return
 		case <-ctx.Done():
 			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
 			return
@@ -837,6 +855,7 @@ func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetche
 	if s.from != nil {
 		return // it has synced, and nobody learns anything from another power-off
 	}
+	s.core.letGo()
 	if err := send.Send(wire.Message{Shutdown: &wire.Shutdown{}}); err != nil {
 		return
 	}
@@ -859,7 +878,7 @@ func (s *session) awaitEnd(limit time.Duration) {
 func (s *session) overtime(phase string, send *wire.Writer, stdout, stderr *relay) {
 	switch phase {
 	case "boot":
-		s.infra(fmt.Errorf("the VM did not boot within %s", s.scale(bootTimeout)))
+		s.infra(fmt.Errorf("the VM did not boot within %s%s", s.scale(bootTimeout), s.stuckAt()))
 	case "run":
 		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
 		s.out.Deadline += s.autopsy(s.out.Deadline, send, stdout, stderr)

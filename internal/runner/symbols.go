@@ -58,6 +58,18 @@ func (m *Machine) symbolizer(ctx context.Context, k *Kernel) *symbolize.Symboliz
 	return nil
 }
 
+// stuckAt says, for an error message, where the CPUs of a VM stand that does not
+// boot, and writes its memory dump.
+func (s *session) stuckAt() string {
+	s.core.dump(s.vm)
+	ctx, cancel := context.WithTimeout(context.Background(), s.scale(answerLimit))
+	defer cancel()
+	if at := s.cpusAt(ctx, s.hmp(ctx, "info registers -a")); at != "" {
+		return "; kernel: " + at
+	}
+	return ""
+}
+
 // cpusAt says where each CPU stands, by QEMU's "info registers -a"; "" when no
 // CPU is in the kernel or the kernel's symbols are not known. It is the last
 // resort for a kernel that answers nobody.

@@ -213,6 +213,8 @@ type guest struct {
 	disks   []*disk
 	started time.Time
 	from    *Template // what it was forked from, or nil
+	forked  bool
+	core    *core // nil when no memory dump is asked for
 }
 
 // close ends the VM and lets its disks go.

@@ -36,6 +36,7 @@ const howTo = "no kernel given, nothing tested; run: go test ./suites/... -kerne
 type hostFlags struct {
 	kernel, modules, kconfig, accel, logs string
 	allow                                 files
+	vmcore                                runner.CoreFormat
 	keepGoing, panicOnWarn                bool
 	hang                                  time.Duration
 	faults                                fault.Flag
@@ -51,12 +52,13 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 	fs.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	fs.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
 	fs.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
+	fs.Var(&h.vmcore, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log: an ELF core, or kdump-zlib")
 	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
 }
 
 func (h *hostFlags) own(name string) bool {
 	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault":
+	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault", "vmcore":
 		return true
 	}
 	return false
@@ -135,7 +137,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	mach.Allow = known
+	mach.Allow, mach.VMCore = known, h.vmcore
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	k, err := mach.OpenKernel(ctx, kernel, h.modules, h.kconfig)

@@ -55,6 +55,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on; repeatable")
 	fs.Var(&env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
 	allow := allowFlag(fs)
+	vmcore := coreFlag(fs)
 	timeout := fs.Duration("timeout", 0, "limit for the program, e.g. 5m; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
 	faults := faultFlag(fs)
@@ -69,7 +70,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return err
 	}
-	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known, faults: faults.Plan}
+	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known, faults: faults.Plan, vmcore: *vmcore}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
@@ -90,6 +91,7 @@ type guestProgram struct {
 	faults       fault.Plan
 	dir          string
 	allow        *oops.AllowList
+	vmcore       runner.CoreFormat
 	tty          *wire.Winsize
 	resize       <-chan wire.Winsize
 	stdout       io.Writer
@@ -103,7 +105,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
-	m.Allow = g.allow
+	m.Allow, m.VMCore = g.allow, g.vmcore
 	if len(g.v.kernels) > 1 {
 		return none, usagef("give one -kernel")
 	}

@@ -53,6 +53,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
 	allow := allowFlag(fs)
 	faults := faultFlag(fs)
+	vmcore := coreFlag(fs)
 	strict := fs.Bool("strict", false, "fail, instead of skipping, what the kernel's configuration has no support for")
 	tapFile := fs.String("tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
 	jsonFile := fs.String("json", "", "write the results as JSON to this `file`")
@@ -75,7 +76,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return err
 	}
-	m.Allow = known
+	m.Allow, m.VMCore = known, *vmcore
 	if x.Kernels, err = v.open(ctx, io, m); err != nil {
 		return err
 	}

@@ -68,6 +68,13 @@ func allowFlag(fs *flag.FlagSet) *multi {
 	return &files
 }
 
+// coreFlag is the flag -vmcore of the commands that run a VM to its end.
+func coreFlag(fs *flag.FlagSet) *runner.CoreFormat {
+	var f runner.CoreFormat
+	fs.Var(&f, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log, for crash\nand drgn: an ELF core, or with -vmcore=kdump-zlib a smaller one")
+	return &f
+}
+
 // allowLists reads allow-lists; a bad one is the user's fault.
 func allowLists(files []string) (*oops.AllowList, error) {
 	l, err := runner.ReadAllowLists(files)

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// CoreFormat is the format of the memory dumps of guests that hang or die, ""
+// for none. As a flag's value (package flag) it is "elf" when none is given.
+type CoreFormat string
+
+// String returns the format.
+func (f *CoreFormat) String() string { return string(*f) }
+
+// Set takes a format by its name, or true and false.
+func (f *CoreFormat) Set(s string) error {
+	switch s {
+	case "true", string(vmtest.DumpELF):
+		*f = CoreFormat(vmtest.DumpELF)
+	case string(vmtest.DumpKdump):
+		*f = CoreFormat(vmtest.DumpKdump)
+	case "false":
+		*f = ""
+	default:
+		return fmt.Errorf("want %s or %s", vmtest.DumpELF, vmtest.DumpKdump)
+	}
+	return nil
+}
+
+// IsBoolFlag lets the flag stand alone.
+func (f *CoreFormat) IsBoolFlag() bool { return true }
+
+// dumpLimit bounds the writing of a dump, which takes a second for each GiB or
+// two on most disks.
+const dumpLimit = 2 * time.Minute
+
+// coreModules returns what the guest must load so that a dump of it has the
+// VMCOREINFO note, or a remark when it will not have one: drgn refuses such a
+// dump, crash wants the kernel's position named.
+func coreModules(k *Kernel) (modules []string, remark string) {
+	switch v := k.Config["FW_CFG_SYSFS"]; {
+	case v == "y", k.Config == nil:
+		return nil, ""
+	case v == "m" && k.ModulesDir != "":
+		return []string{"qemu_fw_cfg"}, ""
+	}
+	return nil, "memory dumps will lack the VMCOREINFO note: the kernel has no CONFIG_FW_CFG_SYSFS, or no modules were found"
+}
+
+// core is the memory dump of one VM. The nil core is that of a VM for which
+// none is asked.
+type core struct {
+	format CoreFormat
+	file   string
+
+	leaving atomic.Bool   // the guest may end
+	gone    chan struct{} // closed when it ended before that
+
+	once sync.Once
+	mu   sync.Mutex
+	said []string
+}
+
+// dump writes the guest's memory, once.
+func (c *core) dump(vm *vmtest.VM) {
+	if c == nil {
+		return
+	}
+	c.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), dumpLimit)
+		defer cancel()
+		file, err := filepath.Abs(c.file)
+		if err == nil {
+			if err = vm.Dump(ctx, file, vmtest.DumpFormat(c.format)); err != nil {
+				_ = os.Remove(file) // a part is of no use
+			}
+		}
+		note := fmt.Sprintf("the guest's memory (%s, for crash and drgn): %s", c.format, file)
+		if err != nil {
+			note = oneLine(err.Error())
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.said = append(c.said, note)
+	})
+}
+
+// notes are remarks for the user.
+func (c *core) notes() []string {
+	if c == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.said)
+}
+
+// onEnd is told that the guest has ended itself. One that was not let go has
+// panicked, or worse.
+func (c *core) onEnd(vm *vmtest.VM) {
+	if !c.leaving.Load() {
+		close(c.gone)
+		c.dump(vm)
+	}
+}
+
+// letGo says that the guest may end from now on.
+func (c *core) letGo() {
+	if c != nil {
+		c.leaving.Store(true)
+	}
+}
+
+// died is closed when the guest has ended itself before it was let go.
+func (c *core) died() <-chan struct{} {
+	if c == nil {
+		return nil
+	}
+	return c.gone
+}
+
+// await gives a guest that has died the time for its dump.
+func (c *core) await(ctx context.Context, vm *vmtest.VM) {
+	select {
+	case <-c.died():
+	default:
+		return
+	}
+	select {
+	case <-vm.Done():
+	case <-ctx.Done():
+	case <-time.After(dumpLimit):
+	}
+}
+
+// beside is the name of a file that belongs to the kernel log of this VM:
+// console-2.log has its autopsy-2.txt.
+func (p Program) beside(name, ext string) string {
+	return name + strings.TrimSuffix(strings.TrimPrefix(p.log(), "console"), ".log") + ext
+}
