@@ -13,6 +13,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
 )
 
@@ -86,10 +87,20 @@ func TestHangIsAutopsied(t *testing.T) {
 	}
 	assert.Check(t, is.Contains(strings.Join(job.Notes, "\n"), filepath.Join(dir, "autopsy.txt")))
 
+	dir = t.TempDir()
+	begun := false
 	job = m.RunSuite(t.Context(), SuiteJob{
-		ID: "still", Kernel: k, Suite: s[0], Dir: t.TempDir(), Timeout: 10 * time.Minute, Idle: 3 * time.Second,
-		Args: []string{"-test.v=test2json", "-test.run=TestZHang$"},
+		ID: "still", Kernel: k, Suite: s[0], Dir: dir, Timeout: 10 * time.Minute, Idle: 3 * time.Second,
+		Args: []string{"-test.v=test2json", "-test.run=TestZSilent$"},
+		// That a silent test has begun is told at once, not when it is given up.
+		OnEvent: func(e gotest.Event) {
+			if e.Action == gotest.ActionRun {
+				log, err := os.ReadFile(filepath.Join(dir, "console.log"))
+				begun = err == nil && !strings.Contains(string(log), "sysrq: ")
+			}
+		},
 	})
+	assert.Check(t, begun)
 	assert.Equal(t, job.Verdict, result.VerdictHung, "%s %v", job.Reason, job.Notes)
-	assert.Check(t, is.Contains(job.Reason, "nothing was said for 3s, in TestZHang at sample_test.go:"))
+	assert.Check(t, is.Contains(job.Reason, "nothing was said for 3s, in TestZSilent at sample_test.go:"))
 }

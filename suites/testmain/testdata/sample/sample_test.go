@@ -104,6 +104,9 @@ func TestZSignal(t *testing.T) {
 }
 func TestZHang(t *testing.T) { bad(t); fmt.Println("it hangs"); time.Sleep(time.Hour) }
 
+// TestZSilent hangs without a word.
+func TestZSilent(t *testing.T) { bad(t); time.Sleep(time.Hour) }
+
 // TestZIgnoreQuit hangs deaf: not even SIGQUIT helps.
 func TestZStop(t *testing.T) { bad(t); _ = unix.Kill(os.Getpid(), unix.SIGSTOP) }
 
