@@ -213,8 +213,7 @@ type guest struct {
 	disks   []*disk
 	started time.Time
 	from    *Template // what it was forked from, or nil
-	forked  bool
-	core    *core // nil when no memory dump is asked for
+	core    *core     // nil when no memory dump is asked for
 }
 
 // close ends the VM and lets its disks go.
