@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/suites"
@@ -103,14 +104,25 @@ func Build(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (
 		return "", fmt.Errorf("build initramfs: %w", err)
 	}
 	sum := sha256.Sum256(t.contents())
-	dir, _, err := c.Get(ctx, "initramfs", hex.EncodeToString(sum[:]), func(ctx context.Context, tmp string) error {
+	dir, hit, err := c.Get(ctx, "initramfs", hex.EncodeToString(sum[:]), func(ctx context.Context, tmp string) error {
 		return t.writeFile(ctx, filepath.Join(tmp, archiveName))
 	})
 	if err != nil {
 		return "", fmt.Errorf("build initramfs: %w", err)
 	}
+	if !hit {
+		c.Trim("initramfs", keepArchives, keepFor)
+	}
 	return filepath.Join(dir, archiveName), nil
 }
+
+// Every change of a test binary makes another archive, of 10 to 30 MB. These
+// are as many as the kernels, suites and branches that somebody works with
+// within some days; one that a running VM was given is a few minutes old.
+const (
+	keepArchives = 50
+	keepFor      = time.Hour
+)
 
 // plan resolves s into a tree.
 func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*tree, error) {

@@ -449,6 +449,42 @@ func TestOpen(t *testing.T) {
 	assert.Assert(t, strings.HasPrefix(string(tag), "Signature: 8a477f597d28d172789f06886806bc55\n"))
 }
 
+func TestTrim(t *testing.T) {
+	c := open(t)
+	ctx := context.Background()
+	for i, key := range []string{"oldest", "locked", "middle", "newest"} {
+		for _, kind := range []string{"kind", "other"} {
+			path, _, err := c.Get(ctx, kind, key, filler("x"))
+			assert.NilError(t, err)
+			at := time.Now().Add(time.Duration(i-10) * time.Hour)
+			assert.NilError(t, os.Chtimes(path, at, at))
+		}
+	}
+	keys := func(kind string) (k []string) {
+		list, err := c.List()
+		assert.NilError(t, err)
+		for _, e := range list {
+			if e.Kind == kind {
+				k = append(k, e.Key)
+			}
+		}
+		return k
+	}
+	c.Trim("kind", 4, 0)
+	c.Trim("kind", 0, 24*time.Hour) // all were used within a day
+	c.Trim("nothing", 1, 0)
+	assert.Equal(t, len(keys("kind")), 4)
+
+	// Somebody looks after an entry at this moment.
+	lock, err := os.OpenFile(filepath.Join(c.Root(), "kind", ".lock-locked"), os.O_CREATE|os.O_RDWR, 0o600)
+	assert.NilError(t, err)
+	defer lock.Close() //nolint:errcheck // only the lock matters
+	assert.NilError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
+	c.Trim("kind", 1, 0)
+	assert.DeepEqual(t, keys("kind"), []string{"locked", "newest"})
+	assert.Equal(t, len(keys("other")), 4)
+}
+
 func TestListAndPrune(t *testing.T) {
 	c := open(t)
 	ctx := context.Background()

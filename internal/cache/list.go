@@ -99,26 +99,53 @@ func (c *Cache) Prune(maxBytes int64, keep time.Duration) (removed []Entry, err 
 		if time.Since(e.LastUse) < keep {
 			continue
 		}
-		dir := filepath.Join(c.root, e.Kind)
-		lock, err := tryLockFile(filepath.Join(dir, lockPrefix+e.Key))
-		if err != nil {
-			continue
+		gone, err := c.evict(e)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case gone:
+			total -= e.Bytes
+			removed = append(removed, e)
 		}
-		// It may have been used between List and the lock.
-		if fi, err := os.Lstat(e.Path); err == nil && fi.ModTime().Equal(e.LastUse) {
-			if err := c.discard(dir, e.Key); err != nil {
-				errs = append(errs, err)
-			} else {
-				total -= e.Bytes
-				removed = append(removed, e)
-			}
-		}
-		lock.unlock()
 	}
 	if len(errs) > 0 {
 		return removed, c.explain(fmt.Sprintf("prune cache (%d entries could not be removed)", len(errs)), errors.Join(errs...))
 	}
 	return removed, nil
+}
+
+// Trim removes the least recently used entries of one kind until max are left,
+// for kinds of which every change of a source leaves another one behind.
+// Entries used within the duration keep stay, as do locked ones. What cannot be
+// removed is left to Prune, which says why.
+func (c *Cache) Trim(kind string, max int, keep time.Duration) {
+	list, err := c.List()
+	if err != nil {
+		return
+	}
+	list = slices.DeleteFunc(list, func(e Entry) bool { return e.Kind != kind })
+	for _, e := range list[:len(list)-min(max, len(list))] {
+		if time.Since(e.LastUse) >= keep {
+			_, _ = c.evict(e)
+		}
+	}
+}
+
+// evict removes an entry unless it is locked or was used after List saw it.
+func (c *Cache) evict(e Entry) (gone bool, err error) {
+	dir := filepath.Join(c.root, e.Kind)
+	lock, err := tryLockFile(filepath.Join(dir, lockPrefix+e.Key))
+	if err != nil {
+		return false, nil //nolint:nilerr // somebody builds it
+	}
+	defer lock.unlock()
+	if fi, err := os.Lstat(e.Path); err != nil || !fi.ModTime().Equal(e.LastUse) {
+		return false, nil //nolint:nilerr // gone already, or in use
+	}
+	if err := c.discard(dir, e.Key); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // sweepAll removes leftovers, damaged entries and old memos.

@@ -168,7 +168,7 @@ func (m *Machine) buildTests(ctx context.Context, src Source, pkgs []string) (st
 	if err != nil {
 		return "", fmt.Errorf("look at the suites' source: %w", err)
 	}
-	dir, _, err := m.Cache.Get(ctx, "suites", fmt.Sprintf("%x", h.Sum(nil)[:16]), func(ctx context.Context, tmp string) error {
+	dir, hit, err := m.Cache.Get(ctx, "suites", fmt.Sprintf("%x", h.Sum(nil)[:16]), func(ctx context.Context, tmp string) error {
 		m.progress("compiling %s", strings.Join(pkgs, " "))
 		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-c",
 			// As go test links what it runs itself: without symbols, which
@@ -196,5 +196,10 @@ func (m *Machine) buildTests(ctx context.Context, src Source, pkgs []string) (st
 		}
 		return nil
 	})
+	if err == nil && !hit {
+		// Every change of the source leaves one behind, and go's own cache
+		// makes an old one again in seconds.
+		m.Cache.Trim("suites", 10, time.Hour)
+	}
 	return dir, err
 }
