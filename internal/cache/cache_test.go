@@ -478,7 +478,7 @@ func TestTrim(t *testing.T) {
 	// Somebody looks after an entry at this moment.
 	lock, err := os.OpenFile(filepath.Join(c.Root(), "kind", ".lock-locked"), os.O_CREATE|os.O_RDWR, 0o600)
 	assert.NilError(t, err)
-	defer lock.Close() //nolint:errcheck // only the lock matters
+	defer lock.Close()
 	assert.NilError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
 	c.Trim("kind", 1, 0)
 	assert.DeepEqual(t, keys("kind"), []string{"locked", "newest"})
