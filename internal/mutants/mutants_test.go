@@ -189,8 +189,10 @@ func TestRun(t *testing.T) {
 			"control":  green,
 			"survived": green,
 			"killed": failed(
-				result.Case{Name: "TestA", Status: result.StatusFail},
-				result.Case{Name: "TestA/sub", Status: result.StatusFail, Reason: "got 1, want 2"}),
+				result.Case{Name: "TestA", Status: result.StatusFail, Reason: "a subtest failed"},
+				result.Case{Name: "TestA/sub", Status: result.StatusFail, Reason: "a subtest failed"},
+				result.Case{Name: "TestA/sub/case", Status: result.StatusFail, Reason: "got 1, want 2"},
+				result.Case{Name: "TestA/sub/next", Status: result.StatusFail, Reason: "got 2, want 3"}),
 			"splat": {Verdict: result.VerdictKernelFailed, Cases: []result.Case{
 				{Name: "TestB", Status: result.StatusFail, Reason: "first", Splats: []result.Splat{uaf}}}},
 			"elsewhere": failed(pass, result.Case{Name: "TestC", Status: result.StatusFail, Reason: "odd"}),

@@ -253,10 +253,12 @@ type top struct {
 	failed  bool
 	splat   bool // symptom is a kernel report
 	symptom string
+	parent  string // the case whose words symptom has
 }
 
 // tops folds subtests into their parents. A kernel report outranks what the
-// test itself said: it names the bug.
+// test itself said, because it names the bug, and a subtest's words those of its
+// parent, which only says that a subtest failed.
 func tops(cases []result.Case) []top {
 	var out []top
 	at := map[string]int{}
@@ -276,8 +278,8 @@ func tops(cases []result.Case) []top {
 		switch {
 		case len(c.Splats) > 0 && !t.splat:
 			t.symptom, t.splat = c.Splats[0].Title, true
-		case t.symptom == "":
-			t.symptom = c.Reason
+		case t.symptom == "" || !t.splat && t.parent != "" && strings.HasPrefix(c.Name, t.parent+"/"):
+			t.symptom, t.parent = c.Reason, c.Name
 		}
 	}
 	return out

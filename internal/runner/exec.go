@@ -775,7 +775,7 @@ func (s *session) lost(err error) {
 // ready notes that the agent is. It returns false for one of another protocol.
 func (s *session) ready(r *wire.Ready) bool {
 	if r.Version != wire.Version {
-		s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d", r.Version, wire.Version))
+		s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d: the suite and this command were built from different versions of kvmrun; build both again", r.Version, wire.Version))
 		return false
 	}
 	s.out.Ready, s.out.Boot = r, time.Since(s.started)
