@@ -18,6 +18,7 @@ import (
 // The files of a bisection's directory.
 const (
 	setupFile   = "setup.json"
+	savedFile   = "history.json"
 	journalFile = "observations.jsonl"
 	// journalLimit bounds what is read back, in bytes.
 	journalLimit = 1 << 30
@@ -105,18 +106,9 @@ func (j *Journal) load(path string) error {
 	if err != nil {
 		return fmt.Errorf("read the bisection's observations: %w", err)
 	}
-	end := bytes.LastIndexByte(text, '\n') + 1
-	for i, line := range bytes.Split(bytes.TrimSuffix(text[:end], []byte("\n")), []byte("\n")) {
-		if len(line) == 0 {
-			continue
-		}
-		var o Observation
-		if err := json.Unmarshal(line, &o); err != nil {
-			return fmt.Errorf("read the bisection's observations: %s:%d: %w", path, i+1, err)
-		}
-		if o.Word != Infra {
-			j.seen = append(j.seen, o)
-		}
+	var end int
+	if j.seen, end, err = parse(path, text); err != nil {
+		return err
 	}
 	if err := j.f.Truncate(int64(end)); err != nil {
 		return fmt.Errorf("repair the bisection's observations: %w", err)
@@ -127,8 +119,88 @@ func (j *Journal) load(path string) error {
 	return nil
 }
 
-// Seen are the observations of earlier sessions.
+// parse reads the lines that are whole, and says where they end.
+func parse(path string, text []byte) (seen []Observation, end int, err error) {
+	end = bytes.LastIndexByte(text, '\n') + 1
+	for i, line := range bytes.Split(bytes.TrimSuffix(text[:end], []byte("\n")), []byte("\n")) {
+		if len(line) == 0 {
+			continue
+		}
+		var o Observation
+		if err := json.Unmarshal(line, &o); err != nil {
+			return nil, 0, fmt.Errorf("read the bisection's observations: %s:%d: %w", path, i+1, err)
+		}
+		if o.Word != Infra {
+			seen = append(seen, o)
+		}
+	}
+	return seen, end, nil
+}
+
+// Seen are the observations of earlier sessions, and what this one recorded.
 func (j *Journal) Seen() []Observation { return j.seen }
+
+// Saved is what is searched, kept once it is known.
+type Saved struct {
+	History History `json:"history"`
+	Config  Config  `json:"config"`
+	Git     bool    `json:"git"`
+	Good    string  `json:"good"`
+	Bad     string  `json:"bad"`
+}
+
+// Save keeps the history, so that a bisection goes on with the same whatever
+// became of the repository or the archive.
+func (j *Journal) Save(s Saved) error {
+	text, err := json.Marshal(s)
+	if err == nil {
+		err = writeWhole(filepath.Join(j.dir, savedFile), append(text, '\n'))
+	}
+	if err != nil {
+		return fmt.Errorf("keep the history: %w", err)
+	}
+	return nil
+}
+
+// Load reads what Save kept; the error is fs.ErrNotExist before that.
+func (j *Journal) Load(s *Saved) error { return loadSaved(j.dir, s) }
+
+func loadSaved(dir string, s *Saved) error {
+	text, err := os.ReadFile(filepath.Join(dir, savedFile))
+	if err == nil {
+		err = json.Unmarshal(text, s)
+	}
+	if err != nil {
+		return fmt.Errorf("read the history: %w", err)
+	}
+	return nil
+}
+
+// ReadReport reads the state of a bisection, also of one that runs.
+func ReadReport(dir string) (Report, error) {
+	var s Saved
+	if err := loadSaved(dir, &s); err != nil {
+		return Report{}, fmt.Errorf("%s has no bisection whose range is known: %w", dir, err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, journalFile))
+	if err != nil {
+		return Report{}, fmt.Errorf("read the bisection's observations: %w", err)
+	}
+	seen, _, err := parse(journalFile, text)
+	if err != nil {
+		return Report{}, err
+	}
+	search, err := New(s.History, s.Config)
+	if err != nil {
+		return Report{}, err
+	}
+	for _, o := range seen {
+		search.Observe(o)
+	}
+	r := search.NewReport()
+	r.Git, r.GoodName, r.BadName = s.Git, s.Good, s.Bad
+	return r, nil
+}
 
 // Dir is the bisection's directory.
 func (j *Journal) Dir() string { return j.dir }
@@ -145,6 +217,7 @@ func (j *Journal) Record(o Observation) error {
 	if err != nil {
 		return fmt.Errorf("keep an observation in %s: %w; the bisection can be resumed", j.f.Name(), err)
 	}
+	j.seen = append(j.seen, o)
 	return nil
 }
 

@@ -85,6 +85,21 @@ func (s *Search) untestable(x int) (Word, bool) {
 	return "", false
 }
 
+// silent returns the word of a point that was tried and said nothing, "" for
+// others.
+func (s *Search) silent(x int) Word {
+	if w, un := s.untestable(x); un {
+		return w
+	}
+	c := s.at[x].count
+	for _, w := range words {
+		if c[w] > 0 && c[Good]+c[Bad] == 0 {
+			return w
+		}
+	}
+	return ""
+}
+
 // guess is a run that was not made, with its outcome.
 type guess struct {
 	x   int
@@ -506,7 +521,7 @@ func (s *Search) result(kind Kind, found []int, b belief) *Result {
 		if len(s.at[x].count) > 0 {
 			r.Tested++
 		}
-		if w, un := s.untestable(x); un {
+		if w := s.silent(x); w != "" {
 			if r.Skipped == nil {
 				r.Skipped = map[string]Word{}
 			}

@@ -1,0 +1,530 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/runner"
+)
+
+var bisectCommand = command{
+	name:  "bisect",
+	short: "find what brought a failure in",
+	long: `Finds the kernel at which a test began to fail, or a kernel splat to appear:
+
+  kvmrun bisect -kernels debian:6.12 -good 6.12.100 -bad 6.12.117 -suite ext4 -run TestPunch
+
+-kernels names kernels that exist: a directory, a list with commas, a file with
+one per line, or debian:6.12 for all that the archive has. A directory's and the
+archive's kernels are in the order of their versions, a list's in its own. -good
+and -bad are versions, releases or files; without -bad it is the last one, and
+-good auto looks back for one.
+
+What is bad is exact: a test that -run names fails; or fails saying -output; or
+the kernel says -symptom, the title or the fingerprint of a splat. Anything else
+that goes wrong is "other", "boot-failed", "build-failed" or "infra": it is
+reported and searched around, never taken for the symptom. The ends are verified
+first, and the rate of failure is measured at the bad end (or given by -p): each
+step is repeated until the answer has the -confidence. The culprit and its
+parent are run once more at the end.
+
+Everything is kept in a directory (-o), and is there when kvmrun was killed:
+-resume DIRECTORY goes on. The result is report.txt, .md, .json and .html in it.
+
+Exit status: 0 a culprit was found; 1 none, or only a range, or an end is not
+what it was said to be; 2 wrong usage; 3 the infrastructure failed.`,
+	run: doBisect,
+}
+
+// bisectFlags are what a bisection is asked for.
+type bisectFlags struct {
+	v           vmFlags
+	kernels     string
+	good, bad   string
+	suite       string
+	module      string
+	symptom     bisect.Symptom
+	search      bisect.Config
+	jobs        int
+	timeout     time.Duration
+	dir         string
+	resume, log string
+}
+
+func (b *bisectFlags) register(fs *flag.FlagSet) {
+	b.symptomFlags(fs)
+	fs.StringVar(&b.kernels, "kernels", "", "the `kernels`: a directory, a list with commas, a file with one per line, or debian:6.12")
+	fs.StringVar(&b.good, "good", "", "where it was good, or auto to look back for that")
+	fs.StringVar(&b.bad, "bad", "", "where it is bad; default: the last")
+	fs.Float64Var(&b.search.Confidence, "confidence", bisect.DefaultConfidence, "how sure the answer must be")
+	fs.Float64Var(&b.search.P, "p", 0, "the `probability` that a run at a bad kernel fails; default: measured")
+	fs.IntVar(&b.search.Repeat, "repeat", bisect.DefaultRepeat, "how many runs at the bad end may pass before it counts as good")
+	fs.IntVar(&b.search.MaxRuns, "max-runs", 0, "give up after this many runs; default: never")
+	fs.IntVar(&b.jobs, "j", 0, "VMs at a time; default: one for each two CPUs")
+	fs.StringVar(&b.dir, "o", "", "keep everything in this `directory`; default: in the cache")
+	fs.StringVar(&b.resume, "resume", "", "go on with the bisection in this `directory`; all else is as it was")
+	fs.StringVar(&b.log, "log", "", "print the git bisect log of the bisection in this `directory`, for git bisect replay")
+}
+
+// symptomFlags are those of a single run.
+func (b *bisectFlags) symptomFlags(fs *flag.FlagSet) {
+	fs.StringVar(&b.suite, "suite", "", "the suite to run: a name, a package or a test binary")
+	fs.StringVar(&b.symptom.Run, "run", "", "run only tests matching this `regexp`; that one of them fails is bad")
+	fs.StringVar(&b.symptom.Output, "output", "", "only a failing test whose output matches this `regexp` is bad")
+	fs.StringVar(&b.symptom.Splat, "symptom", "", "only this kernel splat is bad: its `title` or its fingerprint")
+	fs.StringVar(&b.module, "module", ".", "find suites in the Go module of this `directory`")
+	fs.DurationVar(&b.timeout, "timeout", 0, "limit for one run, e.g. 5m; default: the suite's own, three times that without KVM")
+	fs.StringVar(&b.v.accel, "accel", "auto", "what runs the guest: kvm, tcg, or auto for kvm where it works")
+	fs.IntVar(&b.v.memory, "memory", 0, "the guest's memory in `MiB`; default: what the suite asks for")
+	fs.IntVar(&b.v.cpus, "cpus", 0, "the guest's CPUs; default: what the suite asks for")
+	fs.StringVar(&b.v.qemu, "qemu", "", "the QEMU `binary`; default: found in PATH")
+	fs.StringVar(&b.v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+}
+
+// check refuses what needs no look at anything to be refused.
+func (b *bisectFlags) check() error {
+	b.symptom.Suite = b.suite
+	if err := b.symptom.Check(); err != nil {
+		return usagef("bisect: %w", err)
+	}
+	if b.good == "" {
+		return usagef("bisect: where was it good? name that by -good, or let -good auto look back for it")
+	}
+	if b.jobs < 0 || b.timeout < 0 {
+		return usagef("bisect: -j and -timeout must not be negative")
+	}
+	if b.jobs == 0 {
+		b.jobs = max(1, runtime.NumCPU()/2)
+	}
+	b.search.Parallel = b.jobs
+	return nil
+}
+
+// setup is what a bisection's directory says of the question.
+type setup struct {
+	Args []string `json:"args"`
+	// Dir is where the command was given: paths in Args start there.
+	Dir string `json:"dir"`
+	// Suite is what the user called the suite, whose binary is in the directory.
+	Suite string `json:"suite"`
+}
+
+// subject is one of the three kinds of history.
+type subject interface {
+	bisect.Builder
+	// history returns what lies between the ends. With an empty good, it returns
+	// everything before the bad end, for looking back.
+	history(ctx context.Context, good string) (bisect.History, error)
+	// report fills in what only the kind of history knows.
+	report(r *bisect.Report)
+	// after confirms a culprit in a way of its own, or does nothing.
+	after(ctx context.Context, s *bisection, r *bisect.Result) error
+	// cost is that of a kernel that is not there, in runs.
+	cost() float64
+}
+
+// bisection is one in progress.
+type bisection struct {
+	bisectFlags
+	io      IO
+	ui      *progress
+	m       *runner.Machine
+	suite   runner.Suite
+	dir     string // the bisection's
+	journal *bisect.Journal
+	command string
+	subject subject
+	runs    atomic.Int64
+}
+
+func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
+	var b bisectFlags
+	b.register(fs)
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return usagef("bisect: unexpected argument %q", fs.Arg(0))
+	}
+	if b.log != "" {
+		return printLog(cio, b.log)
+	}
+	var journal *bisect.Journal
+	var asked setup
+	if b.resume != "" {
+		var err error
+		dir := absolute(b.resume)
+		if journal, err = bisect.Resume(dir, &asked); err != nil {
+			return &exitError{exitUsage, err}
+		}
+		defer journal.Close() //nolint:errcheck // each record was synced
+		// As if it were asked again, there: all paths are as they were.
+		if err := os.Chdir(asked.Dir); err != nil {
+			return fmt.Errorf("resume the bisection: %w", err)
+		}
+		again := flag.NewFlagSet("", flag.ContinueOnError)
+		again.SetOutput(cio.Err)
+		b = bisectFlags{}
+		b.register(again)
+		if err := parse(again, asked.Args); err != nil {
+			return err
+		}
+		b.dir = dir
+	}
+	if err := b.check(); err != nil {
+		return err
+	}
+	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err), journal: journal, dir: b.dir}
+	defer s.ui.close()
+	return s.do(ctx, args, asked)
+}
+
+func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
+	var err error
+	if s.m, err = s.v.machine(s.io, s.ui.say); err != nil {
+		return err
+	}
+	if s.subject, err = s.newSubject(ctx); err != nil {
+		return err
+	}
+	resumed := s.journal != nil
+	if err := s.openSuite(ctx, resumed, asked.Suite); err != nil {
+		return err
+	}
+	// All that can be refused is refused before the directory is made.
+	var h bisect.History
+	if !resumed && s.good != "auto" {
+		if h, err = s.subject.history(ctx, s.good); err != nil {
+			return &exitError{exitUsage, err}
+		}
+		if _, err := bisect.New(h, s.search); err != nil {
+			return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+		}
+	}
+	if !resumed {
+		if err := s.create(args); err != nil {
+			return err
+		}
+		defer s.journal.Close() //nolint:errcheck // each record was synced
+	} else {
+		args = asked.Args
+	}
+	s.command = "kvmrun bisect " + quoteAll(args)
+	s.ui.say("everything is kept in " + s.dir + "; after an interruption: kvmrun bisect -resume " + s.dir)
+	err = s.search1(ctx, h)
+	if err != nil && ctx.Err() == nil {
+		var exit *exitError
+		if !errors.As(err, &exit) {
+			err = fmt.Errorf("%w\nwhat was found out is kept: kvmrun bisect -resume %s", err, s.dir)
+		}
+	}
+	return err
+}
+
+func quoteAll(args []string) string {
+	var out []string
+	for _, a := range args {
+		if a == "" || strings.ContainsAny(a, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		out = append(out, a)
+	}
+	return strings.Join(out, " ")
+}
+
+// newSubject finds out which kind of history is meant.
+func (s *bisection) newSubject(ctx context.Context) (subject, error) {
+	if s.kernels == "" {
+		return nil, usagef("bisect: no history: give -kernels")
+	}
+	return s.newKernels(ctx)
+}
+
+// create makes the bisection's directory, with the suite's binary in it: the
+// question stays the same when the suite's source changes.
+func (s *bisection) create(args []string) error {
+	cwd, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	if s.dir == "" {
+		if s.dir, err = s.newDir(); err != nil {
+			return err
+		}
+	}
+	s.dir = absolute(s.dir)
+	if s.journal, err = bisect.Create(s.dir, setup{Args: args, Dir: cwd, Suite: s.bisectFlags.suite}); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	return s.keepSuite()
+}
+
+// newDir makes a directory in the cache that is not swept like those of runs.
+func (s *bisection) newDir() (string, error) {
+	parent := filepath.Join(s.m.Cache.Root(), "bisect")
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", fmt.Errorf("make a directory for the bisection: %w", err)
+	}
+	return os.MkdirTemp(parent, time.Now().Format("20060102-150405")+"-")
+}
+
+const suiteBinary = "suite.test"
+
+func (s *bisection) keepSuite() error {
+	to := filepath.Join(s.dir, suiteBinary)
+	err := writeFile(to, func(w io.Writer) error {
+		f, err := os.Open(s.suite.Binary)
+		if err != nil {
+			return err
+		}
+		defer f.Close() //nolint:errcheck // only read
+		_, err = io.Copy(w, f)
+		return err
+	})
+	if err == nil {
+		err = os.Chmod(to, 0o755) //nolint:gosec // a program
+	}
+	if err != nil {
+		return fmt.Errorf("keep the suite's binary: %w", err)
+	}
+	s.suite.Binary = to
+	return nil
+}
+
+// openSuite builds the suite and sees that -run names a test of it.
+func (s *bisection) openSuite(ctx context.Context, resumed bool, given string) error {
+	name, src := s.bisectFlags.suite, runner.Source{}
+	if kept := filepath.Join(s.dir, suiteBinary); resumed {
+		if _, err := os.Stat(kept); err == nil {
+			name = kept
+		}
+	}
+	if !allFiles([]string{name}) {
+		var err error
+		if src, err = runner.FindSource(absolute(s.module)); err != nil {
+			return &exitError{exitUsage, err}
+		}
+	}
+	suites, err := s.m.Suites(ctx, src, []string{name})
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	s.suite = suites[0]
+	if s.suite.Given = s.bisectFlags.suite; resumed {
+		s.suite.Given = given
+	}
+	if _, err := s.m.RunMatrix(ctx, runner.Matrix{Suites: suites, Run: s.symptom.Run}); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	return nil
+}
+
+// search1 searches to the end, from wherever it is.
+func (s *bisection) search1(ctx context.Context, h bisect.History) error {
+	s.search.BuildCost = s.subject.cost()
+	job := bisect.Job{Builder: s.subject, Tester: s, Record: s.journal.Record, Progress: s.tell()}
+	seen := s.journal.Seen()
+	s.runs.Store(int64(len(seen)))
+	found := len(h.Points) > 0
+	var saved bisect.Saved
+	if !found && s.journal.Load(&saved) == nil {
+		h, s.good, s.bad, found = saved.History, saved.Good, saved.Bad, true
+	}
+	if !found && s.good == "auto" {
+		all, err := s.subject.history(ctx, "")
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		good, r, err := bisect.FindGood(ctx, all, s.search, job, seen)
+		if err != nil {
+			return err
+		}
+		seen = s.journal.Seen()
+		if good == "" {
+			return s.conclude(bisect.Report{Result: r, History: all, Observations: seen})
+		}
+		s.good = good
+	}
+	if !found {
+		var err error
+		if h, err = s.subject.history(ctx, s.good); err != nil {
+			return &exitError{exitUsage, err}
+		}
+	}
+	if s.bad == "" {
+		s.bad = s.subjectName(h.Points[h.Bad()].ID)
+	}
+	if err := s.journal.Save(s.saved(h)); err != nil {
+		return err
+	}
+	search, err := bisect.New(h, s.search)
+	if err != nil {
+		return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+	}
+	for _, o := range seen {
+		search.Observe(o)
+	}
+	r, err := bisect.Run(ctx, search, job)
+	if err != nil {
+		if len(s.journal.Seen()) > 0 {
+			_ = s.write(search.NewReport()) // as far as it is known
+		}
+		return err
+	}
+	if r.Kind == bisect.Culprit {
+		if err := s.subject.after(ctx, s, r); err != nil {
+			return err
+		}
+	}
+	report := search.NewReport()
+	report.Observations = s.journal.Seen()
+	return s.conclude(report)
+}
+
+func (s *bisection) saved(h bisect.History) bisect.Saved {
+	var r bisect.Report
+	s.subject.report(&r)
+	return bisect.Saved{History: h, Config: s.search, Git: r.Git, Good: s.good, Bad: s.bad}
+}
+
+// conclude writes the reports, prints one, and gives the exit status.
+func (s *bisection) conclude(r bisect.Report) error {
+	if err := s.write(r); err != nil {
+		return err
+	}
+	s.ui.close()
+	text, err := os.Open(filepath.Join(s.dir, "report.txt"))
+	if err != nil {
+		return err
+	}
+	defer text.Close() //nolint:errcheck // only read
+	if _, err := io.Copy(s.io.Out, text); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	fmt.Fprintf(s.io.Err, "kvmrun: reports: %s\n", filepath.Join(s.dir, "report.{txt,md,json,html}"))
+	if r.Result.Kind != bisect.Culprit {
+		return &exitError{code: exitFail}
+	}
+	return nil
+}
+
+func (s *bisection) write(r bisect.Report) error {
+	r.Symptom, r.Command = s.symptom.String(), s.command
+	r.GoodName, r.BadName = s.good, s.bad
+	s.subject.report(&r)
+	for name, f := range map[string]func(io.Writer) error{
+		"report.txt": r.Text, "report.md": r.Markdown, "report.json": r.JSON, "report.html": r.HTML,
+	} {
+		if err := writeFile(filepath.Join(s.dir, name), f); err != nil {
+			return fmt.Errorf("write the report: %w", err)
+		}
+	}
+	return nil
+}
+
+// printLog prints the log of a bisection that may still be running.
+func printLog(cio IO, dir string) error {
+	r, err := bisect.ReadReport(dir)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if !r.Git {
+		return usagef("bisect: the bisection in %s is not one of git commits, and has no git bisect log", dir)
+	}
+	return r.GitLog(cio.Out)
+}
+
+// tell prints a line for each run, with what is left.
+func (s *bisection) tell() func(bisect.Event) {
+	n := len(s.journal.Seen())
+	var run, build time.Duration // means, of what there was so far
+	runs, builds := 0, 0
+	names := map[string]string{}
+	return func(e bisect.Event) {
+		name := names[e.Step.Point]
+		if name == "" {
+			name = s.subjectName(e.Step.Point)
+			names[e.Step.Point] = name
+		}
+		if e.Done == nil {
+			left := ""
+			if e.Runs > 0 {
+				left = fmt.Sprintf("; about %.0f more", e.Runs)
+				if runs > 0 {
+					d := time.Duration(e.Runs) * run / time.Duration(max(1, s.jobs))
+					if builds > 0 {
+						d += time.Duration(e.Builds * float64(build))
+					}
+					left += ", " + d.Round(time.Second).String()
+				}
+			}
+			s.ui.say(fmt.Sprintf("%s: %s%s", e.Step.Phase, name, left))
+			return
+		}
+		n++
+		o := *e.Done
+		if o.Run > 0 {
+			runs++
+			run += (o.Run - run) / time.Duration(runs)
+		}
+		if o.Build > 0 {
+			builds++
+			build += (o.Build - build) / time.Duration(builds)
+		}
+		line := fmt.Sprintf("run %d: %s: %s", n, name, o.Word)
+		if o.Word != bisect.Good && o.Reason != "" {
+			line += ": " + o.Reason
+		}
+		s.ui.say(fmt.Sprintf("%s (%s)", line, (o.Build + o.Run).Round(100*time.Millisecond)))
+	}
+}
+
+func (s *bisection) subjectName(point string) string {
+	if n, ok := s.subject.(interface{ name(string) string }); ok {
+		return n.name(point)
+	}
+	return point
+}
+
+// Test runs the suite on a kernel once.
+func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
+	k, err := s.m.OpenKernel(ctx, b.Path, "", "")
+	if err != nil {
+		if ctx.Err() != nil || hostsFault(err) {
+			return bisect.Observation{}, err
+		}
+		return bisect.Observation{Word: bisect.BootFailed, Reason: "cannot be used: " + firstLine(err)}, nil
+	}
+	dir := filepath.Join(s.dir, "runs")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return bisect.Observation{}, fmt.Errorf("make a directory for a run: %w", err)
+	}
+	if dir, err = os.MkdirTemp(dir, fmt.Sprintf("%03d-", s.runs.Add(1))); err != nil {
+		return bisect.Observation{}, fmt.Errorf("make a directory for a run: %w", err)
+	}
+	run, err := s.m.RunMatrix(ctx, runner.Matrix{
+		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{s.suite}, Run: s.symptom.Run, Timeout: s.timeout, Jobs: 1, Dir: dir,
+		Command: "kvmrun run -kernel " + b.Path,
+	})
+	if err != nil {
+		return bisect.Observation{}, err
+	}
+	return s.symptom.Judge(run.Jobs[0]), nil
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
