@@ -83,7 +83,7 @@ func (s Symptom) Judge(j result.Job) Observation {
 func (s Symptom) judge(j result.Job) (w Word, reason, evidence string) {
 	if s.Splat != "" {
 		for _, sp := range j.Splats {
-			if sp.Title == s.Splat || sp.Fingerprint == s.Splat && s.Splat != "" {
+			if sp.Title == s.Splat || sp.Fingerprint == s.Splat {
 				return Bad, sp.Title, sp.Raw
 			}
 		}
@@ -94,12 +94,16 @@ func (s Symptom) judge(j result.Job) (w Word, reason, evidence string) {
 	if j.Verdict == result.VerdictInfra || j.Verdict == result.VerdictInvalid {
 		return Infra, j.Reason, ""
 	}
-	if len(j.Splats) > 0 {
+	for i := range j.Splats {
+		sp := &j.Splats[i]
+		if sp.Excused() {
+			continue // the test wants it, or it is tolerated
+		}
 		hint := ""
 		if s.Splat == "" {
 			hint = " (to look for it, give it as -symptom)"
 		}
-		return Other, "kernel splat: " + j.Splats[0].Title + hint, splats(j)
+		return Other, "kernel splat: " + sp.Title + hint, sp.Raw
 	}
 	if j.Verdict == result.VerdictKernelFailed || j.Verdict == result.VerdictHung || j.Verdict == result.VerdictNoEndMarker {
 		return Other, j.Verdict.String() + ": " + j.Reason, strings.Join(j.Notes, "\n")

@@ -37,6 +37,8 @@ func TestSymptom(t *testing.T) {
 		{"fingerprint", Symptom{Suite: "s", Splat: "0123456789abcdef"}, result.Job{Verdict: result.VerdictKernelFailed, Splats: []result.Splat{splat}}, Bad, kasan},
 		{"at boot", Symptom{Suite: "s", Splat: kasan}, result.Job{Verdict: result.VerdictKernelFailed, BootFailed: true, Splats: []result.Splat{splat}}, Bad, kasan},
 		{"another title", Symptom{Suite: "s", Splat: "KASAN: slab-use-after-free"}, result.Job{Verdict: result.VerdictKernelFailed, Splats: []result.Splat{splat}}, Other, kasan},
+		{"expected", test, result.Job{Verdict: result.VerdictPass, Cases: []result.Case{pass}, Splats: []result.Splat{{Title: "W", Expected: true}}}, Good, ""},
+		{"allowed, and another", test, result.Job{Verdict: result.VerdictKernelFailed, Cases: []result.Case{pass}, Splats: []result.Splat{{Title: "W", Allowed: "old"}, splat}}, Other, kasan},
 		{"no splat", Symptom{Suite: "s", Splat: kasan}, result.Job{Verdict: result.VerdictPass, Cases: []result.Case{pass}}, Good, ""},
 		{"no splat, but a failure", Symptom{Suite: "s", Splat: kasan}, result.Job{Verdict: result.VerdictTestFailed, Cases: []result.Case{fail}}, Other, ""},
 		{"skipped", test, result.Job{Verdict: result.VerdictPass, Cases: []result.Case{pass, skip}}, Other, "TestB was skipped"},
