@@ -266,6 +266,9 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()
+		if e := m.Allow.Allow(out.Splats[i].Report, time.Now()); e != nil {
+			out.Splats[i].allowed = e.Why()
+		}
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
