@@ -43,7 +43,10 @@ type DumpFormat string
 
 // Formats of memory dumps: an ELF core, which crash(8) and drgn read, and
 // makedumpfile's own in its flattened form, which leaves out zero pages and
-// compresses the others, for crash, and for drgn where it has libkdumpfile.
+// compresses the others, for crash, and for drgn where it has libkdumpfile. drgn
+// must be 0.0.30 or newer: before, it took a kernel at the physical address it
+// was linked for, which is where ours are, for one whose address is not known
+// (its pull request 457).
 const (
 	DumpELF   DumpFormat = "elf"
 	DumpKdump DumpFormat = "kdump-zlib"

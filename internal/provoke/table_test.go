@@ -38,6 +38,10 @@ func refcount(test string) row {
 	return row{test: test, title: "WARNING: refcount bug in lkdtm_" + test, kind: oops.RefcountWarning}
 }
 
+func atBoot(crash string) []string {
+	return []string{"lkdtm.cpoint_name=DIRECT", "lkdtm.cpoint_type=" + crash}
+}
+
 func usercopy(test, in string) row {
 	return row{test: "USERCOPY_" + test, title: "BUG: bad usercopy in " + in, kind: oops.Bug, needs: "HARDENED_USERCOPY"}
 }
@@ -123,6 +127,10 @@ var batches = []batch{
 		{test: "PanicOnWarn", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},
 		{test: "PanicOnOops", title: "general protection fault in lkdtm_EXCEPTION", kind: oops.DoS},
 	}},
+	// Before any test (Documentation/fault-injection/provoke-crashes.rst).
+	{rows: []row{{test: "BootWarning", title: "WARNING in lkdtm_WARNING", kind: oops.Warning, boot: true}}, cmdline: atBoot("WARNING")},
+	{rows: []row{{test: "BootPanic", title: "kernel panic: dumptest", kind: oops.DoS, boot: true}}, cmdline: atBoot("PANIC")},
+	{rows: []row{{test: "BootLoop", boot: true, reason: "did not boot within .*; kernel: CPU [01] in lkdtm_LOOP", verdict: result.VerdictInfra}}, cmdline: atBoot("LOOP")},
 	// Who says what comes.
 	{rows: []row{
 		{test: "ExpectedWarning", title: "WARNING in lkdtm_WARNING", kind: oops.Warning, expected: true, verdict: result.VerdictPass},

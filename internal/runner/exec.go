@@ -38,6 +38,9 @@ type Machine struct {
 	Accel vmtest.Accel // "" is auto
 	// MemoryMiB and CPUs override what a suite asks for; zero does not.
 	MemoryMiB, CPUs int
+	// BootLimit bounds how long a VM may take until its agent answers, under
+	// KVM; under TCG it is multiplied. Zero is a minute.
+	BootLimit time.Duration
 	// Allow names the splats that fail nothing; nil is none.
 	Allow *oops.AllowList
 	// VMCore asks for memory dumps of guests that hang or die, beside their
@@ -598,6 +601,13 @@ func (s *session) receive(stop <-chan struct{}) <-chan incoming {
 	return ch
 }
 
+func (s *session) bootLimit() time.Duration {
+	if s.m.BootLimit > 0 {
+		return s.scale(s.m.BootLimit)
+	}
+	return s.scale(bootTimeout)
+}
+
 func (s *session) scale(d time.Duration) time.Duration {
 	if s.vm.Accel() == "tcg" {
 		return d * tcgFactor
@@ -661,7 +671,7 @@ func (s *session) run(ctx context.Context) {
 	if s.p.Stdin != nil {
 		go s.pumpStdin(stop)
 	}
-	limit := time.NewTimer(s.scale(bootTimeout))
+	limit := time.NewTimer(s.bootLimit())
 	defer limit.Stop()
 	phase := "boot"
 	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
@@ -881,7 +891,7 @@ func (s *session) awaitEnd(limit time.Duration) {
 func (s *session) overtime(phase string, send *wire.Writer, stdout, stderr *relay) {
 	switch phase {
 	case "boot":
-		s.infra(fmt.Errorf("the VM did not boot within %s%s", s.scale(bootTimeout), s.stuckAt()))
+		s.infra(fmt.Errorf("the VM did not boot within %s%s", s.bootLimit(), s.stuckAt()))
 	case "run":
 		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
 		s.out.Deadline += s.autopsy(s.out.Deadline, send, stdout, stderr)

@@ -141,7 +141,7 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 	if !tell(first) {
 		return false
 	}
-	limit := time.NewTimer(s.scale(bootTimeout))
+	limit := time.NewTimer(s.bootLimit())
 	defer limit.Stop()
 	phase := "boot"
 	for {
