@@ -328,7 +328,7 @@ func (r *request) compile(ctx context.Context, t *tree, conf *Configured, key, t
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() { r.report(w, expected, stop) })
-	version := key[strings.LastIndexByte(key, '-')+1:][:12]
+	version := buildVersion(key)
 	killed, err := r.make(ctx, t, version, w, "all")
 	objects := w.counted()
 	if err == nil && conf.Config.Get("MODULES") == "y" {
