@@ -197,7 +197,7 @@ func (c Config) Validate() error {
 		}
 	}
 	if least := leastMemoryMiB(kernel, initrd); c.MemoryMiB < least {
-		return fmt.Errorf("memory of %d MiB is too small for a kernel of %d MiB and an initrd of %d MiB: use at least %d MiB",
+		return fmt.Errorf("%w: %d MiB for a kernel of %d MiB and an initrd of %d MiB: use at least %d MiB", ErrTooLittleMemory,
 			c.MemoryMiB, mib(kernel), mib(initrd), least)
 	}
 	if err := checkCmdline(c.Cmdline, arch); err != nil {
@@ -208,6 +208,10 @@ func (c Config) Validate() error {
 	}
 	return checkDisks(c.Disks)
 }
+
+// ErrTooLittleMemory is wrapped by Validate's error about a machine in which the
+// kernel cannot boot.
+var ErrTooLittleMemory = errors.New("too little memory")
 
 // leastMemoryMiB is the memory below which a boot is hopeless: the kernel, the
 // ramdisk twice (as loaded and as unpacked), and what a Debian kernel takes to

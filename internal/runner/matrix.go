@@ -65,6 +65,9 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	if err != nil {
 		return run, err
 	}
+	if err := m.checkMemory(ctx, x.Kernels, sel); err != nil {
+		return run, err
+	}
 	type item struct {
 		k *Kernel
 		s Suite
@@ -109,6 +112,32 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	wg.Wait()
 	run.Elapsed = time.Since(run.Started)
 	return run, nil
+}
+
+// checkMemory refuses a size that the user chose and in which a suite cannot
+// boot. Others are the suites' own, and known to do.
+func (m *Machine) checkMemory(ctx context.Context, kernels []*Kernel, suites []Suite) error {
+	if m.MemoryMiB <= 0 {
+		return nil
+	}
+	for _, k := range kernels {
+		for _, s := range suites {
+			// Whatever else is wrong is said when the job is run.
+			kernel, err := k.bootable(ctx, m.Cache)
+			if err != nil {
+				continue
+			}
+			initrd, err := m.initrd(ctx, Program{Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles()})
+			if err != nil {
+				continue
+			}
+			c := vmtest.Config{Kernel: kernel, Initrd: initrd, MemoryMiB: m.MemoryMiB, ConsoleFile: "-"}
+			if err := c.Validate(); errors.Is(err, vmtest.ErrTooLittleMemory) {
+				return fmt.Errorf("-memory: suite %s: %w", s.Spec.Name, err)
+			}
+		}
+	}
+	return nil
 }
 
 func notRun(k *Kernel, s Suite, id string, err error) result.Job {

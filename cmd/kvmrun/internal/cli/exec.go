@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -24,6 +25,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
 )
 
 var execCommand = command{
@@ -157,7 +159,11 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 		ctx, cancel = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGHUP)
 		defer cancel()
 	}
-	return m.Exec(ctx, p), nil
+	out := m.Exec(ctx, p)
+	if g.v.memory > 0 && errors.Is(out.Infra, vmtest.ErrTooLittleMemory) {
+		return none, usagef("-memory: %w", out.Infra)
+	}
+	return out, nil
 }
 
 // forwardInterrupt passes Ctrl-C on to the guest.
