@@ -1,6 +1,7 @@
 package oops
 
 import (
+	"encoding/json"
 	"regexp"
 	"slices"
 )
@@ -76,11 +77,11 @@ type Report struct {
 	// addresses, numbers or file positions, so it is the same in every run.
 	Title string `json:"title"`
 	// AltTitles are further names of the same bug, sorted.
-	AltTitles []string `json:"alt_titles,omitempty"`
+	AltTitles []string `json:"alt_titles"`
 	Kind      Kind     `json:"type"`
 	// Frame is the function blamed; "corrupted" if the stack was lost, empty for
 	// kinds that blame none.
-	Frame string `json:"frame,omitempty"`
+	Frame string `json:"frame"`
 	// Corrupted says that the report is cut or mixed with other output;
 	// CorruptedReason says what is missing.
 	Corrupted       bool   `json:"corrupted"`
@@ -119,6 +120,17 @@ type Report struct {
 	// Fingerprint is equal for reports of the same bug: it does not depend on
 	// addresses, times, CPUs, pids, or offsets.
 	Fingerprint string `json:"fingerprint"`
+}
+
+// MarshalJSON writes an object with a list of other titles also when there are
+// none: readers need not tell absent from empty.
+func (r *Report) MarshalJSON() ([]byte, error) {
+	type plain Report
+	p := plain(*r)
+	if p.AltTitles == nil {
+		p.AltTitles = []string{}
+	}
+	return json.Marshal(&p)
 }
 
 // Titled reports whether a regular expression matches all of the report's title

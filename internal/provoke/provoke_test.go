@@ -38,6 +38,8 @@ type row struct {
 	also string
 	// reason is one that must be found in the job's or the test's reason.
 	reason string
+	// autopsy is one that must be found in what the autopsy of the hang left.
+	autopsy string
 	// verdict is the job's; zero is kernel-failed.
 	verdict result.Verdict
 	// corrupted accepts a report that is not whole.
@@ -338,6 +340,9 @@ func (p *proof) judge(r row, job result.Job, took time.Duration, dir string) {
 	if r.reason != "" && !regexp.MustCompile(r.reason).MatchString(why) {
 		title = false
 	}
+	if r.autopsy != "" && !inAutopsy(dir, r.autopsy) {
+		title = false
+	}
 	code := result.Run{Jobs: []result.Job{job}}.ExitCode()
 	want := result.ExitFail
 	switch r.verdict {
@@ -360,6 +365,15 @@ func (p *proof) judge(r row, job result.Job, took time.Duration, dir string) {
 	}
 	p.lines = append(p.lines, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%.1f\t%s",
 		r.test, yes(detected), yes(title), yes(attributed), verdictCell(verdict, job.Verdict, code), took.Seconds(), found))
+}
+
+// inAutopsy says whether one of the autopsies in dir matches.
+func inAutopsy(dir, expr string) bool {
+	files, _ := filepath.Glob(filepath.Join(dir, "autopsy*.txt"))
+	return slices.ContainsFunc(files, func(f string) bool {
+		b, err := os.ReadFile(f)
+		return err == nil && regexp.MustCompile(expr).Match(b)
+	})
 }
 
 func yes(ok bool) string {

@@ -152,8 +152,10 @@ var batches = []batch{
 	// Hangs, which only the host notices.
 	{rows: []row{{test: "Halt", reason: "in TestHalt.*did not answer", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
 	{rows: []row{
-		{test: "LOOP", reason: "in TestLOOP at .*kernel: CPU [01] in lkdtm_LOOP", verdict: result.VerdictHung},
-		{test: "HungTaskSilent", reason: "in TestHungTaskSilent at .*task init blocked in lkdtm_HUNG_TASK", verdict: result.VerdictHung},
+		{test: "LOOP", reason: "in TestLOOP at .*kernel: CPU [01] in lkdtm_LOOP", verdict: result.VerdictHung,
+			autopsy: `RIP: 0010:lkdtm_LOOP\+\S+ drivers/misc/lkdtm/bugs\.c:\d+`},
+		{test: "HungTaskSilent", reason: "in TestHungTaskSilent at .*task init blocked in lkdtm_HUNG_TASK", verdict: result.VerdictHung,
+			autopsy: `lkdtm_HUNG_TASK\+\S+ drivers/misc/lkdtm/bugs\.c:\d+`},
 	}, timeout: 15 * time.Second},
 	{rows: []row{{test: "AllCPUs", reason: "in TestAllCPUs.*kernel: CPU [01] in .*lkdtm_SMP_CALL_LOCKUP", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
 	{rows: []row{{test: "HungTaskNoPanic", title: "INFO: task hung in lkdtm_HUNG_TASK", kind: oops.Hang}}, timeout: 20 * time.Second},

@@ -2,7 +2,10 @@
 
 package result
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // A Case is one test and what became of it.
 type Case struct {
@@ -54,6 +57,9 @@ type Splat struct {
 	Raw string `json:"raw,omitempty"`
 	// Log is the kernel log's file name in the job's directory.
 	Log string `json:"log,omitempty"`
+	// Report is what the parser made of the text, as "kvmrun crash -json" prints
+	// it: stack, registers, the object of a bad access.
+	Report json.RawMessage `json:"report,omitempty"`
 	// Repro is a command line that runs the test again on that kernel.
 	Repro string `json:"repro,omitempty"`
 	// Start and End are the report's byte offsets in the kernel log.

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -69,7 +70,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", why)
 	for _, sec := range append(sections, []struct{ title, text string }{
-		{"the kernel, asked by sysrq l, w, d and t", kernel},
+		{"the kernel, asked by sysrq l, w, d and t", s.withPositions(kernel)},
 		{"the program's last output", program},
 	}...) {
 		fmt.Fprintf(&b, "\n== %s\n%s\n", sec.title, sec.text)
@@ -97,6 +98,24 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 		essence += "; user space in the guest did not answer"
 	}
 	return essence
+}
+
+// withPositions adds source positions to the stacks in a kernel log, where the
+// kernel has debug information.
+func (s *session) withPositions(log string) string {
+	if log == "" {
+		return log
+	}
+	sym := s.m.symbolizer(context.Background(), s.p.Kernel)
+	if sym == nil {
+		return log
+	}
+	// What has no position stays as it is.
+	text, _ := sym.Report(&oops.Report{Raw: []byte(log)})
+	if len(text) == 0 {
+		return log
+	}
+	return string(text)
 }
 
 // quiet waits until the kernel log has stood still for a while.

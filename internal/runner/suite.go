@@ -4,6 +4,7 @@ package runner
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -213,11 +214,9 @@ func (o *Outcome) join(b Outcome) {
 	if o.Infra == nil {
 		o.Infra = a.Infra
 	}
-	if o.Deadline == "" {
-		o.Deadline = a.Deadline
-	}
-	if o.Hung == "" {
-		o.Hung = a.Hung
+	// The first hang is the reason; the others are with their tests.
+	if a.Deadline+a.Hung != "" {
+		o.Deadline, o.Hung = a.Deadline, a.Hung
 	}
 	if o.Scanner == "" {
 		o.Scanner = a.Scanner
@@ -316,7 +315,7 @@ func (o Outcome) Facts() result.Facts {
 		f.Splats = append(f.Splats, result.Splat{
 			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
 			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.log,
-			Where: whereabouts(s.Report), Expected: s.expected, Allowed: s.allowed,
+			Where: whereabouts(s.Report), Expected: s.expected, Allowed: s.allowed, Report: structured(s),
 		})
 	}
 	if o.Infra != nil {
@@ -332,6 +331,20 @@ func (o Outcome) Facts() result.Facts {
 		}
 	}
 	return f
+}
+
+// maxStructured bounds a report's JSON, in bytes.
+const maxStructured = 256 << 10
+
+// structured is a report as JSON, nil if that is too long.
+func structured(s splat) json.RawMessage {
+	r := *s.Report
+	r.Suppressed = s.excused()
+	b, err := json.Marshal(&r)
+	if err != nil || len(b) > maxStructured {
+		return nil
+	}
+	return b
 }
 
 // whereabouts names the CPU and the process of a report, as far as it does.
