@@ -29,12 +29,23 @@ const (
 func (p Plan) Compile(noise Noise) wire.Arm {
 	var a wire.Arm
 	for _, f := range p.Guest() {
-		f.compile(&a, noise)
+		f.compile(&a, noise, nil)
 	}
 	return a
 }
 
-func (f Fault) compile(a *wire.Arm, noise Noise) {
+// Range are addresses, End excluded.
+type Range struct{ Start, End uint64 }
+
+// CompileAt is Compile for one fault of the kernel that counts only calls with a
+// return address within the range in their stack; it takes the place of In.
+func (f Fault) CompileAt(noise Noise, at *Range) wire.Arm {
+	var a wire.Arm
+	f.compile(&a, noise, at)
+	return a
+}
+
+func (f Fault) compile(a *wire.Arm, noise Noise, at *Range) {
 	dir := path.Join(Debug, string(f.Kind))
 	put := func(file, value string) {
 		a.Before = append(a.Before, wire.Write{Path: path.Join(dir, file), Text: value})
@@ -65,8 +76,12 @@ func (f Fault) compile(a *wire.Arm, noise Noise) {
 	put("verbose", strconv.Itoa(int(noise)))
 	// Every fault is to be seen; 0 is no limit (lib/ratelimit.c).
 	put("verbose_ratelimit_interval_ms", "0")
+	if at != nil {
+		put("require-start", fmt.Sprintf("%#x", at.Start))
+		put("require-end", fmt.Sprintf("%#x", at.End))
+	}
 	for _, r := range []struct{ which, fn string }{{"require", f.In}, {"reject", f.NotIn}} {
-		if r.fn == "" {
+		if r.fn == "" || at != nil && r.which == "require" {
 			continue
 		}
 		for _, edge := range []string{"start", "end"} {

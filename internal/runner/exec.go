@@ -120,6 +120,8 @@ type Program struct {
 	Stdin   io.Reader // nil is /dev/null; Exec does not wait for a blocked Read
 	Stdout  io.Writer
 	Stderr  io.Writer
+	// kernelFile is booted in place of Kernel's own file, when set.
+	kernelFile string
 	// Resize and Signals are passed on to the program; nil channels are fine.
 	Resize  <-chan wire.Winsize
 	Signals <-chan int
@@ -140,6 +142,9 @@ type Program struct {
 	// booting. It must have been made for such a Program; Kernel, Spec, Init and
 	// the rest say how to boot should that fail.
 	From *Template
+	// Twin leaves a machine that is forked as all others of its template are,
+	// with the same clock and the same random numbers.
+	Twin bool
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
 }
@@ -338,7 +343,9 @@ func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
 		})
 	}
 	try(func() (err error) {
-		out.config.Kernel, err = p.Kernel.bootable(gctx, m.Cache)
+		if out.config.Kernel = p.kernelFile; p.kernelFile == "" {
+			out.config.Kernel, err = p.Kernel.bootable(gctx, m.Cache)
+		}
 		return err
 	})
 	try(func() (err error) {
@@ -655,7 +662,7 @@ func (s *session) run(ctx context.Context) {
 	first := wire.Message{Run: s.job()}
 	held := false // let go
 	if s.from != nil {
-		if err := s.thaw(send); err != nil {
+		if err := s.thaw(send, s.p.Twin); err != nil {
 			s.infra(fmt.Errorf("wake the guest: %w", err))
 			return
 		}

@@ -31,9 +31,10 @@ type Report struct {
 	Counts     map[Verdict]int `json:"counts"`
 	Elapsed    time.Duration   `json:"elapsed"`
 	// PerSecond is the rate of this run, without what was done before.
-	PerSecond float64  `json:"perSecond"`
-	Repro     string   `json:"repro"` // to which -at POINT is added
-	Results   []Result `json:"results"`
+	PerSecond float64 `json:"perSecond"`
+	// Repro is the command that repeats a point, with %s for it.
+	Repro   string   `json:"repro"`
+	Results []Result `json:"results"`
 }
 
 // Fill computes the numbers from the results.
@@ -69,6 +70,11 @@ func (r *Report) Findings() (out []Finding) {
 		out[i].Points++
 	}
 	return out
+}
+
+// Again is the command that repeats a point.
+func (r *Report) Again(p Point) string {
+	return strings.Replace(r.Repro, "%s", "'"+p.At()+"'", 1)
 }
 
 // Finding is the first of all results with one title.
@@ -107,7 +113,7 @@ func (r *Report) Text(w io.Writer, stack func([]string) []string) error {
 		if f.Log != "" {
 			fmt.Fprintf(&b, "  kernel log: %s\n", f.Log)
 		}
-		fmt.Fprintf(&b, "  again: %s -at '%s'\n\n", r.Repro, f.At())
+		fmt.Fprintf(&b, "  again: %s\n\n", r.Again(f.Point))
 	}
 	fmt.Fprintf(&b, "%s, %s: %s", r.Subject, r.Fault, plural(int(r.Total), "call"))
 	if r.Spread > 0 {
@@ -142,6 +148,7 @@ func plural(n int, what string) string {
 
 // clean makes text of a guest fit for a terminal.
 func clean(s string) string {
+	s = strings.TrimRight(s, "\r\n\t ")
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\t' || r == 0x7f {
 			return ' '

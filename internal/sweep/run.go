@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -60,6 +61,8 @@ type Facts struct {
 	Objects map[string]int
 	// Failed is why the test failed, "" for one that passed.
 	Failed string
+	// Output is the end of what the test printed.
+	Output string
 	// Log is the file with the kernel log, which belongs to the Target.
 	Log string
 }
@@ -114,7 +117,14 @@ func (r *Refused) Error() string {
 	if v == Clean || v == Unreached {
 		title = "for no reason that is known"
 	}
-	return "the test fails without any fault: " + title
+	text := "the test fails without any fault, which is no place to look for others: " + title
+	if o := strings.TrimSpace(r.Facts.Output); o != "" && v == Degraded {
+		text += "\n" + o
+	}
+	if r.Facts.Log != "" {
+		text += "\nkernel log: " + r.Facts.Log
+	}
+	return text
 }
 
 // DryRun runs the test without a fault, n times, and returns how many objects
@@ -237,7 +247,7 @@ func (c Config) Run(ctx context.Context) ([]Result, error) {
 // failure of the host.
 func (c Config) one(ctx context.Context, p Point) (r Result, err error) {
 	began := time.Now()
-	for try := range 2 {
+	for range 2 {
 		f, err := c.Target.Run(ctx, &p, func(f Facts) bool { v, _ := judge(f, c.Baseline); return v.Bad() || v == Infra })
 		if err != nil {
 			return r, err
@@ -250,8 +260,7 @@ func (c Config) one(ctx context.Context, p Point) (r Result, err error) {
 		if !r.Verdict.Bad() && r.Verdict != Infra {
 			r.Log = ""
 		}
-		missed := p.Site > 0 && r.Hit != p.Site && r.Verdict != Splat && r.Verdict != Hang
-		if r.Verdict != Leak && r.Verdict != Unreached && r.Verdict != Infra && (!missed || try > 0) {
+		if r.Verdict != Leak && r.Verdict != Unreached && r.Verdict != Infra {
 			break
 		}
 	}

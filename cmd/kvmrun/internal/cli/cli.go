@@ -47,7 +47,7 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{runCommand, execCommand, shellCommand, kernelCommand, bisectCommand, mutantsCommand, crashCommand, doctorCommand}
+	return []command{runCommand, execCommand, shellCommand, sweepCommand, kernelCommand, bisectCommand, mutantsCommand, crashCommand, doctorCommand}
 }
 
 // exitError ends a command with a status; its text, if any, is printed.

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+var sweepCommand = command{
+	name: "sweep", args: "(-suite S [-run REGEXP] | -- PROGRAM [ARGUMENT...])",
+	short: "inject a fault at every point of a test, one at a time",
+	long: `Runs one test of a suite, or a program, again and again, each time in a fresh
+machine (forked from one that was frozen when the test had been started) and
+with one allocation failing: of the test, its children and all they cause in the
+kernel. The test need not know.
+
+The kernel is judged, not the test: a splat, a hang, a leak or a file system that
+fsck complains about is a finding; a test that fails because it got no memory is
+"degraded". A test that fails without any fault is refused.
+
+-points sites (the default) first lists the call stacks that allocate, then
+injects once for each: its first, second and last call. -points all takes every
+single call, -points N as many, evenly spread. Every finding names the injected
+call stack and the command that repeats it.
+
+An interrupted sweep is continued by the same command with -resume -o DIR.
+
+The kernel needs fault injection (profile kasan of kvmrun kernel build) and, for
+the list of call stacks, a vmlinux with symbols.
+
+Exit status: 0 the kernel stood it all; 1 it did not; 2 wrong usage, or the test
+fails by itself; 3 the infrastructure failed.`,
+	run: doSweep,
+}
+
+func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	var v vmFlags
+	v.register(fs, false)
+	suite := fs.String("suite", "", "sweep tests of this `suite`")
+	run := fs.String("run", "", "only tests matching this `regexp`, as go test -run; each is swept by itself")
+	spec := fs.String("fault", "failslab", "what fails: failslab, fail_page_alloc, fail_usercopy ... as for kvmrun run, without a time; `SPEC`")
+	points := fs.String("points", runner.PointsSites, "which points: all, sites, or a number")
+	at := fs.String("at", "", "only this `point`, as a report names it")
+	caches := list{"extent_status", "ext4_inode_cache", "jbd2_journal_head"}
+	defaults := true
+	fs.Func("caches", "slab `caches` whose objects must not become more; default: "+caches.String(), func(s string) error {
+		if defaults {
+			caches, defaults = nil, false
+		}
+		return caches.Set(s)
+	})
+	var files, modules, env multi
+	fs.Var(&files, "file", "for a program: take a host `file` along, or HOST:GUEST; repeatable")
+	fs.Var(&modules, "module", "for a program: load a kernel `module` first; repeatable")
+	fs.Var(&env, "env", "for a program: set `NAME=VALUE`; repeatable")
+	jobs := fs.Int("j", runtime.NumCPU(), "VMs at a time")
+	resume := fs.Bool("resume", false, "continue the interrupted sweep in -o DIR")
+	jsonFile := fs.String("json", "", "write the report as JSON to this `file`, too; it is in -o DIR as report.json anyway")
+	dir := fs.String("o", "", "keep logs, state and report in this `directory`; default: in the cache")
+	src := fs.String("src", ".", "find suites in the Go module of this `directory`")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+	var o runner.SweepOptions
+	f, err := sweepOptions(&o, *spec, *points, *at)
+	switch {
+	case err != nil:
+		return &exitError{exitUsage, err}
+	case (*suite == "") == (fs.NArg() == 0):
+		return usagef("sweep: give -suite S, or a program after --")
+	case *run != "" && *suite == "":
+		return usagef("sweep: -run goes with -suite")
+	case *resume && *dir == "":
+		return usagef("sweep: -resume needs the -o DIR of the sweep to continue")
+	case *jobs < 1:
+		return usagef("-j %d: want 1 or more", *jobs)
+	}
+	o.Jobs, o.Resume = *jobs, *resume
+	ui := newProgress(io.Err)
+	defer ui.close()
+	m, err := v.machine(io, ui.say)
+	if err != nil {
+		return err
+	}
+	ks, err := v.open(ctx, io, m)
+	if err != nil {
+		return err
+	}
+	if len(ks) > 1 {
+		return usagef("give one -kernel")
+	}
+	k := ks[0]
+	if err := k.CheckFaults(ctx, m, fault.Plan{f}, nil); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	if k.Config["DEBUG_FS"] == "" && k.Config != nil {
+		return usagef("kernel %s lacks CONFIG_DEBUG_FS=y", k.Path)
+	}
+	if *dir == "" {
+		if *dir, err = m.NewRunDir("sweep"); err != nil {
+			return err
+		}
+	}
+	out := absolute(*dir)
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	command := "kvmrun sweep -kernel " + k.Path + " -fault " + shellWord(f.String())
+	var work []runner.SweepJob
+	var repros []string
+	if *suite != "" {
+		source, err := runner.FindSource(absolute(*src))
+		if err != nil && !allFiles([]string{*suite}) {
+			return &exitError{exitUsage, err}
+		}
+		suites, err := m.Suites(ctx, source, []string{*suite})
+		if err != nil {
+			return &exitError{exitUsage, err}
+		}
+		s := suites[0]
+		if miss := k.Config.Missing(s.Spec.Kconfig); len(miss) > 0 {
+			return usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
+		}
+		tests := runner.SelectTests(s.Tests, *run)
+		if len(tests) == 0 {
+			return usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, *run, runner.Nearest(*run, s.Tests))
+		}
+		for _, t := range tests {
+			p := runner.SuiteProgram(k, s, nil)
+			p.Dir = out
+			if len(tests) > 1 {
+				p.Dir = filepath.Join(out, strings.Trim(strings.SplitN(t, "/", 2)[0], "^$"))
+			}
+			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
+			repros = append(repros, command+" -suite "+*suite+" -run "+shellWord(t)+" -at %s")
+		}
+	} else {
+		g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args()}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		wd, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		p := runner.Program{Kernel: k, Init: self, Modules: modules, Shell: true, Dir: out,
+			Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, Hold: wire.HoldExec}}
+		if err := g.pack(&p, wd); err != nil {
+			return &exitError{exitUsage, err}
+		}
+		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: caches})
+		for _, x := range files {
+			command += " -file " + shellWord(x)
+		}
+		repro := command + " -at %s --"
+		for _, a := range fs.Args() {
+			repro += " " + shellWord(a)
+		}
+		repros = append(repros, repro)
+	}
+	found := false
+	stack := m.Positions(ctx, k)
+	for i, j := range work {
+		o := o
+		o.Repro = repros[i]
+		var last time.Time
+		o.Progress = func(done, total, findings int, rate float64, left time.Duration) {
+			if time.Since(last) < 5*time.Second && done < total {
+				return
+			}
+			last = time.Now()
+			ui.say(fmt.Sprintf("%d of %d points, %.1f a second, %v left; findings: %d", done, total, rate, left, findings))
+		}
+		rep, err := m.Sweep(ctx, j, o)
+		var refused *sweep.Refused
+		switch {
+		case errors.As(err, &refused):
+			return &exitError{exitUsage, err}
+		case rep == nil:
+			return err
+		}
+		for _, name := range []string{filepath.Join(j.Program.Dir, "report.json"), *jsonFile} {
+			if name == "" || name == *jsonFile && len(work) > 1 {
+				continue
+			}
+			if e := writeFile(name, rep.JSON); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+		if e := rep.Text(io.Out, stack); e != nil {
+			err = errors.Join(err, e)
+		}
+		if err != nil {
+			return fmt.Errorf("%w; continue with -resume -o %s", err, out)
+		}
+		if n := rep.Counts[sweep.Infra]; n > 0 {
+			return fmt.Errorf("%d points could not be tried; the report has the reasons: %s", n, filepath.Join(j.Program.Dir, "report.json"))
+		}
+		found = found || rep.Failed()
+	}
+	if found {
+		return &exitError{code: exitFail}
+	}
+	return nil
+}
+
+// sweepOptions reads what says where to inject what.
+func sweepOptions(o *runner.SweepOptions, spec, points, at string) (fault.Fault, error) {
+	f, err := fault.Parse(spec)
+	if err != nil {
+		return f, err
+	}
+	if f.Kind.Host() || f.Kind == fault.Function {
+		return f, fmt.Errorf("-fault %s: a sweep injects one of the kernel's own faults: failslab, fail_page_alloc, fail_usercopy, fail_futex, fail_make_request:DEVICE", f)
+	}
+	if f.Nth+f.Every > 0 || f.Percent > 0 || f.Times > 0 || f.Who != "" {
+		return f, fmt.Errorf("-fault %s: when, how often and to whom is the sweep's to choose", f)
+	}
+	switch points {
+	case runner.PointsAll, runner.PointsSites:
+		o.Points = points
+	default:
+		o.Points = runner.PointsN
+		if o.Spread, err = strconv.Atoi(points); err != nil || o.Spread < 1 {
+			return f, fmt.Errorf("-points %s: want all, sites, or a number", points)
+		}
+	}
+	if at != "" {
+		p, err := sweep.ParseAt(at)
+		if err != nil {
+			return f, fmt.Errorf("-at: %w", err)
+		}
+		o.At = &p
+	}
+	return f, nil
+}
+
+// shellWord quotes what a shell would take apart.
+func shellWord(s string) string {
+	if s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+./,:@%") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// SweepJob is a program, or one test of a suite, into which faults are injected
+// one after the other.
+type SweepJob struct {
+	// Program is run with its Run held. Its Dir gets the logs.
+	Program Program
+	// Test is the test of a suite that is run, "" for a program.
+	Test string
+	// Fault is what is injected; when is up to the sweep.
+	Fault fault.Fault
+	// Caches are slab caches whose objects are counted.
+	Caches []string
+}
+
+// Sweeper runs a SweepJob's program again and again, each time in a machine
+// forked from one that was frozen when the program had been started, or in one
+// that was booted where that is impossible. It is a sweep.Target. Close it.
+type Sweeper struct {
+	m       *Machine
+	job     SweepJob
+	tmpl    *Template
+	symbols map[string][]elf.Symbol
+	runs    atomic.Int64
+	// Timeout bounds one run; zero is none.
+	Timeout time.Duration
+	// Boot is how long the boot took, or the boots take.
+	Boot time.Duration
+	// longest is the time that an undisturbed run took.
+	longest time.Duration
+	// Note says why machines are booted, "" when they are forked.
+	Note string
+}
+
+// NewSweeper boots the machine. listing boots one whose injector only reports.
+func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sweeper, error) {
+	p := &j.Program
+	if p.Run.Hold == "" {
+		p.Run.Hold = wire.HoldExec
+	}
+	// The same addresses in each machine, and those of the file.
+	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], "nokaslr")
+	p.Twin = true
+	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("make a directory for the logs: %w", err)
+	}
+	s := &Sweeper{m: m, symbols: map[string][]elf.Symbol{}}
+	vmlinux, err := p.Kernel.Image.Vmlinux(ctx, m.Cache)
+	if err == nil {
+		if list, err := textSymbols(vmlinux); err == nil {
+			for _, f := range list {
+				s.symbols[f.Name] = append(s.symbols[f.Name], f)
+			}
+		}
+	}
+	p.Log = "boot.log"
+	if listing {
+		p.Log = "listing.log"
+		if p.kernelFile, err = s.harmless(vmlinux, p.Dir); err != nil {
+			return nil, err
+		}
+		defer os.Remove(p.kernelFile) //nolint:errcheck // read by then
+	}
+	var out Outcome
+	s.tmpl, out, err = m.MakeTemplate(ctx, *p)
+	if err != nil && (out.Infra != nil || listing) {
+		return nil, fmt.Errorf("boot the machine to sweep in: %w", err)
+	}
+	if err != nil {
+		s.Note = fmt.Sprintf("a boot per point: %v", err)
+	}
+	if len(out.Splats) > 0 {
+		return nil, errors.Join(fmt.Errorf("boot the machine to sweep in: kernel splat without any fault: %s", out.Splats[0].Title), s.closeTemplate())
+	}
+	s.Boot = out.Boot
+	s.job = j
+	s.job.Program.kernelFile = ""
+	return s, nil
+}
+
+// Close frees the frozen machine.
+func (s *Sweeper) Close() error { return s.closeTemplate() }
+
+func (s *Sweeper) closeTemplate() error {
+	if s.tmpl == nil {
+		return nil
+	}
+	return s.tmpl.Close()
+}
+
+// harmless copies a kernel and changes the function by which all injectors
+// decide so that it reports and counts every fault, and never injects one: its
+// one "return true" returns false.
+func (s *Sweeper) harmless(vmlinux, dir string) (string, error) {
+	const cure = "sweep with -points all or a number"
+	f, err := elf.Open(vmlinux)
+	if err != nil {
+		return "", fmt.Errorf("list call sites: %w; %s", err, cure)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	var at int64 = -1
+	for _, name := range []string{"should_fail_ex", "should_fail"} { // the first since 6.1
+		list := s.symbols[name]
+		if len(list) != 1 || list[0].Size == 0 {
+			continue
+		}
+		sec := f.Sections[list[0].Section]
+		code := make([]byte, min(list[0].Size, 1<<16))
+		off := list[0].Value - sec.Addr
+		if _, err := sec.ReadAt(code, int64(off)); err != nil {
+			return "", fmt.Errorf("list call sites: read %s: %w", name, err)
+		}
+		ret := []byte{0xb8, 1, 0, 0, 0} // mov $1, %eax
+		if bytes.Count(code, ret) == 1 {
+			at = int64(sec.Offset+off) + int64(bytes.Index(code, ret)) + 1
+		}
+		break
+	}
+	if at < 0 {
+		return "", fmt.Errorf("list call sites: the end of should_fail_ex was not found in %s (is it stripped, or not of x86?); %s", vmlinux, cure)
+	}
+	from, err := os.Open(vmlinux)
+	if err != nil {
+		return "", fmt.Errorf("list call sites: %w", err)
+	}
+	defer from.Close() //nolint:errcheck // only read
+	to, err := os.CreateTemp(dir, ".vmlinux-*")
+	if err != nil {
+		return "", fmt.Errorf("list call sites: %w", err)
+	}
+	_, err = io.Copy(to, from)
+	if err == nil {
+		_, err = to.WriteAt([]byte{0}, at)
+	}
+	if err = errors.Join(err, to.Close()); err != nil {
+		_ = os.Remove(to.Name())
+		return "", fmt.Errorf("list call sites: %w", err)
+	}
+	return to.Name(), nil
+}
+
+// Addr returns the address of a frame, if the kernel has one function of that
+// name; those in modules have none before the module is loaded.
+func (s *Sweeper) Addr(frame string) (uint64, bool) {
+	name, rest, _ := strings.Cut(frame, "+0x")
+	offset, _, _ := strings.Cut(rest, "/")
+	list := s.symbols[name]
+	n, err := strconv.ParseUint(offset, 16, 64)
+	if err != nil || len(list) != 1 || strings.Contains(rest, "[") {
+		return 0, false
+	}
+	return list[0].Value + n, true
+}
+
+// CanFilter says whether the kernel can tell this frame from others, which its
+// one filter does when the fault itself needs none.
+func (s *Sweeper) CanFilter(frame string) bool {
+	_, ok := s.Addr(frame)
+	return ok && s.job.Fault.In == "" && s.job.Program.Kernel.Config.Has("FAULT_INJECTION_STACKTRACE_FILTER")
+}
+
+// List runs the program twice on a machine whose injector only reports, and
+// returns the calls of the first run and how many the second one had.
+func (s *Sweeper) List(ctx context.Context) (l sweep.Listing, again uint64, err error) {
+	for i := range 2 {
+		f := s.job.Fault
+		f.Times = sweep.Start
+		noise := fault.Stack
+		if i == 1 {
+			noise = fault.Quiet
+		}
+		out, _, log := s.exec(ctx, f.CompileAt(noise, nil), fmt.Sprintf("listing-%d.log", i+1))
+		if why := s.trouble(out); why != "" {
+			return l, 0, fmt.Errorf("list call sites: %s; kernel log: %s", why, log)
+		}
+		if len(out.Faults) != 1 || out.Faults[0].Err != "" {
+			return l, 0, fmt.Errorf("list call sites: the number of calls is not known; kernel log: %s", log)
+		}
+		n := out.Faults[0].Fired
+		if i == 1 {
+			_ = os.Remove(log)
+			return l, uint64(max(0, n)), nil
+		}
+		text, err := os.ReadFile(log)
+		if err != nil {
+			return l, 0, fmt.Errorf("list call sites: %w", err)
+		}
+		if out.Exit.ConsoleTruncated {
+			return l, 0, fmt.Errorf("list call sites: the kernel log has more than %d MiB: sweep less at a time, or with -points all", len(text)>>20)
+		}
+		l = sweep.Learn(string(f.Kind), sweep.ParseDumps(text), int64(sweep.Start-n))
+	}
+	return l, 0, nil
+}
+
+// trouble says why a run that was to be undisturbed was not.
+func (s *Sweeper) trouble(out Outcome) string {
+	f := s.facts(out, "")
+	switch {
+	case len(f.Splats) > 0:
+		return "kernel splat without any fault: " + f.Splats[0]
+	case f.Infra+f.Hang+f.Failed != "":
+		return f.Infra + f.Hang + f.Failed
+	}
+	return ""
+}
+
+// Run implements sweep.Target.
+func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts) bool) (sweep.Facts, error) {
+	var arm wire.Arm
+	name := "dry"
+	if p != nil {
+		name = fmt.Sprintf("point-%d", p.ID)
+		f := s.job.Fault
+		f.Nth = p.Nth
+		var at *fault.Range
+		if p.Frame != "" {
+			a, ok := s.Addr(p.Frame)
+			if !ok {
+				return sweep.Facts{}, fmt.Errorf("point %s: the kernel has no such function, or several", p.At())
+			}
+			at = &fault.Range{Start: a, End: a + 1}
+		}
+		arm = f.CompileAt(fault.Stack, at)
+	}
+	for _, c := range s.job.Caches {
+		dir := path.Join("/sys/kernel/slab", c)
+		// Empty the lists of free objects, so that only those in use count.
+		arm.Final = append(arm.Final, wire.Write{Path: path.Join(dir, "shrink"), Text: "1", Optional: true})
+		arm.Look = append(arm.Look, path.Join(dir, "objects"))
+	}
+	began := time.Now()
+	out, said, log := s.exec(ctx, arm, fmt.Sprintf("%s-%d.log", name, s.runs.Add(1)))
+	facts := s.facts(out, log)
+	facts.Output = said
+	if p == nil {
+		s.longest = max(s.longest, time.Since(began)) // nothing else runs then
+	}
+	if !keep(facts) {
+		_ = os.Remove(log)
+	}
+	return facts, nil
+}
+
+func (s *Sweeper) exec(ctx context.Context, arm wire.Arm, log string) (out Outcome, said, file string) {
+	p := s.job.Program
+	p.From, p.Log, p.Timeout = s.tmpl, log, s.Timeout
+	p.Release = &wire.Release{Arm: arm}
+	if s.job.Test != "" {
+		p.Release.Args = []string{s.job.Test}
+	}
+	// The end of both streams, to show when the program fails by itself.
+	var tail tail
+	p.Stdout, p.Stderr, p.Run.Merge = &tail, nil, true
+	out = s.m.Exec(ctx, p)
+	return out, tail.String(), filepath.Join(p.Dir, log)
+}
+
+// tail keeps the end of what is written to it. It is used by one goroutine at a
+// time.
+type tail struct{ b []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	const most = 16 << 10
+	t.b = append(t.b, p...)
+	if over := len(t.b) - most; over > most {
+		t.b = append(t.b[:0], t.b[over:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string { return string(t.b) }
+
+// maxLog bounds what is read of one point's kernel log, in bytes.
+const maxLog = 8 << 20
+
+func (s *Sweeper) facts(out Outcome, log string) sweep.Facts {
+	f := sweep.Facts{Panicked: out.Panicked, Hang: out.Deadline + out.Hung, Log: log}
+	if log != "" {
+		if file, err := os.Open(log); err == nil {
+			d := sweep.Dumps{Each: func(d sweep.Dump) {
+				if f.Fired++; f.Fired == 1 {
+					f.Stack = d.Stack
+				}
+			}}
+			_, _ = io.CopyN(&d, file, maxLog)
+			_ = d.Close()
+			_ = file.Close()
+		}
+	}
+	for _, c := range out.Faults {
+		f.Fired = max(f.Fired, c.Fired)
+	}
+	for _, sp := range out.Splats {
+		f.Splats = append(f.Splats, sp.Title)
+		if f.Raw == "" {
+			f.Raw = string(sp.Raw)
+		}
+	}
+	switch {
+	case out.Infra != nil:
+		f.Infra = out.Infra.Error()
+	case out.Scanner != "":
+		f.Infra = "the kernel log was not read to its end: " + out.Scanner
+	case !out.EndMarker && f.Hang == "" && len(f.Splats) == 0 && !f.Panicked:
+		f.Hang = "the VM ended before the test did: " + out.Exit.String()
+	}
+	for _, d := range out.Disks {
+		if d.Err != nil {
+			f.Broken = append(f.Broken, fmt.Sprintf("%s of disk %s: %v: %s", d.Command, d.Disk, d.Err, oneLine(d.Output)))
+		}
+	}
+	for file, text := range out.Looks {
+		// "12 N0=12": the sum, then each node's (show_slab_objects in mm/slub.c).
+		if n, err := strconv.Atoi(strings.SplitN(strings.TrimSpace(text), " ", 2)[0]); err == nil {
+			if f.Objects == nil {
+				f.Objects = map[string]int{}
+			}
+			f.Objects[path.Base(path.Dir(file))] = n
+		}
+	}
+	if e := out.Exited; e != nil {
+		switch {
+		case e.Err != "":
+			f.Failed = "it could not be started: " + oneLine(e.Err)
+		case e.Signal != 0:
+			f.Failed = fmt.Sprintf("it was killed by signal %d", e.Signal)
+		case e.Code != 0:
+			f.Failed = fmt.Sprintf("it ended with status %d", e.Code)
+		}
+	}
+	return f
+}

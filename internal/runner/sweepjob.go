@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/symbolize"
+	"github.com/kvmrun/kvmrun/internal/wire"
+
+	"github.com/kvmrun/kvmrun/internal/oops"
+)
+
+// SweepOptions say which points a sweep tries, and how.
+type SweepOptions struct {
+	// Points is "all", "sites", or a number of points, evenly spread.
+	Points string
+	Spread int // the number, when Points is "n"
+	// At, when set, is the one point that is tried.
+	At *sweep.Point
+	// Jobs is how many VMs run at a time, at least 1.
+	Jobs int
+	// Resume continues the sweep that was begun in the same directory.
+	Resume bool
+	// Repro is the command that repeats a point, with %s for it.
+	Repro string
+	// Progress, when set, is told how far it is: points done, of how many, how
+	// many findings, points a second, the time that is left.
+	Progress func(done, total, findings int, rate float64, left time.Duration)
+}
+
+// Modes of SweepOptions.Points.
+const (
+	PointsAll   = "all"
+	PointsSites = "sites"
+	PointsN     = "n"
+)
+
+// SweepState is the file in a sweep's directory by which it is continued.
+const SweepState = "sweep.jsonl"
+
+// quietGo keeps Go's runtime from sending itself signals, each an allocation, at
+// times of its own.
+const quietGo = "GODEBUG=asyncpreemptoff=1"
+
+// SuiteProgram is a suite's test binary, held before its tests.
+func SuiteProgram(k *Kernel, s Suite, args []string) Program {
+	return Program{
+		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles(),
+		Run: wire.Run{Argv: append([]string{"/init"}, args...), Env: guestEnviron([]string{HoldEnv + "=1", quietGo}), Hold: wire.HoldStop},
+	}
+}
+
+// SelectTests returns, for each of the tests that -run's expression selects, the
+// expression that selects just that test with the subtests of expr.
+func SelectTests(tests []string, expr string) []string {
+	var args []string
+	sub := ""
+	if expr != "" {
+		args = []string{"-test.run=" + expr}
+		if alternatives := splitTests(expr); len(alternatives) == 1 && len(alternatives[0]) > 1 {
+			sub = "/" + strings.Join(alternatives[0][1:], "/")
+		}
+	}
+	var out []string
+	for _, t := range remaining(tests, args, nil) {
+		out = append(out, "^"+t+"$"+sub)
+	}
+	return out
+}
+
+// Sweep injects the job's fault at point after point. An interrupted sweep
+// returns its report so far and the reason. The error is a [*sweep.Refused]
+// for a program that fails without a fault.
+func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep.Report, error) {
+	state := filepath.Join(j.Program.Dir, SweepState)
+	key, err := m.sweepKey(j, o)
+	if err != nil {
+		return nil, err
+	}
+	var st *sweep.State
+	var h sweep.Header
+	var done []sweep.Result
+	if o.Resume {
+		if st, h, done, err = sweep.Resume(state, key); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("%w; there is none to continue", err)
+			}
+			return nil, err
+		}
+	}
+	s, err := m.NewSweeper(ctx, j, false)
+	if err != nil {
+		return nil, errors.Join(err, closeState(st))
+	}
+	defer s.Close() //nolint:errcheck // it was only read
+	if s.Note != "" {
+		m.progress("%s", s.Note)
+	}
+	if st == nil {
+		if h, err = m.survey(ctx, s, j, o); err != nil {
+			return nil, err
+		}
+		h.Key = key
+		if st, err = sweep.Create(state, h); err != nil {
+			return nil, err
+		}
+	}
+	began, fresh, findings := time.Now(), 0, 0
+	for _, r := range done {
+		if r.Verdict.Bad() {
+			findings++
+		}
+	}
+	c := sweep.Config{Target: s, Listing: h.Listing, Points: h.Points, Baseline: h.Baseline, Done: done, Jobs: o.Jobs}
+	c.OnResult = func(r sweep.Result) error {
+		fresh++
+		if r.Verdict.Bad() {
+			findings++
+		}
+		if o.Progress != nil {
+			n := len(done) + fresh
+			rate := float64(fresh) / time.Since(began).Seconds()
+			left := time.Duration(float64(len(h.Points)-n) / rate * float64(time.Second))
+			o.Progress(n, len(h.Points), findings, rate, left.Round(time.Second))
+		}
+		return st.Add(r)
+	}
+	s.Timeout = s.limit()
+	results, err := c.Run(ctx)
+	rep := &sweep.Report{
+		Kernel: j.Program.Kernel.Path, Release: j.Program.Kernel.Release, Subject: subject(j), Fault: j.Fault.String(),
+		Elapsed: time.Since(began), Repro: o.Repro,
+	}
+	rep.PerSecond = float64(fresh) / rep.Elapsed.Seconds()
+	rep.Fill(h, results)
+	return rep, errors.Join(err, st.Close())
+}
+
+func closeState(st *sweep.State) error {
+	if st == nil {
+		return nil
+	}
+	return st.Close()
+}
+
+// survey finds the points, after a run that has to pass.
+func (m *Machine) survey(ctx context.Context, s *Sweeper, j SweepJob, o SweepOptions) (h sweep.Header, err error) {
+	if h.Baseline, err = sweep.DryRun(ctx, s, 2); err != nil {
+		return h, err
+	}
+	if o.At != nil {
+		h.Points = []sweep.Point{*o.At}
+		return h, nil
+	}
+	m.progress("%s: passes without a fault; listing the calls that can fail", subject(j))
+	l, err := m.NewSweeper(ctx, j, true)
+	if err != nil {
+		return h, err
+	}
+	defer l.Close() //nolint:errcheck // it was only read
+	var again uint64
+	if h.Listing, again, err = l.List(ctx); err != nil {
+		return h, err
+	}
+	total := max(h.Listing.Total, again)
+	h.Spread = total - min(h.Listing.Total, again)
+	switch o.Points {
+	case PointsAll:
+		h.Points = h.Listing.Every(total, 0)
+	case PointsN:
+		h.Points = h.Listing.Every(total, o.Spread)
+	default:
+		h.Points = h.Listing.PerSite(s.CanFilter)
+	}
+	h.Listing.Total = total
+	m.progress("%s: %d calls from %d sites (%d in another run); %d points", subject(j), h.Listing.Total, len(h.Listing.Sites), again, len(h.Points))
+	return h, nil
+}
+
+func subject(j SweepJob) string {
+	if j.Test != "" {
+		return j.Program.Spec.Name + " " + j.Test
+	}
+	return strings.Join(j.Program.Run.Argv, " ")
+}
+
+// limit is how long a run with a fault may take: what a run without one took,
+// many times, because a fault may make others wait.
+func (s *Sweeper) limit() time.Duration {
+	return 20*s.longest + 30*time.Second
+}
+
+// sweepKey names all that points depend on.
+func (m *Machine) sweepKey(j SweepJob, o SweepOptions) (string, error) {
+	sums := []string{}
+	if d := j.Program.Kernel.Details; d != nil {
+		sums = append(sums, d.SHA256, d.BuildID)
+	}
+	files := []string{j.Program.Init}
+	for _, f := range j.Program.Files {
+		files = append(files, f.Host)
+	}
+	for _, f := range files {
+		sum, err := m.Cache.HashFile(f)
+		if err != nil {
+			return "", fmt.Errorf("read %s: %w", f, err)
+		}
+		sums = append(sums, sum)
+	}
+	text, err := json.Marshal([]any{sums, subject(j), j.Fault.String(), o.Points, o.Spread, o.At, j.Caches, j.Program.Run.Argv})
+	return fmt.Sprintf("%x", sha256.Sum256(text)), err
+}
+
+// Positions returns what adds source positions to call stacks of the kernel; nil
+// when it has no debug information.
+func (m *Machine) Positions(ctx context.Context, k *Kernel) func([]string) []string {
+	sym := m.symbolizer(ctx, k)
+	if sym == nil {
+		return nil
+	}
+	return func(stack []string) (out []string) {
+		for _, f := range stack {
+			out = append(out, f+positions(sym, f))
+		}
+		return out
+	}
+}
+
+func positions(sym *symbolize.Symbolizer, frame string) string {
+	var name string
+	var offset, size uint64
+	bare, _, _ := strings.Cut(frame, " ")
+	head, tail, _ := strings.Cut(bare, "+")
+	if _, err := fmt.Sscanf(tail, "0x%x/0x%x", &offset, &size); err != nil {
+		return ""
+	}
+	name = head
+	list, err := sym.Frame(oops.Frame{Func: name, Offset: offset, Size: size}, true)
+	if err != nil || len(list) == 0 {
+		return ""
+	}
+	var at []string
+	for _, p := range list {
+		at = append(at, fmt.Sprintf("%s:%d", p.File, p.Line))
+	}
+	return "  " + strings.Join(at, " < ")
+}
