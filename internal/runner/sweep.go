@@ -63,6 +63,9 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 	// The same addresses in each machine, and those of the file.
 	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], "nokaslr")
 	p.Twin = true
+	// The injectors' counters are no atomic ones, and the order of two CPUs'
+	// calls is nobody's to choose.
+	p.Spec.CPUs = 1
 	if err := os.MkdirAll(p.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make a directory for the logs: %w", err)
 	}
