@@ -52,9 +52,34 @@ type Spec struct {
 	Disks []Disk `json:"disks,omitempty"`
 	// Files are taken from the host into the guest.
 	Files []File `json:"files,omitempty"`
+	// Isolate is how far the suite's tests are kept apart unless the user says
+	// otherwise; empty is by suite.
+	Isolate Isolation `json:"isolate,omitempty"`
 	// Timeout bounds the suite in one VM on a machine with KVM; under TCG the
 	// runner multiplies it. Zero is the runner's default.
 	Timeout time.Duration `json:"timeout,omitempty"`
+}
+
+// Isolation says how far tests are kept apart.
+type Isolation string
+
+const (
+	// IsolateNone is a VM for the suite, whatever its kernel says.
+	IsolateNone Isolation = "none"
+	// IsolateSuite is a VM for the suite, and a fresh one for the tests that are
+	// left after a kernel splat.
+	IsolateSuite Isolation = "suite"
+	// IsolateTest is a VM for each top-level test.
+	IsolateTest Isolation = "test"
+)
+
+// ParseIsolation reads a user's word for one; "" is none of them.
+func ParseIsolation(s string) (Isolation, error) {
+	switch i := Isolation(s); i {
+	case "", IsolateNone, IsolateSuite, IsolateTest:
+		return i, nil
+	}
+	return "", fmt.Errorf("isolation %q is not known: use none, suite or test", s)
 }
 
 // Disk is a fresh raw disk made on the host for one VM.
@@ -138,6 +163,9 @@ func (s Spec) Validate() error {
 		if f.Guest != "" && !path.IsAbs(f.Guest) {
 			bad("suite %s: guest file %q: want an absolute path", s.Name, f.Guest)
 		}
+	}
+	if _, err := ParseIsolation(string(s.Isolate)); err != nil {
+		bad("suite %s: %w", s.Name, err)
 	}
 	if s.MemoryMiB < 0 || s.CPUs < 0 || s.Timeout < 0 {
 		bad("suite %s: memory, CPUs and timeout must not be negative", s.Name)

@@ -183,6 +183,9 @@ type Outcome struct {
 	// Ended are the top-level tests that began and ended, Running those that
 	// began and did not.
 	Ended, Running []string
+	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
+	// it did not share with its template.
+	HostMiB int
 	// Prepare is the host's work before QEMU's start, Boot from there until
 	// the guest was ready, First until the program's first output, Teardown
 	// from the end marker until QEMU was gone.
@@ -210,6 +213,20 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	out.Prepare = g.started.Sub(began)
 	m.drive(ctx, p, g, &out)
 	return out
+}
+
+// anonMiB is RssAnon of a process (proc_pid_status(5)), 0 for one that is gone.
+func anonMiB(pid int) int {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(text), "\nRssAnon:")
+	var kib int
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		return 0
+	}
+	return kib >> 10
 }
 
 // begin starts the machine for a program.
@@ -253,6 +270,7 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 	s := &session{m: m, p: p, guest: g, out: out}
 	s.run(ctx)
 	g.core.await(ctx, g.vm)
+	out.HostMiB = anonMiB(g.vm.PID())
 	g.vm.Kill()
 	m.conclude(ctx, p, s)
 	if out.EndMarker {

@@ -21,6 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -42,6 +43,8 @@ type Matrix struct {
 	// KeepGoing and PanicOnWarn say what happens at a kernel splat: by default
 	// the tests that are left run in a fresh VM.
 	KeepGoing, PanicOnWarn bool
+	// Isolate says how far tests are kept apart, "" leaves it to each suite.
+	Isolate suites.Isolation
 	// Faults is what goes wrong in every VM from the first test on.
 	Faults fault.Plan
 	// Command is the start of the command line that runs a job again.
@@ -51,6 +54,8 @@ type Matrix struct {
 	OnStart func(i int, id string)
 	OnEvent func(i int, e gotest.Event)
 	OnDone  func(i int, j result.Job)
+
+	forks *semaphore.Weighted // for isolation by test
 }
 
 // ErrNoTests is returned when an expression matches no test of any suite.
@@ -86,6 +91,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	}
 	slots := semaphore.NewWeighted(int64(jobs))
 	memory := newBudget()
+	x.forks = semaphore.NewWeighted(int64(jobs))
 	var wg sync.WaitGroup
 	for i, it := range items {
 		id := fileName(it.k.Release) + "-" + it.s.Spec.Name
@@ -184,6 +190,10 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 	job.KeepGoing, job.Idle, job.Faults = x.KeepGoing, x.Idle, x.Faults
 	for _, f := range x.Faults {
 		job.Repro += " -fault " + shellQuote(f.String())
+	}
+	job.Isolate, job.Jobs, job.slots = x.Isolate, x.Jobs, x.forks
+	if x.Isolate != "" {
+		job.Repro += " -isolate " + string(x.Isolate)
 	}
 	if x.PanicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")

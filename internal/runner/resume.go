@@ -125,6 +125,8 @@ func (c *console) progressOf() (ended, running []string) {
 type stream struct {
 	w    io.Writer
 	mark string // what begins package testing's own lines: ^V or nothing
+	// lines begin those that are held back, without the mark.
+	lines []string
 
 	mu sync.Mutex // of all below
 	// begun are the tests that did begin, by the kernel log: their "=== RUN"
@@ -141,7 +143,10 @@ var heldLines = []string{runLine, "PASS\n"}
 
 // newStream returns a stream to w for a binary run with args.
 func newStream(w io.Writer, args []string) *stream {
-	s := &stream{w: w, begun: map[string]bool{}}
+	if w == nil {
+		w = io.Discard
+	}
+	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}}
 	for _, a := range args {
 		if a == "-test.v=test2json" {
 			s.mark = "\x16"
@@ -152,7 +157,7 @@ func newStream(w io.Writer, args []string) *stream {
 
 // candidate says whether line may be, or become, one that is held back.
 func (s *stream) candidate(line []byte) bool {
-	for _, h := range heldLines {
+	for _, h := range s.lines {
 		h = s.mark + h
 		n := min(len(h), len(line))
 		if string(line[:n]) == h[:n] {

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
@@ -43,6 +45,8 @@ type Suite struct {
 	Given string      `json:"-"`
 	Spec  suites.Spec `json:"spec"`
 	Tests []string    `json:"tests"`
+	// Rest are its examples and fuzz targets.
+	Rest []string `json:"rest,omitempty"`
 }
 
 // SuiteJob is one suite for one VM.
@@ -75,6 +79,13 @@ type SuiteJob struct {
 	// KeepGoing goes on in the same VM after a splat. Otherwise the tests that
 	// are left run in a fresh one, which a suite with Tests makes possible.
 	KeepGoing bool
+	// Isolate says how far tests are kept apart, "" leaves it to the suite.
+	// Arguments that are NotIsolable must have been refused.
+	Isolate suites.Isolation
+	// Jobs bounds how many VMs run at once with isolation by test; 0 is the
+	// number of the host's processors. Free memory bounds it further.
+	Jobs  int
+	slots *semaphore.Weighted // what Jobs of several jobs share, or nil
 	// Cmdline is added to the kernel's command line.
 	Cmdline []string
 	// Faults is what goes wrong from the beginning of the first test on.
@@ -166,6 +177,14 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 // runVMs runs the suite in one VM, and in further ones what a failing kernel
 // left undone. The outcome is that of all together.
 func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
+	switch j.isolation() {
+	case suites.IsolateTest:
+		if len(remaining(slices.Concat(j.Suite.Tests, j.Suite.Rest), j.Args, nil)) > 0 {
+			return m.runIsolated(ctx, j, p)
+		}
+	case suites.IsolateNone:
+		j.KeepGoing = true
+	}
 	out := newStream(p.Stdout, j.Args)
 	if p.Stdout != nil {
 		p.Stdout = out

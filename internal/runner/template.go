@@ -71,6 +71,10 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 		out.Infra = err
 		return nil, out, err
 	}
+	if m.VMCore != "" {
+		prep.close()
+		return nil, out, errors.New("a memory dump is wanted, which only a booted VM gives")
+	}
 	if p.Run.Hold != "" && p.Stdin != nil {
 		prep.close()
 		return nil, out, errors.New("freeze a held program: it cannot have a standard input")
@@ -212,6 +216,7 @@ type guest struct {
 	nonce   string
 	disks   []*disk
 	started time.Time
+	log     string    // name of its kernel log
 	from    *Template // what it was forked from, or nil
 	core    *core     // nil when no memory dump is asked for
 }
@@ -243,7 +248,7 @@ func (g *guest) check(ctx context.Context) []DiskCheck {
 // fork starts a machine from the template, whose log is called so in dir. It
 // waits for its first message then, as long as one likes.
 func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*guest, error) {
-	g := &guest{nonce: rand.Text(), started: time.Now(), from: t}
+	g := &guest{nonce: rand.Text(), started: time.Now(), log: log, from: t}
 	g.con = newConsole(g.nonce)
 	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(dir, log), Console: g.con, Log: m.Log}
 	for _, d := range t.disks {

@@ -33,6 +33,12 @@ func runGuest(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "kvmrun: make the directory for profiles in the guest:", err)
 		return 1
 	}
+	if only, ok := os.LookupEnv(runner.OnlyEnv); ok {
+		if only != "" {
+			keepTestsOnly(m)
+		}
+		drop(m, slices.DeleteFunc(names(m), func(n string) bool { return n == only }))
+	}
 	drop(m, strings.Split(os.Getenv(runner.DoneEnv), "\n"))
 	if text, err := os.ReadFile(suites.GuestAllowFile); err == nil {
 		if log.allow, err = oops.ParseAllowList("the run's allow-list", text); err != nil {

@@ -38,6 +38,8 @@ type hostFlags struct {
 	allow                                 files
 	vmcore                                runner.CoreFormat
 	keepGoing, panicOnWarn                bool
+	isolate                               string
+	jobs                                  int
 	hang                                  time.Duration
 	faults                                fault.Flag
 }
@@ -53,12 +55,15 @@ func (h *hostFlags) register(fs *flag.FlagSet) {
 	fs.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
 	fs.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
 	fs.Var(&h.vmcore, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log: an ELF core, or kdump-zlib")
+	fs.StringVar(&h.isolate, "isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each); default: suite, or what the suite says")
+	fs.IntVar(&h.jobs, "j", 0, "VMs at a time with -isolate test; default: as many as CPUs")
 	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
 }
 
 func (h *hostFlags) own(name string) bool {
 	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault", "vmcore":
+	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault", "vmcore",
+		"isolate", "j":
 		return true
 	}
 	return false
@@ -120,6 +125,10 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	default:
 		return 0, usageError{fmt.Errorf("-accel %s: want kvm, tcg or auto", h.accel)}
 	}
+	isolate, err := suites.ParseIsolation(h.isolate)
+	if err != nil {
+		return 0, usageError{fmt.Errorf("-isolate: %w", err)}
+	}
 	kernel, err := findFile("-kernel", h.kernel)
 	if err != nil {
 		return 0, usageError{err}
@@ -167,6 +176,11 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if err != nil {
 		return 0, usageError{err}
 	}
+	if isolate == suites.IsolateTest {
+		if err := runner.NotIsolable(args); err != nil {
+			return 0, usageError{err}
+		}
+	}
 	merge := sameFile(os.Stdout, os.Stderr)
 	// The test binary's own -test.timeout comes first: it knows which test
 	// hangs and prints its goroutines.
@@ -177,11 +191,12 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		}
 	}
 	job := runner.SuiteJob{
-		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: names(m)},
+		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: names(m), Rest: rest(m)},
 		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
 		Raw: os.Stdout, RawErr: os.Stderr,
 		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir,
 	}
+	job.Isolate, job.Jobs = isolate, h.jobs
 	job.KeepGoing, job.Idle, job.Faults = h.keepGoing, h.hang, h.faults.Plan
 	if h.panicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")

@@ -31,7 +31,7 @@ func Run(m *testing.M, spec suites.Spec, helpers kit.Helpers) {
 
 // describe prints what kvmrun wants to know before it boots anything.
 func describe(m *testing.M, spec suites.Spec) int {
-	s := runner.Suite{Spec: spec, Tests: names(m)}
+	s := runner.Suite{Spec: spec, Tests: names(m), Rest: rest(m)}
 	if err := json.NewEncoder(os.Stdout).Encode(s); err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: describe the suite:", err)
 		return 1

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -65,6 +66,10 @@ func TestOutputIsGoTests(t *testing.T) {
 		name string
 		args []string
 	}{
+		{"isolated", []string{"-isolate", "test", "-v", "-run", good}},
+		{"isolated, json", []string{"-isolate", "test", "-json", "-run", "TestSub|TestPass|ExamplePrint"}},
+		{"isolated, fails", []string{"-isolate", "test", "-j", "1", "-run", "TestZFail|TestPass"}},
+		{"isolated, failfast", []string{"-isolate", "test", "-v", "-failfast", "-run", "TestZFail|TestZZAfter"}},
 		{"quiet", []string{"-run", good}},
 		{"verbose", []string{"-v", "-run", good}},
 		{"json", []string{"-json", "-run", good}},
@@ -79,7 +84,13 @@ func TestOutputIsGoTests(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			args := append([]string{sample}, c.args...)
-			want := goTest(t, []string{"SAMPLE_PLAIN=1"}, args...)
+			plain := args
+			for i, a := range args { // which a plain test binary does not know
+				if a == "-isolate" {
+					plain = slices.Concat(args[:i], slices.DeleteFunc(slices.Clone(args[i+2:]), func(a string) bool { return a == "-j" || a == "1" }))
+				}
+			}
+			want := goTest(t, []string{"SAMPLE_PLAIN=1"}, plain...)
 			with := []string{sample, "-kernel", kernel}
 			got := goTest(t, nil, append(with, c.args...)...)
 			if c.args[len(c.args)-1] == "hello world" { // -args ends go test's own flags
@@ -89,6 +100,51 @@ func TestOutputIsGoTests(t *testing.T) {
 			assert.Check(t, is.Equal(normal(got.stdout), normal(want.stdout)))
 			assert.Check(t, is.Equal(normal(got.stderr), normal(want.stderr)))
 		})
+	}
+}
+
+// TestIsolatedTestsDoNotSeeEachOther, whatever the others do: end the binary, the
+// VM or the kernel.
+func TestIsolatedTestsDoNotSeeEachOther(t *testing.T) {
+	kernel := needKernel(t)
+	logs := t.TempDir()
+	got := goTest(t, nil, sample, "-kernel", kernel, "-isolate", "test", "-logs", logs, "-v",
+		"-run", "TestZExit|TestZSignal|TestZPanic$|TestZPanicKernel|TestZPowerOff|TestZZAfter")
+	assert.Equal(t, got.code, 1)
+	for _, want := range []string{
+		"--- FAIL: TestZPanic ", "panic: oh",
+		"kvmrun: the test binary ended during this test: exit status 7",
+		"kvmrun: the test binary was ended by signal 9 during this test",
+		"kvmrun: the kernel died during this test: kernel panic: sysrq triggered crash",
+		"kvmrun: the VM ended during this test: power-off",
+		"--- PASS: TestZZAfter",
+	} {
+		assert.Check(t, is.Contains(got.stdout, want))
+	}
+	assert.Equal(t, strings.Count(got.stdout, "=== RUN "), 6)
+	files, err := os.ReadDir(logs)
+	assert.NilError(t, err)
+	var names []string
+	for _, f := range files {
+		names = append(names, f.Name())
+	}
+	assert.DeepEqual(t, names, []string{"console.log"})
+	b, err := os.ReadFile(filepath.Join(logs, "console.log"))
+	assert.NilError(t, err)
+	assert.Equal(t, bytes.Count(b, []byte("Linux version")), 1)
+	assert.Equal(t, bytes.Count(b, []byte("kvmrun: forked as")), 6)
+}
+
+func TestIsolationIsRefused(t *testing.T) {
+	kernel := needKernel(t)
+	for want, args := range map[string][]string{
+		"use none, suite or test":               {"-isolate", "everything"},
+		"-coverprofile does not work with that": {"-isolate", "test", "-coverprofile", filepath.Join(t.TempDir(), "c")},
+		"-bench does not work with that":        {"-isolate", "test", "-bench", "."},
+	} {
+		got := goTest(t, nil, append([]string{sample, "-kernel", kernel}, args...)...)
+		assert.Equal(t, got.code, 1)
+		assert.Check(t, is.Contains(got.stdout+got.stderr, want))
 	}
 }
 

@@ -42,6 +42,18 @@ func names(m *testing.M) (out []string) {
 	return out
 }
 
+// rest returns the names of the examples and fuzz targets, by which package
+// testing selects them as if they were tests.
+func rest(m *testing.M) (out []string) {
+	for _, name := range []string{"examples", "fuzzTargets"} {
+		f := reflect.ValueOf(m).Elem().FieldByName(name)
+		for i := range f.Len() {
+			out = append(out, f.Index(i).FieldByName("Name").String())
+		}
+	}
+	return out
+}
+
 // drop removes tests by name.
 func drop(m *testing.M, names []string) {
 	list := tests(m)

@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/suites"
 )
 
 var runCommand = command{
@@ -50,6 +51,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.DurationVar(&x.Idle, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
 	fs.BoolVar(&x.KeepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&x.PanicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
+	isolate := fs.String("isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each, forked); default: suite, or what the suite says")
 	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
 	allow := allowFlag(fs)
 	faults := faultFlag(fs)
@@ -69,6 +71,9 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	known, err := allowLists(*allow)
 	if err != nil {
 		return err
+	}
+	if x.Isolate, err = suites.ParseIsolation(*isolate); err != nil {
+		return usagef("run: -isolate: %v", err)
 	}
 	ui := newProgress(io.Err)
 	defer ui.close()

@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// OnlyEnv names the one test that the test binary in the guest is to run; set and
+// empty it stands for what is no test: examples and the seeds of fuzz targets.
+const OnlyEnv = "KVMRUN_ONLY"
+
+// isolation is the job's, or what its suite declares.
+func (j *SuiteJob) isolation() suites.Isolation {
+	switch {
+	case j.Isolate != "":
+		return j.Isolate
+	case j.Suite.Spec.Isolate != "" && NotIsolable(j.Args) == nil:
+		return j.Suite.Spec.Isolate
+	}
+	return suites.IsolateSuite
+}
+
+// NotIsolable says which of a test binary's arguments needs all tests in one
+// process, if any.
+func NotIsolable(args []string) error {
+	for _, a := range args {
+		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		switch name {
+		case "test.shuffle", "test.bench", "test.coverprofile", "test.gocoverdir", "test.cpuprofile", "test.memprofile",
+			"test.blockprofile", "test.mutexprofile", "test.trace":
+			if value != "" && value != "off" {
+				return fmt.Errorf("-isolate test runs each test in a process of its own, and -%s does not work with that: leave out one of them", strings.TrimPrefix(name, "test."))
+			}
+		}
+	}
+	return nil
+}
+
+// firstGuess is what a fork is thought to need of the host's memory before one
+// has shown it, in MiB: QEMU itself 40, a suite's test some 30 (measured).
+const firstGuess = 128
+
+// isolated runs each test of a suite in a machine of its own and joins what they
+// say as if it had been one.
+type isolated struct {
+	m   *Machine
+	j   SuiteJob
+	p   Program
+	out io.Writer // joined standard output, nil for none
+
+	tmpl  *Template // nil: every machine boots
+	units []*unit
+	all   Outcome
+	until time.Time // end of the time for all of them, zero for none
+
+	alive  atomic.Int32 // forks there are
+	gone   chan struct{}
+	needed atomic.Int64 // the most that a fork was seen to need, in MiB
+}
+
+// unit is a test, or with the name "" what is no test.
+type unit struct {
+	test   string
+	log    string // name of its kernel log
+	stdout *spool
+	stderr *spool
+	done   chan struct{}
+	begun  bool // valid after done
+	result Outcome
+}
+
+// runIsolated is runVMs for isolation by test.
+func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcome {
+	x := &isolated{m: m, j: j, p: p, gone: make(chan struct{}, 1)}
+	tests := remaining(j.Suite.Tests, j.Args, nil)
+	if len(remaining(j.Suite.Rest, j.Args, nil)) > 0 {
+		tests = append(tests, "")
+	}
+	for i, t := range tests {
+		u := &unit{test: t, log: fmt.Sprintf("console-%d.log", i+1), done: make(chan struct{})}
+		u.stdout, u.stderr = &spool{dir: p.Dir}, &spool{dir: p.Dir}
+		x.units = append(x.units, u)
+	}
+	tmpl, boot, err := m.MakeTemplate(ctx, p)
+	x.all = Outcome{
+		Ready: boot.Ready, Accel: boot.Accel, Args: boot.Args, Splats: boot.Splats, Notes: boot.Notes,
+		Prepare: boot.Prepare, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{},
+	}
+	switch {
+	case boot.Infra != nil || boot.Panicked || boot.Scanner != "":
+		if tmpl != nil {
+			_ = tmpl.Close()
+		}
+		return boot // the kernel does not get far enough, or cannot be trusted
+	case err != nil:
+		x.all.Notes = append(x.all.Notes, m.remark(fmt.Sprintf("booting a VM for each test: VMs cannot be forked here: %v", err))...)
+	default:
+		x.tmpl = tmpl
+		defer tmpl.Close() //nolint:errcheck // nothing to be written
+	}
+	if p.Timeout > 0 {
+		x.until = time.Now().Add(p.Timeout)
+	}
+	ctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { x.runAll(ctx) })
+	return x.join(stop)
+}
+
+// runAll runs the units, some at a time, and closes every done.
+func (x *isolated) runAll(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	forks := x.forks(ctx, &wg)
+	jobs := x.j.Jobs
+	if jobs <= 0 {
+		jobs = runtime.NumCPU()
+	}
+	var next atomic.Int32
+	for range min(jobs, len(x.units)) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(x.units) {
+					return
+				}
+				x.run(ctx, x.units[i], forks)
+			}
+		})
+	}
+}
+
+// forks makes a machine for each unit ahead of need: one is ready while others
+// run. The channel is closed when there will be no more.
+func (x *isolated) forks(ctx context.Context, wg *sync.WaitGroup) <-chan *guest {
+	forks := make(chan *guest)
+	if x.tmpl == nil {
+		close(forks)
+		return forks
+	}
+	wg.Go(func() {
+		defer close(forks)
+		for _, u := range x.units {
+			if !x.awaitMemory(ctx) {
+				return
+			}
+			g, err := x.tmpl.fork(ctx, x.m, x.p.Dir, u.log)
+			if err != nil {
+				if ctx.Err() == nil {
+					x.m.progress("booting VMs that could not be forked: %v", err)
+				}
+				return
+			}
+			x.alive.Add(1)
+			select {
+			case forks <- g:
+			case <-ctx.Done():
+				g.close()
+				return
+			}
+		}
+	})
+	return forks
+}
+
+// awaitMemory waits until there is memory for one more fork, and for those that
+// run to grow. One may always run.
+func (x *isolated) awaitMemory(ctx context.Context) bool {
+	for {
+		n := int(x.alive.Load())
+		need := int(x.needed.Load())
+		if need == 0 {
+			need = firstGuess
+		}
+		if n == 0 || availableMiB()-hostReserve >= need*(n+1) {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-x.gone:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// run runs one unit in a fork, or in a machine that it boots.
+func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
+	defer close(u.done)
+	if s := x.j.slots; s != nil {
+		if s.Acquire(ctx, 1) != nil {
+			return
+		}
+		defer s.Release(1)
+	}
+	p := x.p
+	p.Log, p.Stdout, p.Stderr = u.log, u.stdout, u.stderr
+	if x.p.Stderr == nil {
+		p.Stderr = nil
+	}
+	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], OnlyEnv+"="+u.test)
+	g := <-forks
+	if ctx.Err() != nil {
+		g.close()
+		return
+	}
+	u.begun = true
+	if !x.until.IsZero() {
+		if p.Timeout = time.Until(x.until); p.Timeout <= 0 {
+			g.close()
+			u.result.Deadline = fmt.Sprintf("the suite did not end within %s", x.p.Timeout)
+			return
+		}
+	}
+	if g == nil {
+		u.result = x.m.Exec(ctx, p)
+		return
+	}
+	p.Log = g.log
+	u.log = g.log
+	g.started = time.Now()
+	x.m.drive(ctx, p, g, &u.result)
+	if mib := int64(u.result.HostMiB); mib > x.needed.Load() {
+		x.needed.Store(mib)
+	}
+	x.alive.Add(-1)
+	select {
+	case x.gone <- struct{}{}:
+	default:
+	}
+}
+
+// join passes on what the units say, in their order, each as soon as it is its
+// turn, and adds up what they showed. It calls stop when no more are wanted.
+func (x *isolated) join(stop func()) Outcome {
+	failed := false
+	logEnd, err := logSize(filepath.Join(x.p.Dir, x.p.log()))
+	if x.tmpl == nil {
+		logEnd = 0
+	}
+	s := newStream(x.p.Stdout, x.j.Args)
+	s.lines = nil // nothing is held back: what ends has been decided
+	finals := []string{s.mark + "PASS\n", s.mark + "FAIL\n"}
+	for _, u := range x.units {
+		out := &withoutFinal{w: s, finals: finals}
+		u.stdout.live(out)
+		if x.p.Stderr != nil {
+			u.stderr.live(x.p.Stderr)
+		}
+		<-u.done
+		u.stdout.close()
+		u.stderr.close()
+		if !u.begun {
+			x.all.infra(errors.New("interrupted"))
+			x.all.EndMarker = false
+			break
+		}
+		o := &u.result
+		if err == nil {
+			logEnd, err = x.joinLog(u, logEnd)
+		}
+		out.end()
+		switch why, text := o.ending(); {
+		case len(o.Running) > 0:
+			s.end(false, false)
+			s.fail(u.test, why, text, false)
+		case u.test != "" && o.Exited == nil && !slices.Contains(o.Ended, u.test):
+			s.end(false, false)
+			s.fail(u.test, why, text, true)
+		}
+		bad := o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s splat) bool { return !s.excused() })
+		failed = failed || bad
+		x.add(u)
+		if bad && failFast(x.j.Args) {
+			break
+		}
+	}
+	stop()
+	if err != nil {
+		x.all.infra(fmt.Errorf("join the kernel logs: %w", err))
+	}
+	verdict := finals[0]
+	if failed {
+		verdict = finals[1]
+	}
+	_, _ = s.Write([]byte(verdict))
+	x.all.Disks = joinChecks(x.units)
+	return x.all
+}
+
+// add adds a unit's facts to those of all.
+func (x *isolated) add(u *unit) {
+	o := u.result
+	a := &x.all
+	a.Splats = append(a.Splats, o.Splats...)
+	a.Panicked = a.Panicked || o.Panicked
+	a.EndMarker = a.EndMarker && o.EndMarker
+	for _, n := range o.Notes {
+		if !slices.Contains(a.Notes, n) {
+			a.Notes = append(a.Notes, n)
+		}
+	}
+	first := func(have *string, now string) {
+		if *have == "" {
+			*have = now
+		}
+	}
+	first(&a.Deadline, o.Deadline)
+	first(&a.Hung, o.Hung)
+	first(&a.Scanner, o.Scanner)
+	if o.Infra != nil {
+		a.infra(fmt.Errorf("%s: %w", u.name(), o.Infra))
+	}
+	if a.First == 0 {
+		a.First = o.First
+	}
+	if !o.EndMarker && a.LastWords == nil {
+		a.LastWords, a.Exit = o.LastWords, o.Exit
+	}
+	a.HostMiB = max(a.HostMiB, o.HostMiB)
+	a.Faults = append(a.Faults, o.Faults...)
+	if o.Exited == nil {
+		a.Exited.Code = max(a.Exited.Code, 1)
+		return
+	}
+	a.Exited.Code = max(a.Exited.Code, o.Exited.Code)
+	if o.Exited.Signal != 0 {
+		a.Exited.Code = max(a.Exited.Code, 1)
+	}
+	first(&a.Exited.Err, o.Exited.Err)
+}
+
+func (u *unit) name() string {
+	if u.test == "" {
+		return "examples"
+	}
+	return u.test
+}
+
+func (o *Outcome) infra(err error) {
+	if o.Infra == nil {
+		o.Infra = err
+	}
+}
+
+// ending says why a test that began did not end.
+func (o *Outcome) ending() (why, text string) {
+	for _, s := range o.Splats {
+		if o.Exited == nil && (s.test != "" || s.Panicked) {
+			return "the kernel died during this test: " + s.Title, string(s.Raw)
+		}
+	}
+	switch e := o.Exited; {
+	case o.Deadline+o.Hung != "":
+		return o.Deadline + o.Hung, ""
+	case e != nil && e.Signal != 0:
+		return fmt.Sprintf("the test binary was ended by signal %d during this test", e.Signal), ""
+	case e != nil:
+		return fmt.Sprintf("the test binary ended during this test: exit status %d", e.Code), ""
+	case o.Infra != nil:
+		return oneLine(o.Infra.Error()), ""
+	}
+	return "the VM ended during this test: " + o.Exit.String(), ""
+}
+
+// withoutFinal passes on what a test binary prints, but for the verdict with which
+// it ends.
+type withoutFinal struct {
+	w      io.Writer
+	finals []string
+	held   []byte // may become one of them
+}
+
+// Write implements io.Writer.
+func (f *withoutFinal) Write(p []byte) (int, error) {
+	all := append(f.held, p...)
+	keep := 0
+	for _, final := range f.finals {
+		for n := min(len(final), len(all)); n > keep; n-- {
+			if strings.HasPrefix(final, string(all[len(all)-n:])) {
+				keep = n
+			}
+		}
+	}
+	_, err := f.w.Write(all[:len(all)-keep])
+	f.held = append([]byte(nil), all[len(all)-keep:]...)
+	return len(p), err
+}
+
+// end passes on what was held back and did not become a verdict.
+func (f *withoutFinal) end() {
+	if !slices.Contains(f.finals, string(f.held)) {
+		_, _ = f.w.Write(f.held) // as for every Write: an error is the next one's too
+	}
+}
+
+// joinLog appends a unit's kernel log to that of the whole, which is end bytes
+// long, and returns its new length.
+func (x *isolated) joinLog(u *unit, end int64) (int64, error) {
+	to, err := os.OpenFile(filepath.Join(x.p.Dir, x.p.log()), os.O_WRONLY|os.O_CREATE, 0o644)
+	if err != nil {
+		return end, err
+	}
+	defer to.Close() //nolint:errcheck // closed with its error below
+	if end == 0 {
+		if err := to.Truncate(0); err != nil {
+			return end, err
+		}
+	}
+	name := filepath.Join(x.p.Dir, u.log)
+	from, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return end, nil // it never had a machine
+	}
+	if err != nil {
+		return end, err
+	}
+	defer from.Close() //nolint:errcheck // only read
+	if end >= vmtest.DefaultConsoleLimit {
+		return end, nil // the files stay beside it
+	}
+	if _, err := to.Seek(end, io.SeekStart); err != nil {
+		return end, err
+	}
+	n, err := io.Copy(to, from)
+	if err != nil {
+		return end, err
+	}
+	for _, s := range u.result.Splats {
+		s.Start += end
+		s.End += end
+	}
+	for i := range u.result.Splats {
+		u.result.Splats[i].log = x.p.log()
+	}
+	return end + n, errors.Join(to.Close(), os.Remove(name))
+}
+
+func logSize(path string) (int64, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// joinChecks has each disk once, and each failure.
+func joinChecks(units []*unit) (out []DiskCheck) {
+	failed, passed := map[string]bool{}, map[string]bool{}
+	for _, u := range units {
+		for _, d := range u.result.Disks {
+			if d.Err != nil {
+				failed[d.Disk] = true
+				d.Disk += " after " + u.name()
+				out = append(out, d)
+			}
+		}
+	}
+	for _, u := range units {
+		for _, d := range u.result.Disks {
+			if !failed[d.Disk] && !passed[d.Disk] && d.Err == nil {
+				passed[d.Disk] = true
+				out = append(out, d)
+			}
+		}
+	}
+	return out
+}
+
+func failFast(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool {
+		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		return name == "test.failfast" && value != "false"
+	})
+}
+
+// Bounds of what a unit may print before it is its turn, in bytes.
+const (
+	spoolMemory = 1 << 20
+	spoolLimit  = LogLimit
+)
+
+// spool keeps what is written to it until it is told where it goes: in memory at
+// first, then in a file without a name in dir.
+type spool struct {
+	dir string
+
+	mu  sync.Mutex
+	w   io.Writer // not nil: nothing is kept any more
+	buf []byte
+	f   *os.File
+	n   int64 // bytes in f
+}
+
+// Write implements io.Writer. Beyond spoolLimit it fails.
+func (s *spool) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.w != nil {
+		return s.w.Write(p)
+	}
+	if len(s.buf)+len(p) > spoolMemory {
+		if err := s.spill(); err != nil {
+			return 0, fmt.Errorf("keep a test's output: %w", err)
+		}
+	}
+	if s.n+int64(len(p)) > spoolLimit {
+		return 0, fmt.Errorf("keep a test's output: more than %d bytes before it was its turn", spoolLimit)
+	}
+	s.buf = append(s.buf, p...)
+	return len(p), nil
+}
+
+func (s *spool) spill() (err error) {
+	if s.f == nil {
+		if s.f, err = os.CreateTemp(s.dir, ".output-*"); err != nil {
+			return err
+		}
+		_ = os.Remove(s.f.Name())
+	}
+	n, err := s.f.Write(s.buf)
+	s.n += int64(n)
+	s.buf = s.buf[:0]
+	return err
+}
+
+// live passes on what was kept, and everything else at once. Errors of w are
+// those of the next Write.
+func (s *spool) live(w io.Writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.w = w; s.f != nil {
+		_, _ = io.Copy(w, io.NewSectionReader(s.f, 0, s.n))
+		_ = s.f.Close()
+		s.f = nil
+	}
+	_, _ = w.Write(s.buf)
+	s.buf = nil
+}
+
+// close drops what was kept.
+func (s *spool) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.w == nil {
+		s.w = io.Discard
+	}
+	if s.f != nil {
+		_ = s.f.Close()
+	}
+	s.f, s.buf = nil, nil
+}
