@@ -59,10 +59,9 @@ const firstGuess = 128
 // isolated runs each test of a suite in a machine of its own and joins what they
 // say as if it had been one.
 type isolated struct {
-	m   *Machine
-	j   SuiteJob
-	p   Program
-	out io.Writer // joined standard output, nil for none
+	m *Machine
+	j SuiteJob
+	p Program
 
 	tmpl  *Template // nil: every machine boots
 	units []*unit
