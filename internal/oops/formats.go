@@ -10,6 +10,9 @@ type oops struct {
 	formats []format
 	// not lists lines that hold header but are no bug.
 	not *lazyRE
+	// abroad lists lines that are a bug only in the log of a machine of ours, see
+	// [Scanner.Own].
+	abroad *lazyRE
 	// notice lists texts that tell a user something, not a developer. It applies
 	// to the rows that accept any text, not to those that know the report.
 	notice *lazyRE

@@ -150,7 +150,7 @@ func otherTable() []*oops {
 		{header: "EXT4-fs error (device ", repeat: true, strict: true, formats: []format{
 			{start: re(`^EXT4-fs error \(device [^)]*\): {{FUNC}}:\d+`), title: "EXT4-fs error in {1}", named: 1, rule: blameSelf, noStack: true},
 			{start: re(`^EXT4-fs error \(device [^)]*\)`), title: "EXT4-fs error", noStack: true},
-		}, not: loopFS},
+		}, abroad: loopFS},
 		{header: "rust_kernel: panicked at", formats: []format{
 			{start: re(`^rust_kernel: panicked at `), body: re(`(?m)\A(.+)$`), title: "{1} in {F}", rule: blamePC},
 		}},
@@ -164,6 +164,6 @@ func otherTable() []*oops {
 	}
 }
 
-// loopFS matches file systems on loop devices: tests mount images there that
+// loopFS matches file systems on loop devices: fuzzers mount images there that
 // are broken on purpose.
 var loopFS = compile(`\(device loop\d+\)`)

@@ -317,3 +317,20 @@ func mixture(rnd *rand.Rand, logs [][]byte) []byte {
 	}
 	return out
 }
+
+// TestOwn: an error of a file system on a loop device counts on machines of
+// one's own alone, on other devices everywhere.
+func TestOwn(t *testing.T) {
+	log := func(device string) []byte {
+		return []byte("[   12.345678] EXT4-fs error (device " + device + "): ext4_lookup:1815: inode #2: comm ls: bad\n")
+	}
+	for _, c := range []struct {
+		device    string
+		want, own int
+	}{{"vda", 1, 1}, {"loop0", 0, 1}} {
+		assert.Assert(t, is.Len(oops.Parse(log(c.device)), c.want))
+		got := oops.ParseOwn(log(c.device))
+		assert.Assert(t, is.Len(got, c.own))
+		assert.Equal(t, got[0].Title, "EXT4-fs error in ext4_lookup")
+	}
+}

@@ -26,6 +26,11 @@ const (
 // Scanner finds reports in a stream. The zero value is not usable; see
 // [NewScanner]. It is not safe for concurrent use.
 type Scanner struct {
+	// Own says that the log is that of a machine whose tests the caller knows:
+	// errors of file systems on loop devices are reports then. Others mount
+	// broken images there all the time. To be set before the first Write.
+	Own bool
+
 	emit   func(*Report)
 	split  splitter
 	queue  []*pending // in order of their first lines
@@ -83,9 +88,16 @@ func (s *Scanner) Close() error {
 func (s *Scanner) Pending() bool { return len(s.queue) > 0 }
 
 // Parse returns all reports in log, in order.
-func Parse(log []byte) []*Report {
+func Parse(log []byte) []*Report { return parse(log, false) }
+
+// ParseOwn is Parse for the log of a machine of the caller's own, see
+// [Scanner.Own].
+func ParseOwn(log []byte) []*Report { return parse(log, true) }
+
+func parse(log []byte, own bool) []*Report {
 	var out []*Report
 	s := NewScanner(func(r *Report) { out = append(out, r) })
+	s.Own = own
 	s.split.write(log, s.line)
 	s.split.close(s.line)
 	s.Flush()
@@ -134,7 +146,7 @@ func (s *Scanner) line(l line) {
 	if l.fromKernel() {
 		s.stamps = true
 	}
-	h, ok := starts().find(l.msg, l.fromKernel() || !s.stamps)
+	h, ok := s.find(l.msg, l.fromKernel() || !s.stamps)
 	if ok && h.pattern.mark != markNone {
 		s.mark(&l, h.pattern.mark)
 		ok = false
@@ -167,6 +179,15 @@ func (s *Scanner) line(l line) {
 	if len(s.queue) > 0 {
 		s.settle()
 	}
+}
+
+// find looks for what begins a report, or a mark.
+func (s *Scanner) find(msg []byte, kernel bool) (hit, bool) {
+	h, ok := starts().find(msg, kernel)
+	if ok && !s.Own && h.pattern.mark == markNone && h.pattern.oops.abroad != nil {
+		ok = !h.pattern.oops.abroad.Match(msg)
+	}
+	return h, ok
 }
 
 // joins reports whether a line that could begin a report belongs to owner.
@@ -246,7 +267,7 @@ func (s *Scanner) preamble(l *line) []line {
 	var out []line
 	for i := 1; i <= maxPreamble && i <= s.nth; i++ {
 		r := &s.recent[(s.nth-i)%maxPreamble]
-		if _, ok := starts().find(r.msg, true); ok {
+		if _, ok := s.find(r.msg, true); ok {
 			return nil // another report or a boot lies between
 		}
 		if !bytes.Equal(r.caller, l.caller) {

@@ -80,6 +80,7 @@ func newConsole(nonce string) *console {
 		}
 		c.reports = append(c.reports, r)
 	})
+	c.scanner.Own = true
 	return c
 }
 

@@ -269,5 +269,5 @@ func (k *kmsg) splats(from int) []*oops.Report {
 	if worst > 4 {
 		return nil
 	}
-	return oops.Parse([]byte(b.String()))
+	return oops.ParseOwn([]byte(b.String()))
 }
