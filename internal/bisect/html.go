@@ -24,7 +24,7 @@ func (r Report) HTML(w io.Writer) error {
 		Answer   []Point
 	}{Report: r, Headline: upper(r.headline()), Facts: r.facts(), Path: r.path(), Shown: r.shown(), Pic: r.draw(), Noun: r.noun()}
 	if page.Shown != nil {
-		page.At = r.name(r.point(page.Shown.Point))
+		page.At = r.Name(r.point(page.Shown.Point))
 	}
 	if r.Result != nil && (r.Result.Kind == Culprit || r.Result.Kind == Range) {
 		page.Answer = r.Result.Found
@@ -92,7 +92,7 @@ func (r Report) draw() picture {
 			continue
 		}
 		y += row
-		d := dot{X: x(k), Y: y, Color: colors[o.Word], N: i + 1, Text: fmt.Sprintf("%d. %s: %s: %s", i+1, o.Phase, o.Word, r.name(r.History.Points[k]))}
+		d := dot{X: x(k), Y: y, Color: colors[o.Word], N: i + 1, Text: fmt.Sprintf("%d. %s: %s: %s", i+1, o.Phase, o.Word, r.Name(r.History.Points[k]))}
 		if prev != nil {
 			p.Lines = append(p.Lines, segment{prev.X, prev.Y, d.X, d.Y})
 		}

@@ -62,6 +62,58 @@ func Linear(points []Point) History {
 	return h
 }
 
+// Graph makes a history of commits, parents before children, whose parents are
+// given by ID. Parents that are not among the commits lie before the good end; a
+// commit that has none follows it. A bad end that is not the last commit, because
+// the commits are a choice, follows all of them.
+func Graph(good Point, commits []Point, parents [][]string, bad Point) History {
+	good.Base, good.Parents = true, nil
+	h := History{Points: []Point{good}}
+	index := map[string]int{good.ID: 0}
+	among := map[string]bool{good.ID: true}
+	for _, c := range commits {
+		among[c.ID] = true
+	}
+	for _, ps := range parents {
+		for _, p := range ps {
+			if !among[p] {
+				among[p] = true
+				index[p] = len(h.Points)
+				h.Points = append(h.Points, Point{ID: p, Base: true})
+			}
+		}
+	}
+	tips := map[string]bool{}
+	for i, c := range commits {
+		c.Base, c.Parents = false, nil
+		for _, p := range parents[i] {
+			c.Parents = append(c.Parents, index[p])
+			delete(tips, p)
+		}
+		if len(c.Parents) == 0 {
+			c.Parents = []int{0}
+		}
+		tips[c.ID] = true
+		index[c.ID] = len(h.Points)
+		h.Points = append(h.Points, c)
+	}
+	if len(commits) == 0 || commits[len(commits)-1].ID != bad.ID {
+		bad.Base, bad.Parents = false, nil
+		for i, p := range h.Points {
+			if tips[p.ID] {
+				bad.Parents = append(bad.Parents, i)
+			}
+		}
+		if len(bad.Parents) == 0 {
+			bad.Parents = []int{0}
+		}
+		if bad.ID != good.ID {
+			h.Points = append(h.Points, bad)
+		}
+	}
+	return h
+}
+
 // check says what is wrong with a history.
 func (h *History) check() error {
 	switch {

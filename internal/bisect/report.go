@@ -57,9 +57,9 @@ func (r Report) noun() string {
 	return "kernel"
 }
 
-// name is what a point is called in a line of text: a commit's way is the
+// Name is what a point is called in a line of text: a commit's way is the
 // kernel's own (Documentation/process/submitting-patches.rst).
-func (r Report) name(p Point) string {
+func (r Report) Name(p Point) string {
 	subject := clean(p.Subject, 200)
 	switch {
 	case r.Git && subject != "":
@@ -97,7 +97,7 @@ func (r Report) headline() string {
 	}
 	switch res.Kind {
 	case Culprit:
-		return "bisected to " + r.name(res.Found[0])
+		return "bisected to " + r.Name(res.Found[0])
 	case Range:
 		if len(res.Found) == 0 {
 			return "bisected, but no " + r.noun() + " fits what was seen"
@@ -183,7 +183,7 @@ func (r Report) facts() []fact {
 		add("Culprit", "%s", r.count(k.ID))
 		for _, q := range k.Parents {
 			p := r.History.Points[q]
-			add("Its parent", "%s: %s", r.name(p), r.count(p.ID))
+			add("Its parent", "%s: %s", r.Name(p), r.count(p.ID))
 		}
 		if !res.Confirmed {
 			add("Not confirmed", "the %s or a parent of it cannot be tested; it follows from the others", r.noun())
@@ -202,11 +202,11 @@ func (r Report) facts() []fact {
 		add("Runs", "%s at %s", strings.Join(tries, ", "), plural(res.Tested, r.noun()))
 	}
 	for _, s := range res.Same {
-		add("Same kernel", "%s as %s", r.name(r.point(s[1])), r.name(r.point(s[0])))
+		add("Same kernel", "%s as %s", r.Name(r.point(s[1])), r.Name(r.point(s[0])))
 	}
 	for _, p := range r.History.Points {
 		if w, ok := res.Skipped[p.ID]; ok {
-			add("Skipped", "%s: %s: %s", r.name(p), w, r.lastReason(p.ID, w))
+			add("Skipped", "%s: %s: %s", r.Name(p), w, r.lastReason(p.ID, w))
 		}
 	}
 	for _, n := range r.Notes {
@@ -282,7 +282,7 @@ type step struct {
 func (r Report) path() []step {
 	var out []step
 	for i, o := range r.Observations {
-		out = append(out, step{N: i + 1, Phase: o.Phase, Word: o.Word, Name: r.name(r.point(o.Point)), Reason: o.Reason, Time: (o.Build + o.Run).Round(time.Second)})
+		out = append(out, step{N: i + 1, Phase: o.Phase, Word: o.Word, Name: r.Name(r.point(o.Point)), Reason: o.Reason, Time: (o.Build + o.Run).Round(time.Second)})
 	}
 	return out
 }

@@ -18,8 +18,9 @@ type Build struct {
 	// Kernel identifies the kernel's code; equal kernels are tested once. ""
 	// when it is not known.
 	Kernel string
-	// Path is for the Tester.
-	Path string
+	// Path is for the Tester, and so are Modules and Config: the kernel's
+	// lib/modules/RELEASE and its .config, "" where they are to be found.
+	Path, Modules, Config string
 	// Seconds is what building took, 0 when it was there already.
 	Seconds float64
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
+	"github.com/kvmrun/kvmrun/internal/kbuild/fake"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/kconfigs"
@@ -33,74 +34,14 @@ import (
 	"github.com/kvmrun/kvmrun/suites/uffdwp"
 )
 
-// fakeMakefile has the targets of a kernel's Makefile that kbuild uses, over a
-// handful of C files, so that real make, gcc and patch can be made to fail in a
-// second. A file slow.fifo makes compiling b.c wait
-// for the fifo it names.
-const fakeMakefile = `VERSION = 6
-PATCHLEVEL = 12
-SUBLEVEL = 1
-EXTRAVERSION =
-REL := 6.12.1-kvmrun
-OBJS := $(patsubst %.c,$(O)/%.o,$(wildcard *.c mm/*.c))
-
-allnoconfig:
-	@grep -v CONFIG_DROPPED $(KCONFIG_ALLCONFIG) > $(O)/.config
-olddefconfig:
-	@:
-all: $(O)/vmlinux
-$(O)/%.o: %.c
-	@mkdir -p $(dir $@)
-	@echo "  CC      $*.o"
-	@if test $* = b && test -s slow.fifo; then cat $$(cat slow.fifo) > /dev/null; fi
-	@gcc -c -o $@ $(CURDIR)/$<
-$(O)/vmlinux: $(OBJS) Makefile
-	@echo "  LD      vmlinux"
-	@test -s $(O)/certs/kvmrun.pem
-	@gcc -nostdlib -shared -Wl,--build-id -o $@ $(OBJS)
-	@mkdir -p $(O)/arch/x86/boot $(O)/include/config
-	@cp $@ $(O)/arch/x86/boot/bzImage
-	@nm $@ > $(O)/System.map
-	@echo $(REL) > $(O)/include/config/kernel.release
-modules_install:
-	@mkdir -p $(INSTALL_MOD_PATH)/lib/modules/$(REL)
-	@echo > $(INSTALL_MOD_PATH)/lib/modules/$(REL)/modules.dep
-	@ln -s $(O) $(INSTALL_MOD_PATH)/lib/modules/$(REL)/build
-`
+const fakeMakefile = fake.Makefile
 
 // fakeTree makes a source tree whose Kconfig knows what the lean profile asks
 // for, DROPPED, and nothing else.
 func fakeTree(t *testing.T) string {
 	t.Helper()
-	var kc strings.Builder
-	seen := map[string]bool{}
-	p, err := kconfigs.FindProfile("lean")
-	assert.NilError(t, err)
-	for _, name := range p.Fragments {
-		f, err := kconfigs.Get(name)
-		assert.NilError(t, err)
-		parsed, err := kconfig.Parse(name, f.Text)
-		assert.NilError(t, err)
-		for _, a := range parsed.Assigns {
-			if !seen[a.Symbol] && a.Symbol != "SMC_LO" {
-				fmt.Fprintf(&kc, "config %s\n\tbool \"x\"\n", a.Symbol)
-			}
-			seen[a.Symbol] = true
-		}
-	}
-	kc.WriteString("config DROPPED\n\tbool \"x\"\n\tdepends on NEVER\n")
 	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"Makefile": fakeMakefile, "Kconfig": kc.String(), "scripts/kconfig/merge_config.sh": "#!/bin/sh\n",
-		"a.c": "int a(void)\n{\n\treturn 1;\n}\n", "b.c": "int b(void)\n{\n\treturn 2;\n}\n", "mm/c.c": "int c;\n\nint d;\n",
-	} {
-		write(t, filepath.Join(dir, name), text)
-	}
-	// Like an unpacked package: files are older than any build.
-	old := time.Now().Add(-time.Hour)
-	assert.NilError(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-		return errors.Join(err, os.Chtimes(p, old, old))
-	}))
+	assert.NilError(t, fake.Write(dir, "lean"))
 	return dir
 }
 

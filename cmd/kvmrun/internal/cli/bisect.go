@@ -25,12 +25,18 @@ var bisectCommand = command{
 	long: `Finds the kernel at which a test began to fail, or a kernel splat to appear:
 
   kvmrun bisect -kernels debian:6.12 -good 6.12.100 -bad 6.12.117 -suite ext4 -run TestPunch
+  kvmrun bisect -src ~/linux -good v6.11 -bad v6.12 -profile kasan -suite ext4 -run TestPunch -- fs mm
 
 -kernels names kernels that exist: a directory, a list with commas, a file with
 one per line, or debian:6.12 for all that the archive has. A directory's and the
 archive's kernels are in the order of their versions, a list's in its own. -good
 and -bad are versions, releases or files; without -bad it is the last one, and
--good auto looks back for one.
+-good auto looks back for one. Minutes, and no compiler: do that first.
+
+-src names a git repository, whose commits are built one after the other, each
+from the one before, in a work tree of kvmrun's own: the repository and its work
+tree are only read. Kernels are cached. Paths restrict the commits to those that
+touch them. A culprit that reverts cleanly is also reverted at the bad end.
 
 What is bad is exact: a test that -run names fails; or fails saying -output; or
 the kernel says -symptom, the title or the fingerprint of a splat. Anything else
@@ -61,11 +67,17 @@ type bisectFlags struct {
 	timeout     time.Duration
 	dir         string
 	resume, log string
+	// For commits:
+	build       buildFlags
+	firstParent bool
+	paths       []string
 }
 
 func (b *bisectFlags) register(fs *flag.FlagSet) {
 	b.symptomFlags(fs)
+	b.build.registerBisect(fs, "")
 	fs.StringVar(&b.kernels, "kernels", "", "the `kernels`: a directory, a list with commas, a file with one per line, or debian:6.12")
+	fs.BoolVar(&b.firstParent, "first-parent", false, "look at the commits of the main line only: a merge counts as one")
 	fs.StringVar(&b.good, "good", "", "where it was good, or auto to look back for that")
 	fs.StringVar(&b.bad, "bad", "", "where it is bad; default: the last")
 	fs.Float64Var(&b.search.Confidence, "confidence", bisect.DefaultConfidence, "how sure the answer must be")
@@ -131,6 +143,8 @@ type subject interface {
 	report(r *bisect.Report)
 	// after confirms a culprit in a way of its own, or does nothing.
 	after(ctx context.Context, s *bisection, r *bisect.Result) error
+	// close gives up what it holds.
+	close()
 	// cost is that of a kernel that is not there, in runs.
 	cost() float64
 }
@@ -146,6 +160,7 @@ type bisection struct {
 	journal *bisect.Journal
 	command string
 	subject subject
+	tester  bisect.Tester // the bisection itself, but in tests
 	runs    atomic.Int64
 }
 
@@ -155,9 +170,10 @@ func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) erro
 	if err := parse(fs, args); err != nil {
 		return err
 	}
-	if fs.NArg() > 0 {
+	if fs.NArg() > 0 && b.build.c.Source == "" {
 		return usagef("bisect: unexpected argument %q", fs.Arg(0))
 	}
+	b.paths = fs.Args()
 	if b.log != "" {
 		return printLog(cio, b.log)
 	}
@@ -181,13 +197,14 @@ func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) erro
 		if err := parse(again, asked.Args); err != nil {
 			return err
 		}
-		b.dir = dir
+		b.dir, b.paths = dir, again.Args()
 	}
 	if err := b.check(); err != nil {
 		return err
 	}
 	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err), journal: journal, dir: b.dir}
 	defer s.ui.close()
+	s.tester = s
 	return s.do(ctx, args, asked)
 }
 
@@ -199,10 +216,8 @@ func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
 	if s.subject, err = s.newSubject(ctx); err != nil {
 		return err
 	}
+	defer s.subject.close()
 	resumed := s.journal != nil
-	if err := s.openSuite(ctx, resumed, asked.Suite); err != nil {
-		return err
-	}
 	// All that can be refused is refused before the directory is made.
 	var h bisect.History
 	if !resumed && s.good != "auto" {
@@ -212,6 +227,9 @@ func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
 		if _, err := bisect.New(h, s.search); err != nil {
 			return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
 		}
+	}
+	if err := s.openSuite(ctx, resumed, asked.Suite); err != nil {
+		return err
 	}
 	if !resumed {
 		if err := s.create(args); err != nil {
@@ -246,10 +264,15 @@ func quoteAll(args []string) string {
 
 // newSubject finds out which kind of history is meant.
 func (s *bisection) newSubject(ctx context.Context) (subject, error) {
-	if s.kernels == "" {
-		return nil, usagef("bisect: no history: give -kernels")
+	switch {
+	case s.kernels != "" && s.build.c.Source != "":
+		return nil, usagef("bisect: -kernels and -src exclude each other: one is for kernels that exist, the other for commits")
+	case s.kernels != "":
+		return s.newKernels(ctx)
+	case s.build.c.Source != "":
+		return s.newCommits(ctx)
 	}
-	return s.newKernels(ctx)
+	return nil, usagef("bisect: no history: give -kernels for kernels that exist, or -src for the commits of a git repository")
 }
 
 // create makes the bisection's directory, with the suite's binary in it: the
@@ -334,7 +357,7 @@ func (s *bisection) openSuite(ctx context.Context, resumed bool, given string) e
 // search1 searches to the end, from wherever it is.
 func (s *bisection) search1(ctx context.Context, h bisect.History) error {
 	s.search.BuildCost = s.subject.cost()
-	job := bisect.Job{Builder: s.subject, Tester: s, Record: s.journal.Record, Progress: s.tell()}
+	job := bisect.Job{Builder: s.subject, Tester: s.tester, Record: s.journal.Record, Progress: s.tell()}
 	seen := s.journal.Seen()
 	s.runs.Store(int64(len(seen)))
 	found := len(h.Points) > 0
@@ -500,7 +523,7 @@ func (s *bisection) subjectName(point string) string {
 
 // Test runs the suite on a kernel once.
 func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
-	k, err := s.m.OpenKernel(ctx, b.Path, "", "")
+	k, err := s.m.OpenKernel(ctx, b.Path, b.Modules, b.Config)
 	if err != nil {
 		if ctx.Err() != nil || hostsFault(err) {
 			return bisect.Observation{}, err

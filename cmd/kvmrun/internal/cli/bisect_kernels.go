@@ -239,6 +239,8 @@ func (e *existing) report(r *bisect.Report) { r.Source = e.what }
 
 func (e *existing) after(context.Context, *bisection, *bisect.Result) error { return nil }
 
+func (e *existing) close() {}
+
 func (e *existing) cost() float64 { return 0 }
 
 // Build finds a kernel, fetching it if need be.

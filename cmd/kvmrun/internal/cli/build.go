@@ -42,6 +42,18 @@ func (b *buildFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
 }
 
+// registerBisect adds the flags that make sense for many builds.
+func (b *buildFlags) registerBisect(fs *flag.FlagSet, src string) {
+	var names []string
+	for _, p := range kconfigs.Profiles() {
+		names = append(names, p.Name)
+	}
+	fs.StringVar(&b.c.Source, "src", src, "the kernel's git repository: a `directory`; it is never written to")
+	fs.StringVar(&b.c.Profile, "profile", "lean", "the configuration: "+strings.Join(names, ", "))
+	fs.Var(&b.fragments, "fragment", "a kconfig fragment `file` on top; repeatable")
+	fs.Var(&b.patches, "patch", "a `file` to apply to every commit with patch -p1, fuzz refused; repeatable")
+}
+
 func (b *buildFlags) config(io IO, m *runner.Machine) kbuild.Config {
 	c := b.c
 	c.Cache, c.Env, c.Progress = m.Cache, io.Env, io.Err

@@ -47,7 +47,10 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{runCommand, execCommand, shellCommand, sweepCommand, kernelCommand, bisectCommand, mutantsCommand, crashCommand, doctorCommand}
+	return []command{
+		runCommand, execCommand, shellCommand, sweepCommand, kernelCommand, bisectCommand, bisectStepCommand, mutantsCommand,
+		crashCommand, doctorCommand,
+	}
 }
 
 // exitError ends a command with a status; its text, if any, is printed.
@@ -166,7 +169,7 @@ func overview(w io.Writer, prefix string, cmds []command) {
 		fmt.Fprint(w, "Boots Linux kernels in virtual machines and runs tests and programs in them.\n\n")
 	}
 	for _, c := range cmds {
-		fmt.Fprintf(w, "  %-8s %s\n", c.name, c.short)
+		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.short)
 	}
 	fmt.Fprintf(w, "\n%s help COMMAND tells more.\n", prefix)
 }

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/gitrepo"
+	"github.com/kvmrun/kvmrun/internal/kbuild"
+	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/kconfigs"
+)
+
+// commits are those of a git repository, built one at a time.
+type commits struct {
+	b    *bisection
+	repo *gitrepo.Repo
+	tree *gitrepo.Worktree
+	conf kbuild.Config
+	bad  string
+	// names are what commits are called in progress.
+	names map[string]string
+
+	mu     sync.Mutex // builds share the tree
+	built  map[string]bisect.Build
+	revert []byte // the patch of the point named reverted
+}
+
+// reverted is the point that is the bad end without the culprit.
+const reverted = "the bad end without the culprit"
+
+// newCommits opens the repository and checks the build's request.
+func (s *bisection) newCommits(ctx context.Context) (*commits, error) {
+	if kfetch.IsRef(s.build.c.Source) {
+		return nil, usagef("bisect: -src %s: a distribution's source has no history; name a git repository, or go through its kernels: -kernels %s", s.build.c.Source, s.build.c.Source)
+	}
+	repo, err := gitrepo.Open(ctx, s.build.c.Source, s.io.Env)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -src: %w", err)}
+	}
+	c := &commits{b: s, repo: repo, names: map[string]string{}, built: map[string]bisect.Build{}}
+	name := s.bad
+	if name == "" {
+		name = "HEAD"
+	}
+	if c.bad, err = repo.Resolve(ctx, name); err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -bad: %w", err)}
+	}
+	c.conf = s.build.config(s.io, s.m)
+	if _, err := kconfigs.FindProfile(c.conf.Profile); err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -profile: %w", err)}
+	}
+	for _, f := range append(append([]string{}, s.build.fragments...), s.build.patches...) {
+		if _, err := os.Stat(f); err != nil {
+			return nil, &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+		}
+	}
+	return c, nil
+}
+
+// worktree opens the work tree when it is first needed.
+func (c *commits) worktree() (*gitrepo.Worktree, error) {
+	if c.tree == nil {
+		sum := sha256.Sum256([]byte(c.repo.Dir()))
+		tree, err := c.repo.Worktree(filepath.Join(c.b.m.Cache.Root(), "bisect", fmt.Sprintf("tree-%x", sum[:8])))
+		if err != nil {
+			return nil, err
+		}
+		c.tree = tree
+	}
+	return c.tree, nil
+}
+
+func (c *commits) close() {
+	if c.tree != nil {
+		_ = c.tree.Close()
+	}
+}
+
+func (c *commits) cost() float64 { return buildCost }
+
+// buildCost is what an incremental build costs, in runs: minutes for seconds.
+const buildCost = 20
+
+// mainLine is how far -good auto looks back at most, in commits of the main line.
+const mainLine = 1 << 16
+
+func (c *commits) point(p gitrepo.Commit) bisect.Point {
+	q := bisect.Point{ID: p.ID, Subject: p.Subject, Author: p.Author, Date: p.Date}
+	c.names[p.ID] = bisect.Report{Git: true}.Name(q)
+	return q
+}
+
+func (c *commits) history(ctx context.Context, good string) (bisect.History, error) {
+	if good == "" {
+		line, err := c.repo.MainLine(ctx, c.bad, mainLine)
+		if err != nil {
+			return bisect.History{}, err
+		}
+		var points []bisect.Point
+		for _, p := range line {
+			points = append(points, c.point(p))
+		}
+		return bisect.Linear(points), nil
+	}
+	from, err := c.repo.Resolve(ctx, good)
+	if err != nil {
+		return bisect.History{}, fmt.Errorf("bisect: -good: %w", err)
+	}
+	if from == c.bad {
+		return bisect.History{}, errors.New("bisect: the range is empty: -good and -bad are the same commit")
+	}
+	if err := c.repo.CheckAncestor(ctx, from, c.bad); err != nil {
+		var not *gitrepo.NotAncestorError
+		if errors.As(err, &not) {
+			not.Good, not.Bad = good, c.badName()
+		}
+		return bisect.History{}, fmt.Errorf("bisect: %w", err)
+	}
+	list, err := c.repo.Range(ctx, from, c.bad, c.b.firstParent, c.b.paths)
+	if err != nil {
+		return bisect.History{}, fmt.Errorf("bisect: %w", err)
+	}
+	if len(list) == 0 {
+		return bisect.History{}, fmt.Errorf("bisect: the range is empty: no commit between %s and %s touches %s", good, c.badName(), strings.Join(c.b.paths, ", "))
+	}
+	points := make([]bisect.Point, len(list))
+	parents := make([][]string, len(list))
+	for i, p := range list {
+		points[i], parents[i] = c.point(p), p.Parents
+	}
+	ends := make([]bisect.Point, 2)
+	for i, id := range []string{from, c.bad} {
+		one, err := c.repo.MainLine(ctx, id, 1)
+		if err != nil || len(one) != 1 {
+			return bisect.History{}, fmt.Errorf("bisect: read commit %s: %w", id, err)
+		}
+		ends[i] = c.point(one[0])
+	}
+	return bisect.Graph(ends[0], points, parents, ends[1]), nil
+}
+
+func (c *commits) badName() string {
+	if c.b.bad != "" {
+		return c.b.bad
+	}
+	return "HEAD"
+}
+
+func (c *commits) name(id string) string {
+	if n := c.names[id]; n != "" {
+		return n
+	}
+	return id[:min(12, len(id))]
+}
+
+func (c *commits) report(r *bisect.Report) {
+	r.Git, r.Source = true, c.b.build.c.Source
+	r.BadName = c.badName()
+	r.Kernel = "profile " + c.conf.Profile
+	for _, f := range c.conf.Fragments {
+		r.Kernel += ", with " + filepath.Base(f)
+	}
+	for _, p := range c.conf.Patches {
+		r.Kernel += ", patched by " + filepath.Base(p)
+	}
+	if len(c.b.paths) > 0 {
+		r.Notes = append(r.Notes, "only commits that touch "+strings.Join(c.b.paths, ", "))
+		if r.Result != nil && r.Result.Kind == bisect.Culprit && r.Result.Found[0].ID == c.bad {
+			r.Notes = append(r.Notes, "the culprit is the bad end itself: no commit that touches these paths is, unless it does")
+		}
+	}
+}
+
+// Build checks a commit out and builds it.
+func (c *commits) Build(ctx context.Context, id string) (bisect.Build, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if b, ok := c.built[id]; ok {
+		b.Seconds = 0
+		return b, nil
+	}
+	tree, err := c.worktree()
+	if err != nil {
+		return bisect.Build{}, err
+	}
+	conf := c.conf
+	commit := id
+	if id == reverted {
+		commit = c.bad
+		patch := filepath.Join(c.b.dir, "revert.patch")
+		if err := writeFile(patch, func(w io.Writer) error { _, err := w.Write(c.revert); return err }); err != nil {
+			return bisect.Build{}, err
+		}
+		conf.Patches = append(conf.Patches[:len(conf.Patches):len(conf.Patches)], patch)
+	}
+	if err := tree.Checkout(ctx, commit); err != nil {
+		return bisect.Build{}, err
+	}
+	conf.Source = tree.Path()
+	b, err := buildOne(ctx, conf)
+	if err != nil {
+		return b, err
+	}
+	if b.Log != "" {
+		b.Log = c.keepLog(id, b.Log)
+	}
+	if b.Word != bisect.Infra {
+		c.built[id] = b
+	}
+	return b, nil
+}
+
+// buildOne builds a kernel and says in bisect's words what came of it.
+func buildOne(ctx context.Context, conf kbuild.Config) (bisect.Build, error) {
+	a, err := kbuild.Build(ctx, conf)
+	var be *kbuild.BuildError
+	switch {
+	case ctx.Err() != nil:
+		return bisect.Build{}, ctx.Err()
+	case errors.Is(err, kbuild.ErrHost), err != nil && hostsFault(err):
+		return bisect.Build{}, err
+	case errors.As(err, &be):
+		reason := be.First
+		if reason == "" {
+			reason = firstLine(be)
+		}
+		return bisect.Build{Word: bisect.BuildFailed, Reason: reason, Log: be.Log}, nil
+	case errors.Is(err, kbuild.ErrRequest):
+		// An option that this commit does not know, a patch that does not apply.
+		return bisect.Build{Word: bisect.BuildFailed, Reason: strings.Join(strings.Fields(err.Error()), " ")}, nil
+	case err != nil:
+		return bisect.Build{Word: bisect.Infra, Reason: firstLine(err)}, nil
+	}
+	b := bisect.Build{Path: a.Vmlinux, Modules: a.ModulesDir, Config: a.Config}
+	if !a.Cached {
+		b.Seconds = a.Manifest.Seconds
+	}
+	if b.Kernel, err = a.Code(); err != nil {
+		return bisect.Build{Word: bisect.Infra, Reason: firstLine(err)}, nil
+	}
+	return b, nil
+}
+
+// keepLog copies a build's log, which the next build overwrites.
+func (c *commits) keepLog(id, log string) string {
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return log
+	}
+	to := filepath.Join(c.b.dir, "build-"+strings.ReplaceAll(id[:min(12, len(id))], " ", "-")+".log")
+	if err := os.WriteFile(to, text, 0o644); err != nil { //nolint:gosec // nothing secret in it
+		return log
+	}
+	return to
+}
+
+// after builds the bad end without the culprit, where that reverts cleanly, and
+// runs it until the symptom would have shown.
+func (c *commits) after(ctx context.Context, s *bisection, r *bisect.Result) error {
+	k := r.Found[0]
+	if len(k.Parents) != 1 {
+		s.ui.say("the culprit is a merge: it is not reverted at the bad end")
+		return nil
+	}
+	var err error
+	if c.revert, err = c.repo.Diff(ctx, k.ID, k.ID+"^"); err != nil {
+		return err
+	}
+	if len(c.revert) == 0 {
+		return nil
+	}
+	done := 0
+	for _, o := range s.journal.Seen() {
+		if o.Phase == bisect.Revert {
+			if o.Word != bisect.Good {
+				return nil
+			}
+			done++
+		}
+	}
+	want := revertRuns(r, s.search.Confidence)
+	job := bisect.Job{Builder: c, Tester: s.tester}
+	for ; done < want; done++ {
+		s.ui.say(fmt.Sprintf("%s: %s", bisect.Revert, reverted))
+		o, err := job.Try(ctx, bisect.Step{Point: reverted, Phase: bisect.Revert})
+		if err != nil {
+			return err
+		}
+		if err := s.journal.Record(o); err != nil {
+			return err
+		}
+		s.ui.say(fmt.Sprintf("%s: %s %s", reverted, o.Word, o.Reason))
+		if o.Word != bisect.Good {
+			return nil
+		}
+	}
+	return nil
+}
+
+// revertRuns is how many good runs mean something at the measured rate.
+func revertRuns(r *bisect.Result, confidence float64) int {
+	// A run more of each kind, as a uniform prior has it.
+	p := float64(r.PBad+1) / float64(r.PBad+r.PGood+2)
+	return min(100, max(1, int(math.Ceil(math.Log(1-confidence)/math.Log(1-p)))))
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/kvmrun/kvmrun/internal/bisect"
+)
+
+// Exit statuses that git bisect run understands (git-bisect(1)): 1 to 127 but
+// 125 are bad, more than 127 ends the bisection.
+const (
+	stepGood = 0
+	stepBad  = 1
+	stepSkip = 125
+	stepStop = 128
+)
+
+var bisectStepCommand = command{
+	name:  "bisect-step",
+	short: "build and test one commit, for git bisect run",
+	long: `Builds the kernel in a directory and runs a test on it, for those who prefer git's
+own driver:
+
+  git bisect start v6.12 v6.11
+  git bisect run kvmrun bisect-step -src . -suite ext4 -run TestPunch
+
+(a checkout of kvmrun is named by -module, or -suite names a test binary). The
+directory must be one in which nothing was ever built. What is bad is said as for
+kvmrun bisect. With -repeat it is bad as soon as one run is.
+
+Exit status: 0 good; 1 bad; 125, for git to skip it, when it does not build, does
+not boot or fails in another way; 128, which ends the bisection, when this machine
+fails or the command line is wrong.`,
+	run: doBisectStep,
+}
+
+func doBisectStep(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
+	var b bisectFlags
+	b.symptomFlags(fs)
+	b.build.registerBisect(fs, ".")
+	fs.IntVar(&b.search.Repeat, "repeat", 1, "run it this many times; one bad run makes it bad")
+	fs.StringVar(&b.dir, "o", "", "keep logs in this `directory`; default: in the cache")
+	err := parse(fs, args)
+	if errors.Is(err, flag.ErrHelp) {
+		return err
+	}
+	b.symptom.Suite = b.suite
+	switch {
+	case err != nil:
+	case fs.NArg() > 0:
+		err = fmt.Errorf("bisect-step: unexpected argument %q", fs.Arg(0))
+	case b.search.Repeat < 1:
+		err = errors.New("bisect-step: -repeat: want 1 or more")
+	default:
+		if err = b.symptom.Check(); err != nil {
+			err = fmt.Errorf("bisect-step: %w", err)
+		}
+	}
+	if err != nil {
+		return stepError(err)
+	}
+	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err)}
+	defer s.ui.close()
+	word, reason, err := s.step(ctx)
+	if err != nil {
+		return stepError(err)
+	}
+	fmt.Fprintf(cio.Out, "%s: %s\n", word, reason)
+	switch word {
+	case bisect.Good:
+		return nil
+	case bisect.Bad:
+		return &exitError{code: stepBad}
+	case bisect.Infra:
+		return stepError(errors.New(reason))
+	}
+	return &exitError{code: stepSkip}
+}
+
+// stepError ends git's bisection: nothing was learned about the commit.
+func stepError(err error) error {
+	var exit *exitError
+	if errors.As(err, &exit) {
+		err = exit.err
+	}
+	return &exitError{stepStop, err}
+}
+
+// step builds and runs until a run is bad, or says nothing, or all are good.
+func (s *bisection) step(ctx context.Context) (bisect.Word, string, error) {
+	var err error
+	if s.m, err = s.v.machine(s.io, s.ui.say); err != nil {
+		return "", "", err
+	}
+	conf := s.build.config(s.io, s.m)
+	if s.dir == "" {
+		if s.dir, err = s.m.NewRunDir("bisect-step"); err != nil {
+			return "", "", err
+		}
+	}
+	s.dir = absolute(s.dir)
+	if err := os.MkdirAll(filepath.Join(s.dir, "runs"), 0o755); err != nil {
+		return "", "", err
+	}
+	if err := s.openSuite(ctx, false, ""); err != nil {
+		return "", "", err
+	}
+	b, err := buildOne(ctx, conf)
+	if err != nil {
+		return "", "", err
+	}
+	if b.Word != "" {
+		return b.Word, b.Reason, nil
+	}
+	good := 0
+	for tries := 0; good < s.search.Repeat; tries++ {
+		o, err := s.Test(ctx, conf.Source, b)
+		if err != nil {
+			return "", "", err
+		}
+		switch {
+		case o.Word == bisect.Good:
+			good++
+		case o.Word == bisect.Bad || tries > good:
+			return o.Word, o.Reason, nil // once more after what may be bad luck
+		}
+		if err := ctx.Err(); err != nil {
+			return "", "", err
+		}
+	}
+	return bisect.Good, fmt.Sprintf("passed in %d of %d runs", good, s.search.Repeat), nil
+}
