@@ -236,8 +236,15 @@ func (th *thread) wait(us ...*uffd) outcome {
 // waiting reports whether the thread has not answered yet.
 func (th *thread) waiting() bool {
 	pfds := []unix.PollFd{{Fd: int32(th.sock), Events: unix.POLLIN}}
-	n, err := unix.Poll(pfds, 0)
-	return n == 0 && err == nil
+	for {
+		// Go's runtime interrupts its threads with signals of its own.
+		n, err := unix.Poll(pfds, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		assert.NilError(th.s.t, err, "poll")
+		return n == 0
+	}
 }
 
 // where tells what the subject's threads are doing, for a hang's report.

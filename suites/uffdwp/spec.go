@@ -36,5 +36,5 @@ var Spec = suites.Spec{
 		{Name: swapDisk, SizeMiB: 64},
 		{Name: fileDisk, SizeMiB: 8, Mkfs: []string{"mkfs.ext4", "-q", "-F"}, Fsck: []string{"e2fsck", "-fn"}},
 	},
-	Timeout: 2 * time.Minute,
+	Timeout: 4 * time.Minute,
 }
