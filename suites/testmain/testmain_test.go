@@ -332,11 +332,20 @@ func TestAVMThatEndsFailsTheRun(t *testing.T) {
 	assert.Check(t, !strings.Contains(got.stdout, "\nok "), "%s", got.stdout)
 }
 
-func TestExpectedSplatThatDoesNotCome(t *testing.T) {
+// TestExpectedSplats makes a real kernel complain, as announced and otherwise.
+func TestExpectedSplats(t *testing.T) {
 	kernel := needKernel(t)
-	got := goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZExpect$")
+	const suite = "./testdata/expect"
+	got := goTest(t, nil, suite, "-kernel", kernel, "-v", "-run", "TestExpected|TestFresh")
+	assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
+	assert.Check(t, is.Contains(got.stdout, "kernel splat, as expected: EXT4-fs error in trigger_test_error"))
+	assert.Check(t, is.Contains(got.stdout, "--- PASS: TestFresh"))
+
+	got = goTest(t, nil, suite, "-kernel", kernel, "-run", "TestOther")
 	assert.Equal(t, got.code, 1)
-	assert.Check(t, is.Contains(got.stdout, `no kernel splat titled "WARNING in nothing" came during this test`))
+	assert.Check(t, is.Contains(got.stdout, "kernel splat during this test: EXT4-fs error in trigger_test_error"))
+	assert.Check(t, is.Contains(got.stdout, `no kernel splat titled "WARNING in .*" came during this test`))
+	assert.Check(t, is.Contains(got.stdout+got.stderr, "kernel-failed: EXT4-fs error in trigger_test_error"))
 }
 
 func TestAllowList(t *testing.T) {

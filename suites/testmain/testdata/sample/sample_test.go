@@ -160,9 +160,6 @@ func TestZSplat(t *testing.T) {
 	}
 }
 
-// TestZExpect waits in vain for a splat.
-func TestZExpect(t *testing.T) { bad(t); kit.ExpectSplat(t, "WARNING in nothing") }
-
 // TestZHostile does what it can against the host.
 func TestZHostile(t *testing.T) {
 	bad(t)
