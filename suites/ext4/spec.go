@@ -58,5 +58,5 @@ var Spec = suites.Spec{
 	// slab_nomerge gives the cache extent_status a name of its own, which
 	// failslab's filter needs.
 	Cmdline: []string{"slab_nomerge"},
-	Timeout: 2 * time.Minute,
+	Timeout: 4 * time.Minute,
 }
