@@ -193,8 +193,11 @@ func splatTitle(s *result.Splat) string {
 		title += fmt.Sprintf(" (%d times)", s.Count)
 	}
 	about := ""
-	if s.Test != "" {
+	switch {
+	case s.Test != "":
 		about = "during " + line(s.Test)
+	case s.Phase != "":
+		about = "in no test: " + line(s.Phase)
 	}
 	if s.Where != "" {
 		about = strings.TrimPrefix(about+", "+line(s.Where), ", ")

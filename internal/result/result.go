@@ -43,6 +43,9 @@ type Splat struct {
 	Corrupted bool `json:"corrupted,omitempty"`
 	// Test is the full name of the test that ran at the time, if known.
 	Test string `json:"test,omitempty"`
+	// Phase says when it came if no test ran: "boot", "setup", "between tests" or
+	// "shutdown".
+	Phase string `json:"phase,omitempty"`
 	// Where is the CPU it happened on and the process that ran there, as far as
 	// the report says ("CPU 1, init/123").
 	Where string `json:"where,omitempty"`

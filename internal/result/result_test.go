@@ -181,7 +181,7 @@ func TestJSONRoundTrip(t *testing.T) {
 			Splats: []result.Splat{{
 				Title: "t", Kind: "KASAN", Frame: "f", Fingerprint: "p", Corrupted: true,
 				Test: "TestA", Raw: "raw", Log: "console.log", Repro: "kvmrun run -run TestA", Start: 1, End: 2,
-				Where: "CPU 0, init/1", Expected: true, Allowed: "known", Count: 2, Report: json.RawMessage(`{"title":"t"}`),
+				Where: "CPU 0, init/1", Phase: "boot", Expected: true, Allowed: "known", Count: 2, Report: json.RawMessage(`{"title":"t"}`),
 			}},
 			Started: time.Unix(1700000001, 0).UTC(), BootTime: 1, Elapsed: 2, Dir: "/d",
 			Notes: []string{"n"}, Repro: "kvmrun run",

@@ -5,6 +5,7 @@ package runner
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -26,6 +27,10 @@ const (
 	maxMarks = 8192
 )
 
+// startsInit is what the kernel says when it has booted (init/main.c,
+// run_init_process).
+const startsInit = "Run /init as init process"
+
 // console reads the kernel log as it comes: it feeds the splat scanner, finds
 // the agent's marks and keeps the last lines. Write is called by one
 // goroutine, the getters by any.
@@ -41,6 +46,7 @@ type console struct {
 	dropped int // reports over maxSplats
 	marks   []mark
 	expects []expectation
+	init    int64             // where the kernel says that it starts init; 0 before that, negative: before the log
 	onTest  func(test string) // see tell
 	end     string            // what the end mark looks like, "" before it is known
 	ended   chan struct{}
@@ -122,6 +128,9 @@ func (c *console) endLine() {
 	c.tail = append(c.tail, line)
 	if len(c.tail) > tailLines {
 		c.tail = append(c.tail[:0], c.tail[len(c.tail)-tailLines:]...)
+	}
+	if c.init == 0 && strings.Contains(line, startsInit) {
+		c.init = c.offset
 	}
 	i := strings.Index(line, "kvmrun: ")
 	if i < 0 {
@@ -221,6 +230,7 @@ func (c *console) testsAt(offset int64) []string {
 type splat struct {
 	*oops.Report
 	test     string
+	phase    string // when it came, if in no test
 	log      string // the file it is in
 	expected bool   // the test had said that it would come
 	allowed  string // why it is tolerated all the same
@@ -250,10 +260,28 @@ func (c *console) splats() []splat {
 		if t := c.testsAt(r.Start); len(t) > 0 {
 			s.test = t[0]
 		}
+		if s.test == "" {
+			s.phase = c.phase(r.Start)
+		}
 		s.expected = c.expected(s)
 		out = append(out, s)
 	}
 	return out
+}
+
+// phase names the part of the VM's life when the log was offset bytes long and
+// no test ran.
+func (c *console) phase(offset int64) string {
+	before := slices.IndexFunc(c.marks, func(m mark) bool { return m.offset > offset })
+	switch {
+	case c.init == 0 || offset < c.init:
+		return "boot"
+	case len(c.marks) == 0 || before == 0:
+		return "setup"
+	case before < 0:
+		return "shutdown"
+	}
+	return "between tests"
 }
 
 func (c *console) problem() string {

@@ -193,6 +193,22 @@ func TestExpectedSplats(t *testing.T) {
 	}
 }
 
+// TestPhases: who no test is to blame for says when it came.
+func TestPhases(t *testing.T) {
+	bug := "[    1.000000] WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2\n[    1.000000] RIP: 0010:broken+0x1/0x2\n" +
+		"[    1.000000] Call Trace:\n[    1.000000]  <TASK>\n[    1.000000]  caller+0x1/0x2\n[    1.000000]  </TASK>\n[    1.000000] ---[ end trace 0000000000000000 ]---\n"
+	say := func(text string) string { return "[    1.000000] " + text + "\n" }
+	con := newConsole("nonce")
+	_, _ = con.Write([]byte(bug + say(startsInit) + bug + say(wire.TestMark("TestA", true)) + bug + say(wire.TestMark("TestA", false)) + bug +
+		say(wire.TestMark("TestB", true)) + say(wire.TestMark("TestB", false)) + bug))
+	con.close()
+	var got []string
+	for _, s := range con.splats() {
+		got = append(got, s.test+s.phase)
+	}
+	assert.DeepEqual(t, got, []string{"boot", "setup", "TestA", "between tests", "shutdown"})
+}
+
 // TestFactsFold counts a splat that comes again and again.
 func TestFactsFold(t *testing.T) {
 	r := func(fp string) *oops.Report {

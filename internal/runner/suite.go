@@ -334,7 +334,7 @@ func (o Outcome) Facts() result.Facts {
 		f.Splats = append(f.Splats, result.Splat{
 			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
 			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.log,
-			Where: whereabouts(s.Report), Expected: s.expected, Allowed: s.allowed, Report: structured(s),
+			Where: whereabouts(s.Report), Phase: s.phase, Expected: s.expected, Allowed: s.allowed, Report: structured(s),
 		})
 	}
 	if o.Infra != nil {

@@ -250,6 +250,7 @@ func (g *guest) check(ctx context.Context) []DiskCheck {
 func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*guest, error) {
 	g := &guest{nonce: rand.Text(), started: time.Now(), log: log, from: t}
 	g.con = newConsole(g.nonce)
+	g.con.init = -1 // it has booted before its log begins
 	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(dir, log), Console: g.con, Log: m.Log}
 	for _, d := range t.disks {
 		c, err := d.clone(dir)

@@ -235,7 +235,7 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 		if s.Excused() {
 			continue
 		}
-		where := "outside all tests"
+		where := "in no test: " + s.Phase
 		if s.Test != "" {
 			where = "during " + s.Test
 		}
