@@ -3,7 +3,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -113,17 +113,28 @@ func (s *Sweeper) closeTemplate() error {
 	return s.tmpl.Close()
 }
 
+// The end of should_fail_ex, by which all injectors decide, and the test of
+// whether the caller wants no message: "and $1, %reg" or "test $1, %reg", and a
+// jump.
+var (
+	returnTrue = regexp.MustCompile(`(?s)\xb8(\x01)\x00\x00\x00`) // mov $1, %eax
+	ifSilent   = regexp.MustCompile(`(?s)(?:\x83[\xe0-\xe7]|\xf6[\xc0-\xc7])(\x01)(?:\x74|\x75|\x0f\x84|\x0f\x85)`)
+)
+
 // harmless copies a kernel and changes the function by which all injectors
-// decide so that it reports and counts every fault, and never injects one: its
-// one "return true" returns false.
+// decide so that it prints and counts every fault, and never injects one: its
+// one "return true" returns false, and nobody is spared the message.
 func (s *Sweeper) harmless(vmlinux, dir string) (string, error) {
-	const cure = "sweep with -points all or a number"
+	const cure = "-at POINT still works"
+	fail := func(err error) (string, error) {
+		return "", fmt.Errorf("list the calls that can fail: %w; %s", err, cure)
+	}
 	f, err := elf.Open(vmlinux)
 	if err != nil {
-		return "", fmt.Errorf("list call sites: %w; %s", err, cure)
+		return fail(err)
 	}
 	defer f.Close() //nolint:errcheck // only read
-	var at int64 = -1
+	var patch []int64
 	for _, name := range []string{"should_fail_ex", "should_fail"} { // the first since 6.1
 		list := s.symbols[name]
 		if len(list) != 1 || list[0].Size == 0 {
@@ -133,35 +144,57 @@ func (s *Sweeper) harmless(vmlinux, dir string) (string, error) {
 		code := make([]byte, min(list[0].Size, 1<<16))
 		off := list[0].Value - sec.Addr
 		if _, err := sec.ReadAt(code, int64(off)); err != nil {
-			return "", fmt.Errorf("list call sites: read %s: %w", name, err)
+			return fail(fmt.Errorf("read %s: %w", name, err))
 		}
-		ret := []byte{0xb8, 1, 0, 0, 0} // mov $1, %eax
-		if bytes.Count(code, ret) == 1 {
-			at = int64(sec.Offset+off) + int64(bytes.Index(code, ret)) + 1
+		for i, re := range []*regexp.Regexp{returnTrue, ifSilent} {
+			at := findBytes(re, code)
+			if len(at) != 1 {
+				if i == 0 {
+					break
+				}
+				continue // its calls are counted, and have no stack
+			}
+			patch = append(patch, int64(sec.Offset+off)+int64(at[0]))
 		}
 		break
 	}
-	if at < 0 {
-		return "", fmt.Errorf("list call sites: the end of should_fail_ex was not found in %s (is it stripped, or not of x86?); %s", vmlinux, cure)
+	if len(patch) == 0 {
+		return fail(fmt.Errorf("the end of should_fail_ex was not found in %s: is it stripped, or not of x86?", vmlinux))
 	}
 	from, err := os.Open(vmlinux)
 	if err != nil {
-		return "", fmt.Errorf("list call sites: %w", err)
+		return fail(err)
 	}
 	defer from.Close() //nolint:errcheck // only read
 	to, err := os.CreateTemp(dir, ".vmlinux-*")
 	if err != nil {
-		return "", fmt.Errorf("list call sites: %w", err)
+		return fail(err)
 	}
 	_, err = io.Copy(to, from)
-	if err == nil {
-		_, err = to.WriteAt([]byte{0}, at)
+	for _, at := range patch {
+		if err == nil {
+			_, err = to.WriteAt([]byte{0}, at)
+		}
 	}
 	if err = errors.Join(err, to.Close()); err != nil {
 		_ = os.Remove(to.Name())
-		return "", fmt.Errorf("list call sites: %w", err)
+		return fail(err)
 	}
 	return to.Name(), nil
+}
+
+// findBytes returns where the expression's group is in code. Expressions are
+// about runes: each byte becomes one.
+func findBytes(re *regexp.Regexp, code []byte) (at []int) {
+	text := make([]rune, len(code))
+	for i, c := range code {
+		text[i] = rune(c)
+	}
+	s := string(text)
+	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
+		at = append(at, len([]rune(s[:m[2]])))
+	}
+	return at
 }
 
 // Addr returns the address of a frame, if the kernel has one function of that
@@ -261,7 +294,7 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 	if p == nil {
 		s.longest = max(s.longest, time.Since(began)) // nothing else runs then
 	}
-	if !keep(facts) {
+	if !keep(facts) || ctx.Err() != nil {
 		_ = os.Remove(log)
 	}
 	return facts, nil

@@ -182,8 +182,8 @@ func (m *Machine) survey(ctx context.Context, s *Sweeper, j SweepJob, o SweepOpt
 	default:
 		h.Points = h.Listing.PerSite(s.CanFilter)
 	}
-	h.Listing.Total = total
 	m.progress("%s: %d calls from %d sites (%d in another run); %d points", subject(j), h.Listing.Total, len(h.Listing.Sites), again, len(h.Points))
+	h.Listing.Total = total
 	return h, nil
 }
 

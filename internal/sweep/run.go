@@ -257,6 +257,14 @@ func (c Config) one(ctx context.Context, p Point) (r Result, err error) {
 		}
 		r = Result{Point: p, Stack: f.Stack, Hit: c.Listing.SiteOf(f.Stack), Raw: f.Raw, Failed: f.Failed, Log: f.Log}
 		r.Verdict, r.Title = judge(f, c.Baseline)
+		if f.Fired > 0 && len(f.Stack) == 0 {
+			r.Hit = p.Site // the caller wants no message; the count has to do
+			for _, s := range c.Listing.Sites {
+				if s.ID == p.Site {
+					r.Stack = s.Stack
+				}
+			}
+		}
 		if !r.Verdict.Bad() && r.Verdict != Infra {
 			r.Log = ""
 		}

@@ -18,7 +18,17 @@ func main() {
 		guest.Main()
 	}
 	if len(os.Args) > 1 {
-		pipe(3)
+		switch os.Args[1] {
+		case "child":
+			pipe(3)
+		case "one":
+			if !pipe(1) {
+				os.Exit(1)
+			}
+		case "fail":
+			fmt.Println("0 failed on purpose")
+			os.Exit(3)
+		}
 		return
 	}
 	pipe(1)
@@ -30,11 +40,12 @@ func main() {
 	}
 }
 
-func pipe(n int) {
+func pipe(n int) bool {
 	word := "ok"
 	var fds [2]int
 	if err := syscall.Pipe2(fds[:], syscall.O_CLOEXEC); err != nil {
 		word = "failed"
 	}
 	fmt.Println(n, word)
+	return word == "ok"
 }

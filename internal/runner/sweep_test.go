@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"gotest.tools/v3/assert"
+	"gotest.tools/v3/assert/cmp"
+
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+func pipesJob(t *testing.T, k *runner.Kernel, arg string) runner.SweepJob {
+	t.Helper()
+	return runner.SweepJob{
+		Program: runner.Program{Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Dir: t.TempDir(), Run: wire.Run{Argv: []string{"/init", arg}}},
+		Fault:   fault.Fault{Kind: fault.Slab, In: "do_pipe2"},
+	}
+}
+
+// TestFaultsSweep sweeps a program that makes one pipe: where each fault hits is
+// known.
+func TestFaultsSweep(t *testing.T) {
+	m, k := debugKernel(t)
+	j := pipesJob(t, k, "one")
+	o := runner.SweepOptions{Points: runner.PointsAll, Jobs: 2, Repro: "again %s"}
+	ctx, cancel := context.WithCancel(t.Context())
+	o.Progress = func(done, total, findings int, _ float64, _ time.Duration) {
+		if done == 2 {
+			cancel() // and continue
+		}
+	}
+	part, err := m.Sweep(ctx, j, o)
+	assert.Assert(t, errors.Is(err, context.Canceled), "%v", err)
+	assert.Assert(t, len(part.Results) >= 2 && len(part.Results) < part.Planned, "%d of %d", len(part.Results), part.Planned)
+	o.Resume = true
+	rep, err := m.Sweep(t.Context(), j, o)
+	assert.NilError(t, err)
+	assert.Equal(t, rep.Spread, uint64(0), "the number of a pipe's allocations varies")
+	assert.Assert(t, rep.Total >= 4 && rep.Planned == int(rep.Total), "%+v", rep)
+	assert.Equal(t, rep.Silent, uint64(0))
+	assert.Equal(t, len(rep.Findings()), 0, "%+v", rep.Findings())
+	assert.Equal(t, rep.Counts[sweep.Infra]+rep.Counts[sweep.Unreached], 0, "%+v", rep.Counts)
+	assert.Assert(t, rep.Counts[sweep.Degraded] >= 4, "%+v", rep.Counts)
+	assert.Equal(t, rep.SitesHit, rep.Sites)
+	for _, r := range rep.Results {
+		assert.Equal(t, r.Hit, r.Site, "%+v", r)
+		assert.Assert(t, cmp.Contains(strings.Join(r.Stack, "\n"), "do_pipe2+0x"))
+	}
+	left, err := filepath.Glob(filepath.Join(j.Program.Dir, "point-*"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(left), 0, "logs of clean points are kept: %v", left)
+	j.Fault.Narrow = true
+	_, err = m.Sweep(t.Context(), j, o)
+	assert.Assert(t, errors.Is(err, sweep.ErrChanged), "%v", err)
+}
+
+// TestFaultsSweepRefused: a program that fails by itself is not swept, and its
+// failure is shown.
+func TestFaultsSweepRefused(t *testing.T) {
+	m, k := debugKernel(t)
+	_, err := m.Sweep(t.Context(), pipesJob(t, k, "fail"), runner.SweepOptions{Points: runner.PointsSites, Jobs: 1})
+	var refused *sweep.Refused
+	assert.Assert(t, errors.As(err, &refused), "%v", err)
+	assert.ErrorContains(t, err, "it ended with status 3\n0 failed on purpose")
+}
+
+// TestSweepFindsMutant is the proof: a plain test, which passes on a kernel with
+// a bug, finds it by the sweep.
+func TestSweepFindsMutant(t *testing.T) {
+	path := os.Getenv("KVMRUN_MUTANT_KERNEL")
+	if path == "" {
+		t.Skip("KVMRUN_MUTANT_KERNEL is not set: name the vmlinux that `kvmrun kernel build -src debian:6.12 -profile kasan -patch suites/ext4/mutants/E1-es-use-after-free.patch` makes")
+	}
+	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"))
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	k, err := m.OpenKernel(t.Context(), path, "", "")
+	assert.NilError(t, err)
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
+	assert.NilError(t, err)
+	p := runner.SuiteProgram(k, s, nil)
+	p.Dir = t.TempDir()
+	rep, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestZeroRangeOfTheReport$/^4k$", Fault: fault.Fault{Kind: fault.Slab, Narrow: true}},
+		runner.SweepOptions{Points: runner.PointsSites, Jobs: 2, Repro: "kvmrun sweep -at %s"})
+	assert.NilError(t, err)
+	f := rep.Findings()
+	assert.Equal(t, len(f), 1, "%+v", rep.Counts)
+	assert.Equal(t, f[0].Title, "KASAN: slab-use-after-free Read in ext4_es_insert_extent")
+	assert.Assert(t, cmp.Contains(strings.Join(f[0].Stack, "\n"), "__es_remove_extent+0x"))
+	t.Logf("%d calls, %d sites, %d hit; %v; %.2f points a second", rep.Total, rep.Sites, rep.SitesHit, rep.Counts, rep.PerSecond)
+
+	at, err := sweep.ParseAt(f[0].At())
+	assert.NilError(t, err)
+	p.Dir = t.TempDir()
+	again, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestZeroRangeOfTheReport$/^4k$", Fault: fault.Fault{Kind: fault.Slab, Narrow: true}},
+		runner.SweepOptions{At: &at, Jobs: 1})
+	assert.NilError(t, err)
+	assert.Equal(t, again.Findings()[0].Title, f[0].Title, "the point cannot be repeated")
+}
