@@ -173,7 +173,7 @@ func (a *agent) thaw(t *wire.Thaw) (warnings []string) {
 	if err := a.sys.setClock(t.UnixNS); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set the clock: %v", err))
 	}
-	if err := a.sys.setHostname("kvmrun-" + t.ID); err != nil {
+	if err := a.sys.setHostname(wire.ForkHost + t.ID); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set host name: %v", err))
 	}
 	a.sys.kernelLog(wire.ForkMark(t.ID))

@@ -185,3 +185,58 @@ func BenchmarkMemory4VMs(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(kib/1024, "MiB-peak")
 }
+
+// BenchmarkFork measures one trivial test from the request to its first output in
+// a fork, beside the floor: what a bare QEMU needs to start and restore the same
+// state, and beside our own boot. In turn, as medians and ratios.
+func BenchmarkFork(b *testing.B) {
+	ctx := context.Background()
+	c, err := cache.Open(b.TempDir())
+	assert.NilError(b, err)
+	m := &runner.Machine{Cache: c}
+	bin := goBuild(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
+	s, err := runner.Describe(ctx, bin)
+	assert.NilError(b, err)
+	p := runner.Program{
+		Kernel: kernelFor(b, m), Spec: s.Spec, Init: bin, Dir: b.TempDir(),
+		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
+	}
+	held := p
+	held.Run.Hold, held.Run.Env = wire.HoldStop, append(slices.Clone(p.Run.Env), runner.HoldEnv+"=1")
+	tmpl, _, err := m.MakeTemplate(ctx, p)
+	assert.NilError(b, err)
+	defer tmpl.Close()
+	held.Log = "held.log"
+	heldTmpl, _, err := m.MakeTemplate(ctx, held)
+	assert.NilError(b, err)
+	defer heldTmpl.Close()
+
+	figures := map[string][]time.Duration{}
+	for i := range rounds + 1 {
+		for name, p := range map[string]runner.Program{"fork": p, "held": held} {
+			p.From = tmpl
+			if name == "held" {
+				p.From = heldTmpl
+			}
+			var out bytes.Buffer
+			p.Stdout, p.Log = &out, name+"-child.log"
+			began := time.Now()
+			o := m.Exec(ctx, p)
+			all := time.Since(began)
+			assert.Assert(b, o.Infra == nil && o.EndMarker && o.Exited.Code == 0, "%+v", o)
+			if i > 0 { // the first one warms the caches
+				figures[name+"-prepare"] = append(figures[name+"-prepare"], o.Prepare)
+				figures[name+"-ready"] = append(figures[name+"-ready"], o.Boot)
+				figures[name+"-output"] = append(figures[name+"-output"], o.First)
+				figures[name+"-all"] = append(figures[name+"-all"], all)
+			}
+		}
+	}
+	for b.Loop() {
+		runtime.Gosched()
+	}
+	b.ReportMetric(0, "ns/op")
+	for name, d := range figures {
+		b.ReportMetric(float64(median(d).Microseconds())/1000, "ms-"+name)
+	}
+}

@@ -232,7 +232,7 @@ func anonMiB(pid int) int {
 // begin starts the machine for a program.
 func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
 	if p.From != nil && m.VMCore == "" {
-		g, err := p.From.fork(ctx, m, p.Dir, p.log())
+		g, err := p.From.fork(ctx, m, p.Dir, p.log(), p.Twin)
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
@@ -680,10 +680,6 @@ func (s *session) run(ctx context.Context) {
 	first := wire.Message{Run: s.job()}
 	held := false // let go
 	if s.from != nil {
-		if err := s.thaw(send, s.p.Twin); err != nil {
-			s.infra(fmt.Errorf("wake the guest: %w", err))
-			return
-		}
 		if held = s.from.held; held {
 			first = wire.Message{Release: s.letGo()}
 			s.pid = s.from.pid

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,14 +17,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
-
-// OnlyEnv names the one test that the test binary in the guest is to run; set and
-// empty it stands for what is no test: examples and the seeds of fuzz targets.
-const OnlyEnv = "KVMRUN_ONLY"
 
 // isolation is the job's, or what its suite declares.
 func (j *SuiteJob) isolation() suites.Isolation {
@@ -77,6 +75,7 @@ type isolated struct {
 type unit struct {
 	test   string
 	log    string // name of its kernel log
+	run    string // what -test.run must be
 	stdout *spool
 	stderr *spool
 	done   chan struct{}
@@ -86,13 +85,21 @@ type unit struct {
 
 // runIsolated is runVMs for isolation by test.
 func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcome {
+	// The test binary is started once and stands still just before its tests.
+	old := p
+	p.Run.Hold = wire.HoldStop
+	p.Run.Env = append(slices.Clone(p.Run.Env), HoldEnv+"=1")
 	x := &isolated{m: m, j: j, p: p, gone: make(chan struct{}, 1)}
 	tests := remaining(j.Suite.Tests, j.Args, nil)
-	if len(remaining(j.Suite.Rest, j.Args, nil)) > 0 {
+	others := remaining(j.Suite.Rest, j.Args, nil)
+	if len(others) > 0 {
 		tests = append(tests, "")
 	}
 	for i, t := range tests {
-		u := &unit{test: t, log: fmt.Sprintf("console-%d.log", i+1), done: make(chan struct{})}
+		u := &unit{test: t, run: onlyTest(j.Args, t), log: fmt.Sprintf("console-%d.log", i+1), done: make(chan struct{})}
+		if t == "" {
+			u.run = "^(" + strings.Join(others, "|") + ")$"
+		}
 		u.stdout, u.stderr = &spool{dir: p.Dir}, &spool{dir: p.Dir}
 		x.units = append(x.units, u)
 	}
@@ -102,6 +109,10 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		Prepare: boot.Prepare, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{},
 	}
 	switch {
+	case boot.Exited != nil:
+		// It ends before any test; as in one VM, and with all that it says.
+		j.Isolate = suites.IsolateSuite
+		return m.runVMs(ctx, j, old)
 	case boot.Infra != nil || boot.Panicked || boot.Scanner != "":
 		if tmpl != nil {
 			_ = tmpl.Close()
@@ -161,7 +172,7 @@ func (x *isolated) forks(ctx context.Context, wg *sync.WaitGroup) <-chan *guest 
 			if !x.awaitMemory(ctx) {
 				return
 			}
-			g, err := x.tmpl.fork(ctx, x.m, x.p.Dir, u.log)
+			g, err := x.tmpl.fork(ctx, x.m, x.p.Dir, u.log, false)
 			if err != nil {
 				if ctx.Err() == nil {
 					x.m.progress("booting VMs that could not be forked: %v", err)
@@ -214,7 +225,6 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 	if x.p.Stderr == nil {
 		p.Stderr = nil
 	}
-	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], OnlyEnv+"="+u.test)
 	g := <-forks
 	if ctx.Err() != nil {
 		g.close()
@@ -228,6 +238,14 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 			return
 		}
 	}
+	p = p.armed(fault.Line)
+	p.Faults = nil // in Release now
+	release := wire.Release{}
+	if p.Release != nil {
+		release = *p.Release
+	}
+	release.Args = []string{u.run}
+	p.Release = &release
 	if g == nil {
 		u.result = x.m.Exec(ctx, p)
 		return
@@ -481,6 +499,31 @@ func joinChecks(units []*unit) (out []DiskCheck) {
 		}
 	}
 	return out
+}
+
+// onlyTest is the expression for -test.run that selects, of what the arguments
+// select, one top-level test: with the subtests that they name.
+func onlyTest(args []string, test string) string {
+	only := "^" + test + "$"
+	var with []string
+	for _, a := range args {
+		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if name != "test.run" || value == "" {
+			continue
+		}
+		with = nil // the last one counts
+		for _, alternative := range splitTests(value) {
+			match, err := regexp.Compile(alternative[0])
+			if err != nil || !match.MatchString(test) {
+				continue // package testing will complain of the error
+			}
+			with = append(with, strings.Join(append([]string{only}, alternative[1:]...), "/"))
+		}
+	}
+	if len(with) == 0 || slices.Contains(with, only) {
+		return only
+	}
+	return strings.Join(with, "|")
 }
 
 func failFast(args []string) bool {

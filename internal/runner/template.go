@@ -246,8 +246,8 @@ func (g *guest) check(ctx context.Context) []DiskCheck {
 }
 
 // fork starts a machine from the template, whose log is called so in dir. It
-// waits for its first message then, as long as one likes.
-func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*guest, error) {
+// waits for a job then, as long as one likes. A twin stays as its template is.
+func (t *Template) fork(ctx context.Context, m *Machine, dir, log string, twin bool) (*guest, error) {
 	g := &guest{nonce: rand.Text(), started: time.Now(), log: log, from: t}
 	g.con = newConsole(g.nonce)
 	g.con.init = -1 // it has booted before its log begins
@@ -266,6 +266,10 @@ func (t *Template) fork(ctx context.Context, m *Machine, dir, log string) (*gues
 		g.close()
 		return nil, fmt.Errorf("fork the VM: %w", err)
 	}
+	if err := g.thaw(twin); err != nil {
+		g.close()
+		return nil, fmt.Errorf("wake the fork: %w", err)
+	}
 	return g, nil
 }
 
@@ -275,7 +279,8 @@ const twinTime = 1767225600e9
 
 // thaw makes the machine another one than its siblings, before anything else. A
 // twin stays as it is.
-func (g *guest) thaw(send *wire.Writer, twin bool) error {
+func (g *guest) thaw(twin bool) error {
+	send := wire.NewWriter(g.vm.Port(wire.PortControl))
 	seed := make([]byte, wire.SeedSize)
 	if twin {
 		return send.Send(wire.Message{Thaw: &wire.Thaw{ID: "twin", UnixNS: twinTime, Seed: seed}})

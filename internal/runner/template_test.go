@@ -63,9 +63,7 @@ func TestTemplate(t *testing.T) {
 		p.Dir = t.TempDir()
 		p.Run.Hold = wire.HoldStop
 		p.Run.Env = append(p.Run.Env, runner.HoldEnv+"=1")
-		// The program's own generators, from which temporary names come, are as
-		// they were when it was held.
-		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall"})
+		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
 	})
 	t.Run("ends before it is held", func(t *testing.T) {
 		p := p

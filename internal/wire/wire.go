@@ -217,6 +217,9 @@ type Thaw struct {
 // POOL_READY_BITS, 256), twice.
 const SeedSize = 64
 
+// ForkHost begins the host name of a machine that was thawed; its ID follows.
+const ForkHost = "kvmrun-"
+
 // ForkMark is the line that the agent writes to the kernel log for Thaw.
 func ForkMark(id string) string { return "kvmrun: forked as " + id }
 

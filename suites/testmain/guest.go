@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,12 +33,6 @@ func runGuest(m *testing.M) int {
 	if err := os.MkdirAll(coverDir, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: make the directory for profiles in the guest:", err)
 		return 1
-	}
-	if only, ok := os.LookupEnv(runner.OnlyEnv); ok {
-		if only != "" {
-			keepTestsOnly(m)
-		}
-		drop(m, slices.DeleteFunc(names(m), func(n string) bool { return n == only }))
 	}
 	drop(m, strings.Split(os.Getenv(runner.DoneEnv), "\n"))
 	if text, err := os.ReadFile(suites.GuestAllowFile); err == nil {
@@ -90,11 +85,32 @@ func hold() error {
 	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
 		return err
 	}
+	if err := ownTemp(); err != nil {
+		return err
+	}
 	text, err := os.ReadFile(wire.ReleaseFile)
 	if err != nil || len(text) == 0 {
 		return err
 	}
 	return flag.Set("test.run", string(text))
+}
+
+// ownTemp gives a process that goes on in a fork a directory for temporary files
+// that has the fork's name: their own names come from the state of the runtime's
+// generator, which all forks begin with.
+func ownTemp() error {
+	host, err := os.Hostname()
+	if err != nil || !strings.HasPrefix(host, wire.ForkHost) {
+		return err
+	}
+	dir := filepath.Join(os.TempDir(), host)
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil { // as /tmp
+		return err
+	}
+	return os.Setenv("TMPDIR", dir)
 }
 
 // kmsg is the kernel log as the guest sees it (Documentation/ABI/testing/dev-kmsg).
