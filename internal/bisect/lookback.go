@@ -16,35 +16,24 @@ import (
 // It returns the good point's ID, or "" and a result that says why there is
 // none. Errors are those of [Run].
 func FindGood(ctx context.Context, h History, c Config, j Job, seen []Observation) (string, *Result, error) {
-	c, err := c.withDefaults()
-	if err != nil {
-		return "", nil, err
-	}
 	if len(h.Points) < 2 {
 		return "", nil, errors.New("there is nothing before the bad end")
 	}
-	l := &lookback{h: h, c: c, j: j, rate: rate{known: c.P}, at: map[string]map[Word]int{}}
-	for _, o := range seen {
-		l.note(o)
-	}
 	bad := h.Points[h.Bad()]
-	s := &Search{h: h, cfg: c}
-	for l.at[bad.ID][Bad] < s.needBad() && l.total(bad.ID) < s.repeat() {
-		w, err := l.try(ctx, bad.ID, BadEnd)
-		if err != nil {
-			return "", nil, err
-		}
-		if n := strikes[w]; n > 0 && l.at[bad.ID][w] >= n+3*(l.at[bad.ID][Good]+l.at[bad.ID][Bad]) {
-			return "", l.result(EndUntestable, bad, "the bad end says nothing about the symptom: "+string(w)), nil
-		}
+	l, err := NewProber(c, j, bad.ID, seen)
+	if err != nil {
+		return "", nil, err
 	}
-	if l.at[bad.ID][Bad] == 0 {
-		return "", l.result(BadPasses, bad, fmt.Sprintf("the bad end did not show the symptom in %d runs", l.at[bad.ID][Good])), nil
+	if r, err := l.Measure(ctx); r != nil || err != nil {
+		if r != nil {
+			r.Found, r.Candidates = []Point{bad}, len(h.Points)
+		}
+		return "", r, err
 	}
 	for step, x := 1, h.Bad()-1; ; step, x = step*2, h.Bad()-step*2 {
 		x = max(x, 0)
 		for ; x >= 0; x-- {
-			word, err := l.probe(ctx, h.Points[x].ID)
+			word, err := l.Probe(ctx, h.Points[x].ID, LookBack)
 			if err != nil {
 				return "", nil, err
 			}
@@ -56,21 +45,39 @@ func FindGood(ctx context.Context, h History, c Config, j Job, seen []Observatio
 			}
 		}
 		if x <= 0 {
-			return "", l.result(NoGood, h.Points[0], fmt.Sprintf("none of the points that were tried, back to the first of %d, is good", len(h.Points))), nil
+			r := l.Result(NoGood, h.Points[0].ID, fmt.Sprintf("none of the points that were tried, back to the first of %d, is good", len(h.Points)))
+			r.Found, r.Candidates = h.Points[:1], len(h.Points)
+			return "", r, nil
 		}
 	}
 }
 
-type lookback struct {
-	h    History
+// Prober tells good points from bad ones, one at a time, without a history. It is
+// not safe for concurrent use.
+type Prober struct {
 	c    Config
 	j    Job
 	rate rate
+	bad  string
 	at   map[string]map[Word]int
 	obs  []Observation
 }
 
-func (l *lookback) note(o Observation) {
+// NewProber makes a Prober that knows the point that is bad. Seen are
+// observations of an earlier session.
+func NewProber(c Config, j Job, bad string, seen []Observation) (*Prober, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	l := &Prober{c: c, j: j, bad: bad, rate: rate{known: c.P}, at: map[string]map[Word]int{}}
+	for _, o := range seen {
+		l.note(o)
+	}
+	return l, nil
+}
+
+func (l *Prober) note(o Observation) {
 	l.obs = append(l.obs, o)
 	if l.at[o.Point] == nil {
 		l.at[o.Point] = map[Word]int{}
@@ -78,60 +85,94 @@ func (l *lookback) note(o Observation) {
 	l.at[o.Point][o.Word]++
 }
 
-func (l *lookback) total(id string) int { return l.at[id][Good] + l.at[id][Bad] }
-
-func (l *lookback) try(ctx context.Context, id string, p Phase) (Word, error) {
+func (l *Prober) try(ctx context.Context, id string, p Phase) error {
 	step := Step{id, p}
 	if l.j.Progress != nil {
 		l.j.Progress(Event{Step: step})
 	}
 	o, err := l.j.Try(ctx, step)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if l.j.Record != nil {
 		if err := l.j.Record(o); err != nil {
-			return "", err
+			return err
 		}
 	}
 	l.note(o)
 	if l.j.Progress != nil {
 		l.j.Progress(Event{Step: step, Done: &o})
 	}
-	return o.Word, nil
+	return nil
 }
 
-// probe runs a point until it is known to be good or bad, or to say nothing.
-func (l *lookback) probe(ctx context.Context, id string) (Word, error) {
-	bad := l.h.Points[l.h.Bad()].ID
+// silent returns the word of a point that says nothing, "" for others.
+func (l *Prober) silent(id string) Word {
+	c := l.at[id]
+	for _, w := range words {
+		if n := strikes[w]; n > 0 && c[w] >= n+3*(c[Good]+c[Bad]) {
+			return w
+		}
+	}
+	return ""
+}
+
+// Measure verifies the bad point and measures how often it fails. A result says
+// that it is not what it should be.
+func (l *Prober) Measure(ctx context.Context) (*Result, error) {
+	s := &Search{cfg: l.c}
+	for l.at[l.bad][Bad] < s.needBad() && l.at[l.bad][Good]+l.at[l.bad][Bad] < s.repeat() {
+		if w := l.silent(l.bad); w != "" && l.at[l.bad][Bad] == 0 {
+			return l.Result(EndUntestable, l.bad, "the bad end says nothing about the symptom: "+string(w)), nil
+		} else if w != "" {
+			break
+		}
+		if err := l.try(ctx, l.bad, BadEnd); err != nil {
+			return nil, err
+		}
+	}
+	if l.at[l.bad][Bad] == 0 {
+		return l.Result(BadPasses, l.bad, fmt.Sprintf("the bad end did not show the symptom in %d runs", l.at[l.bad][Good])), nil
+	}
+	return nil, nil
+}
+
+// Probe runs a point until it is known to be good or bad, or to say nothing.
+func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error) {
 	for {
 		c := l.at[id]
 		if c[Bad] > 0 {
 			return Bad, nil
 		}
-		for w, n := range strikes {
-			if c[w] >= n+3*c[Good] {
-				return w, nil
-			}
+		if w := l.silent(id); w != "" {
+			return w, nil
 		}
-		b, g := l.at[bad][Bad], l.at[bad][Good]
+		b, g := l.at[l.bad][Bad], l.at[l.bad][Good]
 		// So improbable, if it were bad.
 		if c[Good] > 0 && math.Exp(l.rate.log(b, g+c[Good])-l.rate.log(b, g)) <= 1-l.c.Confidence {
 			return Good, nil
 		}
-		if _, err := l.try(ctx, id, LookBack); err != nil {
+		if err := l.try(ctx, id, phase); err != nil {
 			return "", err
 		}
 	}
 }
 
-func (l *lookback) result(k Kind, at Point, why string) *Result {
-	r := &Result{Kind: k, Found: []Point{at}, Candidates: len(l.h.Points), Tested: len(l.at), Runs: map[Word]int{}, Reason: why}
+// Result makes a result of what was seen, with the runs at a point as evidence.
+func (l *Prober) Result(k Kind, at, why string) *Result {
+	r := &Result{Kind: k, Tested: len(l.at), Runs: map[Word]int{}, Reason: why}
 	for _, o := range l.obs {
 		r.Runs[o.Word]++
-		if o.Point == at.ID {
+		if o.Point == at {
 			r.Evidence = append(r.Evidence, o)
 		}
 	}
+	r.PBad, r.PGood = l.at[l.bad][Bad], l.at[l.bad][Good]
+	if n := r.PBad + r.PGood; n > 0 {
+		r.P = float64(r.PBad) / float64(n)
+	}
 	return r
 }
+
+// Observations are all that were seen.
+func (l *Prober) Observations() []Observation { return l.obs }
