@@ -26,7 +26,7 @@ func (r Report) HTML(w io.Writer) error {
 	if page.Shown != nil {
 		page.At = r.Name(r.point(page.Shown.Point))
 	}
-	if r.Result != nil && (r.Result.Kind == Culprit || r.Result.Kind == Range) {
+	if r.Result != nil && (r.Result.Kind == Culprit || r.Result.Kind == Range || r.Result.Kind == Options) {
 		page.Answer = r.Result.Found
 	}
 	t, err := template.New("page").Parse(pageText)

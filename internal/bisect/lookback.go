@@ -158,6 +158,11 @@ func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error
 	}
 }
 
+// Again runs a point once more, whatever is known.
+func (l *Prober) Again(ctx context.Context, id string, phase Phase) error {
+	return l.try(ctx, id, phase)
+}
+
 // Result makes a result of what was seen, with the runs at a point as evidence.
 func (l *Prober) Result(k Kind, at, why string) *Result {
 	r := &Result{Kind: k, Tested: len(l.at), Runs: map[Word]int{}, Reason: why}

@@ -44,8 +44,10 @@ type minimizer struct {
 	known map[string]Word
 }
 
-// closure adds what the changes need.
-func (m *minimizer) closure(set []int) []int {
+func (m *minimizer) closure(set []int) []int { return Closure(set, m.needs) }
+
+// Closure adds to a set of changes what they need, and sorts it.
+func Closure(set []int, needs [][]int) []int {
 	in := map[int]bool{}
 	var add func(i int)
 	add = func(i int) {
@@ -53,8 +55,8 @@ func (m *minimizer) closure(set []int) []int {
 			return
 		}
 		in[i] = true
-		if i < len(m.needs) {
-			for _, j := range m.needs[i] {
+		if i < len(needs) {
+			for _, j := range needs[i] {
 				add(j)
 			}
 		}

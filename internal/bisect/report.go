@@ -17,6 +17,8 @@ import (
 type Report struct {
 	// Git says that the points are commits; otherwise they are kernels.
 	Git bool `json:"git"`
+	// Noun is what the points are called if neither.
+	Noun string `json:"noun,omitempty"`
 	// Symptom is what was looked for.
 	Symptom string `json:"symptom"`
 	// GoodName and BadName are what the user called the ends.
@@ -51,10 +53,21 @@ func (r Report) JSON(w io.Writer) error {
 
 // noun is what a point is called.
 func (r Report) noun() string {
-	if r.Git {
+	switch {
+	case r.Noun != "":
+		return r.Noun
+	case r.Git:
 		return "commit"
 	}
 	return "kernel"
+}
+
+// tested is what was tested of points.
+func (r Report) tested() string {
+	if r.Noun != "" {
+		return "configuration"
+	}
+	return r.noun()
 }
 
 // Name is what a point is called in a line of text: a commit's way is the
@@ -103,6 +116,8 @@ func (r Report) headline() string {
 			return "bisected, but no " + r.noun() + " fits what was seen"
 		}
 		return fmt.Sprintf("bisected to %d %ss", len(res.Found), r.noun())
+	case Options:
+		return fmt.Sprintf("bisected to %s", plural(len(res.Found), r.noun()))
 	case GoodFails:
 		return r.GoodName + ", said to be good, is bad"
 	case BadPasses:
@@ -176,7 +191,7 @@ func (r Report) facts() []fact {
 		add("Confidence", "%s, of %s", percent(res.Confidence), plural(res.Candidates, "candidate"))
 	}
 	if n := res.PBad + res.PGood; n > 0 {
-		add("Failure rate", "%.2f (the symptom showed in %d of %s at bad %ss)", res.P, res.PBad, plural(n, "run"), r.noun())
+		add("Failure rate", "%.2f (the symptom showed in %d of %s where it is bad)", res.P, res.PBad, plural(n, "run"))
 	}
 	if res.Kind == Culprit {
 		k := res.Found[0]
@@ -199,7 +214,7 @@ func (r Report) facts() []fact {
 		}
 	}
 	if len(tries) > 0 {
-		add("Runs", "%s at %s", strings.Join(tries, ", "), plural(res.Tested, r.noun()))
+		add("Runs", "%s at %s", strings.Join(tries, ", "), plural(res.Tested, r.tested()))
 	}
 	for _, s := range res.Same {
 		add("Same kernel", "%s as %s", r.Name(r.point(s[1])), r.Name(r.point(s[0])))

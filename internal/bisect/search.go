@@ -480,6 +480,7 @@ const (
 	EndUntestable Kind = "end-untestable" // an end says nothing
 	OutOfRuns     Kind = "out-of-runs"    // not found within the runs that were allowed
 	NoGood        Kind = "no-good"        // looking back found no good end
+	Options       Kind = "options"        // all of these together
 )
 
 // Result is the answer.

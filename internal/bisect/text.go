@@ -14,6 +14,15 @@ func (r Report) Text(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Subject: [REGRESSION] %s: %s\n\n", r.Symptom, r.headline())
 	fmt.Fprintf(&b, "%s.\n", upper(r.headline()))
+	if res := r.Result; res != nil && res.Kind == Options {
+		b.WriteByte('\n')
+		for _, p := range res.Found {
+			fmt.Fprintf(&b, "  %s\n", r.Name(p))
+		}
+		if len(res.Found) > 1 {
+			b.WriteString("\nIt takes all of them.\n")
+		}
+	}
 	if res := r.Result; res != nil && (res.Kind == Culprit || res.Kind == Range) {
 		for _, p := range res.Found {
 			fmt.Fprintf(&b, "\n  %s %s\n", r.noun(), p.ID)
@@ -85,6 +94,12 @@ func (r Report) Markdown(w io.Writer) error {
 		b.WriteString("\n| | author | date | subject |\n| --- | --- | --- | --- |\n")
 		for _, p := range res.Found {
 			fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", abbrev(clean(p.ID, 500)), escape(clean(p.Author, 200)), escape(p.Date), escape(clean(p.Subject, 200)))
+		}
+	}
+	if res := r.Result; res != nil && res.Kind == Options {
+		b.WriteByte('\n')
+		for _, p := range res.Found {
+			fmt.Fprintf(&b, "- `%s`\n", r.Name(p))
 		}
 	}
 	b.WriteByte('\n')

@@ -165,7 +165,11 @@ func (r *request) key(src *source, compiler string) string {
 
 // treeKey names the build tree: the same for all states of one source.
 func (r *request) treeKey(src *source, compiler string) string {
-	parts := []string{engine, r.Arch, src.lineage, sum(r.merged.Format()), compiler, r.CC, r.LLVM, r.CrossCompile}
+	config := sum(r.merged.Format())
+	if r.Complete != "" {
+		config = completeProfile
+	}
+	parts := []string{engine, r.Arch, src.lineage, config, compiler, r.CC, r.LLVM, r.CrossCompile}
 	return r.Profile + "-" + sum([]byte(strings.Join(parts, "\x00")))[:24]
 }
 
@@ -201,7 +205,7 @@ func (r *request) configure(ctx context.Context, t *tree) (*Configured, error) {
 	// An unknown symbol does not need the kernel's own tools to be noticed.
 	var unknown []kconfig.Unmet
 	for _, a := range r.merged.Assigns {
-		if a.Optional == "" && a.Value != kconfig.No && !tree.Known(a.Symbol) {
+		if r.Complete == "" && a.Optional == "" && a.Value != kconfig.No && !tree.Known(a.Symbol) {
 			unknown = append(unknown, kconfig.Unmet{Assign: a, Got: kconfig.No, Unknown: true, Why: tree.Explain(a.Symbol, a.Value, nil)})
 		}
 	}
@@ -234,7 +238,7 @@ func (r *request) configure(ctx context.Context, t *tree) (*Configured, error) {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	broken, absent := r.merged.Missing(final, tree)
-	if len(broken) > 0 {
+	if len(broken) > 0 && r.Complete == "" {
 		return nil, requestErr(&kconfig.UnmetError{Unmet: broken})
 	}
 	if err := bootable(final); err != nil {

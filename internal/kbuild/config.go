@@ -66,6 +66,10 @@ type Config struct {
 	Builtin []string
 	// Fragments are the user's own fragment files, applied last.
 	Fragments []string
+	// Complete, when set, is a whole .config in place of profile and fragments:
+	// what olddefconfig makes of it is taken as it is, and all such builds of one
+	// source share a tree, in which make compiles what the options change.
+	Complete string
 	// Patches are files in unified diff format, applied in order with -p1.
 	Patches []string
 	// Arch is x86_64 or "".
@@ -127,7 +131,11 @@ func (c Config) check() (*request, error) {
 		r.Profile = "lean"
 	}
 	r.env = cleanEnv(c.Env)
-	if err := r.readFragments(); err != nil {
+	read := r.readFragments
+	if r.Complete != "" {
+		r.Profile, read = completeProfile, r.readComplete
+	}
+	if err := read(); err != nil {
 		return nil, requestErr(err)
 	}
 	for _, p := range c.Patches {
@@ -138,6 +146,26 @@ func (c Config) check() (*request, error) {
 		r.patches = append(r.patches, pf)
 	}
 	return r, nil
+}
+
+// completeProfile stands for the profile of a complete configuration.
+const completeProfile = "config"
+
+// readComplete reads a whole .config in place of the fragments.
+func (r *request) readComplete() error {
+	text, err := os.ReadFile(r.Complete)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	parsed, err := kconfig.Parse(r.Complete, text)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	r.fragments = []fragment{{Name: r.Complete, SHA256: sum(text), parsed: parsed}}
+	if r.merged, err = kconfig.Merge(parsed); err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	return nil
 }
 
 func (r *request) readFragments() error {

@@ -70,6 +70,44 @@ func ReadTree(tree fs.FS, srcarch string) (*Tree, error) {
 // Known says whether the tree has the symbol.
 func (t *Tree) Known(symbol string) bool { return len(t.symbols[symbol]) > 0 }
 
+// Settable says whether a user can set the symbol: it has a prompt. What has none
+// follows from others.
+func (t *Tree) Settable(symbol string) bool {
+	for _, d := range t.symbols[symbol] {
+		if d.prompt != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// DependsOn returns the symbols that the symbol's dependencies mention, sorted.
+func (t *Tree) DependsOn(symbol string) []string {
+	var out []string
+	for _, d := range t.symbols[symbol] {
+		for _, c := range d.depends {
+			if c.e != nil {
+				out = append(out, c.e.symbols()...)
+			}
+		}
+		if d.choice != nil {
+			out = append(out, d.choice.members...)
+		}
+	}
+	slices.Sort(out)
+	return slices.DeleteFunc(slices.Compact(out), func(s string) bool { return s == symbol })
+}
+
+// SelectedBy returns the symbols that force the symbol on, sorted.
+func (t *Tree) SelectedBy(symbol string) []string {
+	var out []string
+	for _, r := range t.selects[symbol] {
+		out = append(out, r.by)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // reader walks the files.
 type reader struct {
 	fsys  fs.FS

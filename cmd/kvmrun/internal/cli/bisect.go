@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,11 @@ and -bad are versions, releases or files; without -bad it is the last one, and
 from the one before, in a work tree of kvmrun's own: the repository and its work
 tree are only read. Kernels are cached. Paths restrict the commits to those that
 touch them. A culprit that reverts cleanly is also reverted at the bad end.
+
+  kvmrun bisect -configs GOOD.config BAD.config -src ~/linux -suite ext4 -run TestPunch
+
+-configs finds the smallest set of options that makes a kernel with the good
+configuration bad; what they depend on comes along.
 
 What is bad is exact: a test that -run names fails; or fails saying -output; or
 the kernel says -symptom, the title or the fingerprint of a splat. Anything else
@@ -67,6 +73,7 @@ type bisectFlags struct {
 	timeout     time.Duration
 	dir         string
 	resume, log string
+	configs     multi
 	// For commits:
 	build       buildFlags
 	firstParent bool
@@ -76,6 +83,7 @@ type bisectFlags struct {
 func (b *bisectFlags) register(fs *flag.FlagSet) {
 	b.symptomFlags(fs)
 	b.build.registerBisect(fs, "")
+	fs.Var(&b.configs, "configs", "two configurations, `GOOD BAD`: find the options that make the difference")
 	fs.StringVar(&b.kernels, "kernels", "", "the `kernels`: a directory, a list with commas, a file with one per line, or debian:6.12")
 	fs.BoolVar(&b.firstParent, "first-parent", false, "look at the commits of the main line only: a merge counts as one")
 	fs.StringVar(&b.good, "good", "", "where it was good, or auto to look back for that")
@@ -111,7 +119,15 @@ func (b *bisectFlags) check() error {
 	if err := b.symptom.Check(); err != nil {
 		return usagef("bisect: %w", err)
 	}
-	if b.good == "" {
+	switch {
+	case len(b.configs) > 0:
+		if len(b.configs) != 2 || b.good != "" || b.bad != "" || b.kernels != "" {
+			return usagef("bisect: -configs names the good and the bad configuration itself: -configs GOOD.config BAD.config -src DIRECTORY")
+		}
+		if b.build.c.Source == "" {
+			return usagef("bisect: -configs: no source to build: give -src DIRECTORY, or -src debian:6.12")
+		}
+	case b.good == "":
 		return usagef("bisect: where was it good? name that by -good, or let -good auto look back for it")
 	}
 	if b.jobs < 0 || b.timeout < 0 {
@@ -122,6 +138,17 @@ func (b *bisectFlags) check() error {
 	}
 	b.search.Parallel = b.jobs
 	return nil
+}
+
+// twoConfigs gives the second of -configs' two values the flag that package flag
+// wants.
+func twoConfigs(args []string) []string {
+	for i, a := range args {
+		if (a == "-configs" || a == "--configs") && i+2 < len(args) && !strings.HasPrefix(args[i+2], "-") {
+			return slices.Concat(args[:i+2], []string{a}, args[i+2:])
+		}
+	}
+	return args
 }
 
 // setup is what a bisection's directory says of the question.
@@ -167,6 +194,7 @@ type bisection struct {
 func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	var b bisectFlags
 	b.register(fs)
+	args = twoConfigs(args)
 	if err := parse(fs, args); err != nil {
 		return err
 	}
@@ -213,6 +241,9 @@ func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
 	if s.m, err = s.v.machine(s.io, s.ui.say); err != nil {
 		return err
 	}
+	if len(s.configs) == 2 {
+		return s.doConfigs(ctx, args, asked)
+	}
 	if s.subject, err = s.newSubject(ctx); err != nil {
 		return err
 	}
@@ -228,20 +259,31 @@ func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
 			return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
 		}
 	}
+	if err := s.begin(ctx, args, asked); err != nil {
+		return err
+	}
+	defer s.journal.Close() //nolint:errcheck // each record was synced
+	return s.interrupted(ctx, s.search1(ctx, h))
+}
+
+// begin makes or takes up the bisection's directory.
+func (s *bisection) begin(ctx context.Context, args []string, asked setup) error {
+	resumed := s.journal != nil
 	if err := s.openSuite(ctx, resumed, asked.Suite); err != nil {
 		return err
 	}
-	if !resumed {
-		if err := s.create(args); err != nil {
-			return err
-		}
-		defer s.journal.Close() //nolint:errcheck // each record was synced
-	} else {
+	if resumed {
 		args = asked.Args
+	} else if err := s.create(args); err != nil {
+		return err
 	}
 	s.command = "kvmrun bisect " + quoteAll(args)
 	s.ui.say("everything is kept in " + s.dir + "; after an interruption: kvmrun bisect -resume " + s.dir)
-	err = s.search1(ctx, h)
+	return nil
+}
+
+// interrupted adds to an error how to go on.
+func (s *bisection) interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() == nil {
 		var exit *exitError
 		if !errors.As(err, &exit) {
@@ -437,7 +479,7 @@ func (s *bisection) conclude(r bisect.Report) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	fmt.Fprintf(s.io.Err, "kvmrun: reports: %s\n", filepath.Join(s.dir, "report.{txt,md,json,html}"))
-	if r.Result.Kind != bisect.Culprit {
+	if k := r.Result.Kind; k != bisect.Culprit && k != bisect.Options {
 		return &exitError{code: exitFail}
 	}
 	return nil

@@ -303,3 +303,78 @@ func TestBisectCommitsHost(t *testing.T) {
 	assert.ErrorContains(t, err, "gcc")
 	assert.Equal(t, len(s.journal.Seen()), 0)
 }
+
+// TestBisectConfigs finds the two options that are bad together, one of which
+// needs a third, among many.
+func TestBisectConfigs(t *testing.T) {
+	t.Parallel()
+	g := newGitTree(t)
+	mk := fake.Makefile + `
+$(O)/mm/conf.o: FORCE
+	@! grep -q CONFIG_NO_BUILD=y $(O)/.config || { echo "mm/conf.c:1:1: error: no" >&2; exit 1; }
+	@if grep -q CONFIG_BUG_A=y $(O)/.config && grep -q CONFIG_BUG_B=y $(O)/.config && grep -q CONFIG_NEEDED=y $(O)/.config; then w=BUG; else w=x; fi; \
+		echo "const char conf[] = \"$$w\";" | gcc -c -x c -o $@ -
+FORCE:
+`
+	kc, err := os.ReadFile(filepath.Join(g.dir, "Kconfig"))
+	assert.NilError(t, err)
+	kc = append(kc, "config NEEDED\n\tbool \"n\"\nconfig BUG_A\n\tbool \"a\"\nconfig BUG_B\n\tbool \"b\"\n\tdepends on NEEDED\nconfig NO_BUILD\n\tbool \"c\"\nconfig DERIVED\n\tbool\n"...)
+	extra := "CONFIG_DERIVED=y\nCONFIG_BUG_A=y\nCONFIG_BUG_B=y\nCONFIG_NEEDED=y\n# CONFIG_NO_BUILD is not set\n"
+	for n := range 30 {
+		kc = fmt.Appendf(kc, "config NOISE%d\n\tbool \"x\"\n", n)
+		extra += fmt.Sprintf("CONFIG_NOISE%d=y\n", n)
+	}
+	g.commit("options", "Makefile", mk, "mm/conf.c", "", "Kconfig", string(kc), "mm/bug.c", code(6, "x"))
+	lean, err := os.ReadFile(leanConfig(t, g))
+	assert.NilError(t, err)
+	dir := t.TempDir()
+	goodConfig, badConfig := filepath.Join(dir, "good.config"), filepath.Join(dir, "bad.config")
+	assert.NilError(t, os.WriteFile(goodConfig, append(bytes.Clone(lean), "CONFIG_NO_BUILD=y\n"...), 0o644))
+	assert.NilError(t, os.WriteFile(badConfig, append(bytes.Clone(lean), extra...), 0o644))
+	ask := func(name string) (*bisection, error) {
+		s, _ := g.question(t, filepath.Join(dir, "cache"), filepath.Join(dir, name), func(b *bisectFlags) {
+			b.good, b.bad, b.configs = "", "", multi{goodConfig, badConfig}
+		})
+		o, err := s.newOptions(t.Context())
+		assert.NilError(t, err)
+		s.subject = o
+		s.journal, err = bisect.Create(s.dir, setup{})
+		assert.NilError(t, err)
+		defer s.journal.Close()
+		return s, s.minimize(t.Context(), o)
+	}
+	// The good end does not build: that is no difference to be found.
+	s, err := ask("untestable")
+	var exit *exitError
+	assert.Assert(t, errors.As(err, &exit) && exit.code == exitFail, "%v", err)
+	text := s.io.Out.(*bytes.Buffer).String()
+	assert.Assert(t, strings.Contains(text, "the good end says nothing about the symptom: build-failed"), text)
+
+	assert.NilError(t, os.WriteFile(goodConfig, lean, 0o644))
+	s, err = ask("found")
+	assert.NilError(t, err, "%s", s.io.Err)
+	text = s.io.Out.(*bytes.Buffer).String()
+	for _, want := range []string{"Bisected to 2 options.", "  CONFIG_BUG_A: n -> y\n  CONFIG_BUG_B: n -> y\n", "It takes all of them."} {
+		assert.Assert(t, strings.Contains(text, want), "no %q in %s", want, text)
+	}
+	assert.Assert(t, !strings.Contains(text, "DERIVED"), text)
+}
+
+// leanConfig is the configuration of the tree's lean profile.
+func leanConfig(t *testing.T, g *gitTree) string {
+	t.Helper()
+	s, _ := g.question(t, t.TempDir(), t.TempDir(), nil)
+	conf := s.build.config(s.io, s.m)
+	conf.Source = g.dir
+	b, err := buildOne(t.Context(), conf)
+	assert.NilError(t, err)
+	assert.Equal(t, b.Word, bisect.Word(""), b.Reason)
+	return b.Config
+}
+
+func TestTwoConfigs(t *testing.T) {
+	t.Parallel()
+	assert.DeepEqual(t, twoConfigs([]string{"-configs", "a", "b", "-src", "x"}), []string{"-configs", "a", "-configs", "b", "-src", "x"})
+	assert.DeepEqual(t, twoConfigs([]string{"-configs", "a", "-configs", "b"}), []string{"-configs", "a", "-configs", "b"})
+	assert.DeepEqual(t, twoConfigs([]string{"-configs", "a"}), []string{"-configs", "a"})
+}
