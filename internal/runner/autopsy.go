@@ -89,7 +89,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 	}
 	in := hungIn(kernel, s.pid)
 	if in == "" {
-		in = s.cpusAt(ctx, sections[0].text)
+		in = s.cpusAt(ctx)
 	}
 	if in != "" {
 		essence += "; kernel: " + in

@@ -54,6 +54,17 @@ func TestTestAt(t *testing.T) {
 	assert.Equal(t, testAt(stacks, "TestOther"), "")
 }
 
+func TestVotes(t *testing.T) {
+	var v votes
+	assert.Equal(t, v.String(), "")
+	v.add("0", "in user space", false)
+	assert.Equal(t, v.String(), "")
+	for _, at := range []string{"in tick", "in loop", "in loop", "in rq"} {
+		v.add("1", at, true)
+	}
+	assert.Equal(t, v.String(), "CPU 0 in user space, CPU 1 in loop")
+}
+
 // TestHangIsAutopsied lets a real suite run into the host's limit.
 func TestHangIsAutopsied(t *testing.T) {
 	path := os.Getenv("KVMRUN_KERNEL")

@@ -297,10 +297,10 @@ func (x *isolated) join(stop func()) Outcome {
 		switch why, text := o.ending(); {
 		case len(o.Running) > 0:
 			s.end(false, false)
-			s.fail(u.test, why, text, false)
+			s.fail(u.test, why, text)
 		case u.test != "" && o.Exited == nil && !slices.Contains(o.Ended, u.test):
 			s.end(false, false)
-			s.fail(u.test, why, text, true)
+			s.fail(u.test, why, text)
 		}
 		bad := o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s splat) bool { return !s.excused() })
 		failed = failed || bad

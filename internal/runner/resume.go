@@ -125,6 +125,8 @@ func (c *console) progressOf() (ended, running []string) {
 type stream struct {
 	w    io.Writer
 	mark string // what begins package testing's own lines: ^V or nothing
+	// verbose says that tests are said to begin.
+	verbose bool
 	// lines begin those that are held back, without the mark.
 	lines []string
 
@@ -132,6 +134,10 @@ type stream struct {
 	// begun are the tests that did begin, by the kernel log: their "=== RUN"
 	// need not wait for what follows.
 	begun map[string]bool
+	// shown are the tests that were said to begin, line the beginning of the
+	// line that is being written.
+	shown map[string]bool
+	line  []byte
 	// start is what of the current line was held back while it may still
 	// become one of those; line says that the current line is none of them.
 	held []byte
@@ -146,10 +152,13 @@ func newStream(w io.Writer, args []string) *stream {
 	if w == nil {
 		w = io.Discard
 	}
-	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}}
+	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}, shown: map[string]bool{}}
 	for _, a := range args {
-		if a == "-test.v=test2json" {
-			s.mark = "\x16"
+		if v, ok := strings.CutPrefix(a, "-test.v="); ok {
+			s.verbose = v != "false"
+			if v == "test2json" {
+				s.mark = "\x16"
+			}
 		}
 	}
 	return s
@@ -224,6 +233,16 @@ func (s *stream) Write(p []byte) (int, error) {
 }
 
 func (s *stream) put(b []byte) {
+	for rest := b; len(rest) > 0; {
+		part, after, ends := bytes.Cut(rest, []byte("\n"))
+		s.line = append(s.line, part[:min(len(part), maxLine-len(s.line))]...)
+		if rest = after; ends {
+			if name, ok := strings.CutPrefix(string(s.line), s.mark+runLine); ok && len(s.shown) < maxMarks {
+				s.shown[name] = true
+			}
+			s.line = s.line[:0]
+		}
+	}
 	if s.err == nil && len(b) > 0 {
 		_, s.err = s.w.Write(b)
 	}
@@ -253,10 +272,12 @@ func (s *stream) end(poisoned, failed bool) {
 }
 
 // fail says, as package testing would have, that a test failed: one that was
-// running, or, with begin, one that never will.
-func (s *stream) fail(test, why, text string, begin bool) {
+// running, or one that never will. That it had begun may have died with its VM.
+func (s *stream) fail(test, why, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var b strings.Builder
-	if begin {
+	if s.verbose && !s.shown[test] {
 		fmt.Fprintf(&b, "%s%s%s\n", s.mark, runLine, test)
 	}
 	if s.mark != "" {
@@ -273,8 +294,6 @@ func (s *stream) fail(test, why, text string, begin bool) {
 	if s.mark != "" {
 		fmt.Fprintf(&b, "%s--- FAIL: %s (0.00s)\n", s.mark, test)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.put([]byte(b.String()))
 }
 
@@ -314,7 +333,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	}
 	if hung || lost {
 		for _, t := range out.Running {
-			s.fail(t, why, text, false)
+			s.fail(t, why, text)
 			text = "" // once is enough
 			r.done = append(r.done, t)
 		}
@@ -339,7 +358,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 		return more
 	}
 	for _, t := range more {
-		s.fail(t, "not run: "+stop, "", true)
+		s.fail(t, "not run: "+stop, "")
 	}
 	r.done, r.bad = append(r.done, more...), true
 	return nil

@@ -111,6 +111,27 @@ func TestStreamBegun(t *testing.T) {
 	assert.Equal(t, b.String(), "=== RUN   TestA/sub\n")
 }
 
+// TestStreamFails: that a test began is said once, wherever it got lost.
+func TestStreamFails(t *testing.T) {
+	for _, c := range []struct{ v, before, want string }{
+		{"true", "=== RUN   TestA\n", "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: why\n        a\n        b\n"},
+		{"true", "", "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: why\n        a\n        b\n"},
+		{"false", "", "--- FAIL: TestA (0.00s)\n    kvmrun: why\n        a\n        b\n"},
+		{"test2json", "", "\x16=== RUN   TestA\n\x16=== NAME  TestA\n    kvmrun: why\n        a\n        b\n\x16--- FAIL: TestA (0.00s)\n"},
+	} {
+		for size := 1; size < 20; size++ {
+			var b bytes.Buffer
+			s := newStream(&b, []string{"-test.v=" + c.v})
+			for i := 0; i < len(c.before); i += size {
+				_, _ = s.Write([]byte(c.before[i:min(len(c.before), i+size)]))
+			}
+			s.end(false, false)
+			s.fail("TestA", "why", "a\r\n\nb")
+			assert.Equal(t, b.String(), c.want)
+		}
+	}
+}
+
 // TestAfter decides about what follows a VM.
 func TestAfter(t *testing.T) {
 	alive := func(o Outcome) *Outcome {
@@ -135,7 +156,7 @@ func TestAfter(t *testing.T) {
 		"expected":       {out: alive(Outcome{Exited: exit(ExitPoisonedWell), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}},
 		"failed besides": {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}, bad: true},
 		"last splat":     {out: alive(Outcome{Exited: exit(1), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}, Splats: bug}), bad: true},
-		"lost":           {out: alive(Outcome{Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true, contains: "the VM ended during this test"},
+		"lost":           {out: alive(Outcome{Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true, contains: "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended during this test"},
 		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
 		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
 		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
@@ -150,7 +171,8 @@ func TestAfter(t *testing.T) {
 			var b bytes.Buffer
 			c.job.Suite.Tests = []string{"TestA", "TestB", "TestC"}
 			r := c.before
-			more := c.job.after(newStream(&b, nil), c.out, &r, c.last)
+			c.job.Args = []string{"-test.v=true"}
+			more := c.job.after(newStream(&b, c.job.Args), c.out, &r, c.last)
 			assert.DeepEqual(t, more, c.more)
 			assert.Equal(t, r.bad, c.bad)
 			assert.Check(t, strings.Contains(b.String(), c.contains), b.String())

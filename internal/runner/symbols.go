@@ -4,12 +4,12 @@ package runner
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/kvmrun/kvmrun/internal/symbolize"
 )
@@ -64,47 +64,89 @@ func (s *session) stuckAt() string {
 	s.core.dump(s.vm)
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(answerLimit))
 	defer cancel()
-	if at := s.cpusAt(ctx, s.hmp(ctx, "info registers -a")); at != "" {
+	if at := s.cpusAt(ctx); at != "" {
 		return "; kernel: " + at
 	}
 	return ""
 }
 
-// cpusAt says where each CPU stands, by QEMU's "info registers -a"; "" when no
-// CPU is in the kernel or the kernel's symbols are not known. It is the last
-// resort for a kernel that answers nobody.
-func (s *session) cpusAt(ctx context.Context, registers string) string {
+// samples is how often the CPUs are looked at: one that loops also serves its
+// timer, which under TCG takes much of its time.
+const samples = 15
+
+// cpusAt says where each CPU stands most of the time, by QEMU's "info registers
+// -a"; "" when no CPU is in the kernel or the kernel's symbols are not known. It
+// is the last resort for a kernel that answers nobody.
+func (s *session) cpusAt(ctx context.Context) string {
 	if k := s.p.Kernel; k.Details == nil || !k.Details.PVH() {
 		return "" // it has moved itself to a random place
 	}
+	sym := s.m.symbolizer(ctx, s.p.Kernel)
+	if sym == nil {
+		return ""
+	}
+	sym.SetOffset(0)
 	// Compiled here: this runs once, if ever.
 	cpu := regexp.MustCompile(`(?s)CPU#(\d+).*?\bRIP=([0-9a-f]{1,16})\b.*?\bCPL=(\d).*?\bHLT=(\d)`)
-	var sym *symbolize.Symbolizer
-	var out []string
-	for _, m := range cpu.FindAllStringSubmatch(registers, -1) {
-		if m[3] != "0" {
-			out = append(out, "CPU "+m[1]+" in user space")
-			continue
-		}
-		if sym == nil {
-			if sym = s.m.symbolizer(ctx, s.p.Kernel); sym == nil {
-				return ""
+	v := votes{}
+	tick := time.NewTicker(17 * time.Millisecond) // in step with no timer of Linux
+	defer tick.Stop()
+	for range samples {
+		for _, m := range cpu.FindAllStringSubmatch(s.hmp(ctx, "info registers -a"), -1) {
+			addr, err := strconv.ParseUint(m[2], 16, 64)
+			switch {
+			case m[3] != "0":
+				v.add(m[1], "in user space", false)
+			case err == nil:
+				if l, err := sym.Addr(addr, false); err == nil && m[4] == "1" {
+					v.add(m[1], "halted in "+l.Func, true)
+				} else if err == nil {
+					v.add(m[1], "in "+l.Func, true)
+				}
 			}
-			sym.SetOffset(0)
 		}
-		addr, err := strconv.ParseUint(m[2], 16, 64)
-		if err != nil {
-			continue
-		}
-		at := "in"
-		if m[4] == "1" {
-			at = "halted in"
-		}
-		if l, err := sym.Addr(addr, false); err == nil {
-			out = append(out, fmt.Sprintf("CPU %s %s %s", m[1], at, l.Func))
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return v.String()
 		}
 	}
-	if sym == nil {
+	return v.String()
+}
+
+// votes counts where each CPU was found.
+type votes struct {
+	cpus   []string // in the order of their appearance
+	found  map[string]map[string]int
+	kernel bool // one of them was in the kernel
+}
+
+func (v *votes) add(cpu, at string, kernel bool) {
+	if v.found[cpu] == nil {
+		if v.found == nil {
+			v.found = map[string]map[string]int{}
+		}
+		v.cpus = append(v.cpus, cpu)
+		v.found[cpu] = map[string]int{}
+	}
+	v.found[cpu][at]++
+	v.kernel = v.kernel || kernel
+}
+
+// String names the most frequent place of each CPU, "" if none was ever in the
+// kernel.
+func (v *votes) String() string {
+	var out []string
+	for _, cpu := range v.cpus {
+		best := ""
+		for at, n := range v.found[cpu] {
+			if m := v.found[cpu][best]; n > m || n == m && at < best {
+				best = at
+			}
+		}
+		out = append(out, "CPU "+cpu+" "+best)
+	}
+	if !v.kernel {
 		return ""
 	}
 	return strings.Join(out, ", ")
