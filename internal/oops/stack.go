@@ -80,6 +80,10 @@ func parseBody(lines []string) *body {
 	b := &body{lines: lines, sections: []section{{kind: secHead}}}
 	var pc *Frame // seen since the last stack
 	nmi := false
+	// After its end mark an oops repeats the registers of the first oops since
+	// boot (oops_end in arch/x86/kernel/dumpstack.c), which may be another one:
+	// that must not stand in for a program counter that was nowhere.
+	nowhere, ended := false, false
 	for i, text := range lines {
 		if i == 0 {
 			continue
@@ -102,6 +106,7 @@ func parseBody(lines []string) *body {
 		if strings.HasPrefix(text, "---[ end") || strings.HasPrefix(text, "====================") {
 			if i > 3 {
 				b.open(secOther, "", i)
+				ended = ended || strings.HasPrefix(text, "---[ end")
 			}
 			continue
 		}
@@ -112,8 +117,9 @@ func parseBody(lines []string) *body {
 			b.open(secOther, "", i)
 			continue
 		}
+		nowhere = nowhere || strings.Contains(text, "RIP: 0010:0x")
 		if f, ok := parsePC(text); ok {
-			if b.pc == nil {
+			if b.pc == nil && !(nowhere && ended) {
 				b.pc = &f
 			}
 			if cur.kind == secTrace && len(cur.frames) > 0 {

@@ -74,7 +74,7 @@ var batches = []batch{
 		{test: "SLAB_FREE_DOUBLE", title: "KASAN: double-free in lkdtm_do_action", kind: oops.KASANInvalidFree},
 		{test: "SLAB_FREE_CROSS", title: "WARNING in lkdtm_do_action", kind: oops.Warning, needs: "SLAB_FREELIST_HARDENED"},
 	}},
-	{rows: []row{
+	{together: true, rows: []row{
 		pageFault("WRITE_RO", "lkdtm_WRITE_RO"),
 		pageFault("WRITE_RO_AFTER_INIT", "lkdtm_WRITE_RO_AFTER_INIT"),
 		pageFault("WRITE_KERN", "lkdtm_WRITE_KERN"),
@@ -87,6 +87,8 @@ var batches = []batch{
 		{test: "EXEC_NULL", title: "BUG: unable to handle kernel NULL pointer dereference in execute_location", kind: oops.NullPointer},
 		{test: "ACCESS_USERSPACE", title: "general protection fault in lkdtm_ACCESS_USERSPACE", kind: oops.DoS},
 		{test: "ACCESS_NULL", title: "general protection fault in lkdtm_ACCESS_NULL", kind: oops.DoS},
+	}},
+	{rows: []row{
 		{test: "STACK_GUARD_PAGE_LEADING", title: "KASAN: vmalloc-out-of-bounds Read in lkdtm_STACK_GUARD_PAGE_LEADING", kind: oops.KASANRead,
 			also: "BUG: stack guard page was hit in full_proxy_write", needs: "VMAP_STACK"},
 		{test: "STACK_GUARD_PAGE_TRAILING", title: "KASAN: vmalloc-out-of-bounds Read in lkdtm_STACK_GUARD_PAGE_TRAILING", kind: oops.KASANRead,
