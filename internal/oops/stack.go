@@ -119,7 +119,7 @@ func parseBody(lines []string) *body {
 		}
 		nowhere = nowhere || strings.Contains(text, "RIP: 0010:0x")
 		if f, ok := parsePC(text); ok {
-			if b.pc == nil && !(nowhere && ended) {
+			if b.pc == nil && (!nowhere || !ended) {
 				b.pc = &f
 			}
 			if cur.kind == secTrace && len(cur.frames) > 0 {
