@@ -116,21 +116,27 @@ func (vm *VM) Freeze(ctx context.Context) (*Template, error) {
 		_ = ram.Close()
 		return nil, fmt.Errorf("freeze machine: %w", err)
 	}
-	t := &Template{config: vm.config, ram: ram, state: state, rom: bootROM(vm.config.Kernel)}
-	t.config.Accel = vm.accel
+	t := &Template{ram: ram, state: state, rom: bootROM(vm.config.Kernel)}
+	t.keep(vm.config, vm.accel)
 	t.version[0], t.version[1] = vm.QEMUVersion()
-	// What belongs to this machine alone.
-	t.config.ConsoleFile, t.config.Console, t.config.ConsoleLimit = "", nil, 0
-	t.config.Disks = slices.Clone(t.config.Disks)
-	for i := range t.config.Disks {
-		t.config.Disks[i].File = nil
-	}
 	for _, f := range []*os.File{ram, state} {
 		if err := seal(f); err != nil {
 			return nil, errors.Join(fmt.Errorf("freeze machine: %w", err), t.Close())
 		}
 	}
 	return t, nil
+}
+
+// keep notes what of a configuration forks inherit.
+func (t *Template) keep(c Config, accel Accel) {
+	t.config = c
+	t.config.Accel = accel
+	// What belongs to one machine alone.
+	t.config.ConsoleFile, t.config.Console, t.config.ConsoleLimit = "", nil, 0
+	t.config.Disks = slices.Clone(c.Disks)
+	for i := range t.config.Disks {
+		t.config.Disks[i].File = nil
+	}
 }
 
 // save writes the device state to the file and ends the machine.

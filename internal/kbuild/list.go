@@ -27,6 +27,9 @@ const (
 	KindKernel Kind = "kernel" // an artifact
 	KindSource Kind = "source" // a fetched source tree
 	KindTree   Kind = "tree"   // a build tree: only speeds up the next build
+	// KindTemplate is a VM that was booted and frozen, to be forked. The runner
+	// makes them; it keeps eight at most.
+	KindTemplate Kind = "template"
 )
 
 // fetchedKind is package kfetch's kind of cache entry for a source tree.
@@ -68,6 +71,10 @@ func List(c *cache.Cache) ([]Item, error) {
 			}
 		case fetchedKind:
 			it.Kind = KindSource
+		case string(KindTemplate):
+			it.Kind = KindTemplate
+			text, _ := os.ReadFile(filepath.Join(e.Path, "about"))
+			it.Text = strings.TrimSpace(string(text))
 		default:
 			continue
 		}

@@ -185,4 +185,3 @@ func BenchmarkMemory4VMs(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(kib/1024, "MiB-peak")
 }
-

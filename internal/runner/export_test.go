@@ -31,3 +31,9 @@ func (m *Machine) ExecIn(ctx context.Context, p Program, f Forked) (out Outcome)
 	m.drive(ctx, p, f.g, &out)
 	return out
 }
+
+// TemplateKey is the key under which a template is kept.
+func (m *Machine) TemplateKey(ctx context.Context, p Program) (string, error) {
+	key, _, err := m.templateKey(ctx, p)
+	return key, err
+}

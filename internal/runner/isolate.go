@@ -89,6 +89,10 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 	old := p
 	p.Run.Hold = wire.HoldStop
 	p.Run.Env = append(slices.Clone(p.Run.Env), HoldEnv+"=1")
+	// What it then runs, it is told when it goes on.
+	p.Run.Argv = slices.DeleteFunc(slices.Clone(p.Run.Argv), func(a string) bool {
+		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.run=")
+	})
 	x := &isolated{m: m, j: j, p: p, gone: make(chan struct{}, 1)}
 	tests := remaining(j.Suite.Tests, j.Args, nil)
 	others := remaining(j.Suite.Rest, j.Args, nil)
@@ -103,7 +107,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		u.stdout, u.stderr = &spool{dir: p.Dir}, &spool{dir: p.Dir}
 		x.units = append(x.units, u)
 	}
-	tmpl, boot, err := m.MakeTemplate(ctx, p)
+	tmpl, boot, err := m.Template(ctx, p)
 	x.all = Outcome{
 		Ready: boot.Ready, Accel: boot.Accel, Args: boot.Args, Splats: boot.Splats, Notes: boot.Notes,
 		Prepare: boot.Prepare, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
+	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -122,4 +124,71 @@ func testTemplate(t *testing.T, m *runner.Machine, p runner.Program, differ []st
 	again, err := os.ReadFile(filepath.Join(p.Dir, "console.log"))
 	assert.NilError(t, err)
 	assert.Assert(t, bytes.Equal(again, bootLog))
+}
+
+// TestTemplateIsKept: the second one is read from the cache, and works; a damaged
+// one is made anew; and what a template depends on changes its key.
+func TestTemplateIsKept(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	var said []string
+	m := &runner.Machine{Cache: c, Progress: func(s string) { said = append(said, s) }}
+	p := forkedProgram(t, m)
+	p.Run.Hold = wire.HoldStop
+	p.Run.Env = append(p.Run.Env, runner.HoldEnv+"=1")
+	key, err := m.TemplateKey(t.Context(), p)
+	assert.NilError(t, err)
+	var first []byte
+	for i, damage := range []bool{false, false, true} {
+		entries, err := filepath.Glob(filepath.Join(c.Root(), "template", "*", "ram"))
+		assert.NilError(t, err)
+		assert.Equal(t, len(entries), min(i, 1))
+		if damage {
+			b, err := os.ReadFile(entries[0])
+			assert.NilError(t, err)
+			b[len(b)/2] ^= 1
+			assert.NilError(t, os.WriteFile(entries[0], b, 0o600))
+		}
+		said = nil
+		p := p
+		p.Dir = t.TempDir()
+		began := time.Now()
+		tmpl, boot, err := m.Template(t.Context(), p)
+		assert.NilError(t, err)
+		t.Logf("%d: %v, boot %v", i, time.Since(began), boot.Boot)
+		log, err := os.ReadFile(filepath.Join(p.Dir, "console.log"))
+		assert.NilError(t, err)
+		assert.Assert(t, bytes.Contains(log, []byte("Linux version")))
+		switch {
+		case i == 0:
+			first = log
+		case !damage:
+			assert.Assert(t, bytes.Equal(log, first), "it booted")
+		default:
+			assert.Assert(t, !bytes.Equal(log, first), "it did not boot")
+			assert.Assert(t, strings.Contains(strings.Join(said, "\n"), "making a template anew: load template: ram: the file is damaged"), "%q", said)
+		}
+		var out bytes.Buffer
+		p.From, p.Log, p.Stdout = tmpl, "fork.log", &out
+		o := m.Exec(t.Context(), p)
+		assert.Assert(t, o.Infra == nil && o.EndMarker && o.Exited.Code == 0 && len(o.Notes) == 0, "%+v\n%s", o, out.Bytes())
+		f := facts(t, out.Bytes())
+		assert.Assert(t, f["begun"] == "once" && f["disk"] == "00000000", "%v", f)
+		assert.NilError(t, tmpl.Close())
+	}
+	for name, change := range map[string]func(*runner.Program){
+		"disks":   func(p *runner.Program) { p.Spec.Disks[0].SizeMiB++ },
+		"cmdline": func(p *runner.Program) { p.Spec.Cmdline = []string{"x"} },
+		"memory":  func(p *runner.Program) { p.Spec.MemoryMiB = 300 },
+		"files":   func(p *runner.Program) { p.Files = []initramfs.File{{Data: []byte("x"), Guest: "/x"}} },
+		"args":    func(p *runner.Program) { p.Run.Argv = []string{"/init"} },
+		"hold":    func(p *runner.Program) { p.Run.Hold = "" },
+	} {
+		p := p
+		p.Spec.Disks = slices.Clone(p.Spec.Disks)
+		change(&p)
+		got, err := m.TemplateKey(t.Context(), p)
+		assert.NilError(t, err)
+		assert.Check(t, got != key, name)
+	}
 }

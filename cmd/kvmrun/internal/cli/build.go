@@ -211,8 +211,10 @@ func diffConfigs(ctx context.Context, io IO, b *buildFlags, args []string) error
 }
 
 var listCommand = command{
-	name: "list", short: "kernels, sources and build trees in the cache",
-	long: `Lists what kernels take space for in the cache, the most recently used first.`,
+	name: "list", short: "kernels, sources, build trees and templates in the cache",
+	long: `Lists what kernels take space for in the cache, the most recently used first. A
+template is a VM of a kernel that was booted and frozen, to be forked by the next
+run with -isolate test; at most eight are kept.`,
 	run: func(_ context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		var b buildFlags
 		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
@@ -236,7 +238,7 @@ func printItems(io IO, items []kbuild.Item) {
 	var sum int64
 	for _, i := range items {
 		sum += i.Bytes
-		fmt.Fprintf(io.Out, "%8s  %-7s %s  %s\n          %s\n", size(i.Bytes), i.Kind, i.LastUse.Format(time.DateTime), i.Text, i.Path)
+		fmt.Fprintf(io.Out, "%8s  %-8s %s  %s\n          %s\n", size(i.Bytes), i.Kind, i.LastUse.Format(time.DateTime), i.Text, i.Path)
 	}
 	fmt.Fprintf(io.Out, "%8s  in %d items\n", size(sum), len(items))
 }
@@ -245,9 +247,9 @@ func size(n int64) string { return strconv.FormatInt(n>>20, 10) + " MiB" }
 
 var pruneCommand = command{
 	name: "prune", short: "bound the space that kernels take in the cache",
-	long: `Removes the least recently used kernels, sources and build trees until what is
-left takes at most -max, and what has not been used for -keep. All of it can be
-made again.`,
+	long: `Removes the least recently used kernels, sources, build trees and templates until
+what is left takes at most -max, and what has not been used for -keep. All of it
+can be made again.`,
 	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		var b buildFlags
 		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
