@@ -101,6 +101,7 @@ func bugTable() []*oops {
 		// kernel/watchdog.c, kernel/workqueue.c
 		{start: re(`^BUG: soft lockup`), title: "BUG: soft lockup in {F}", alts: []string{"stall in {F}"}, rule: blameLoop, bucket: true},
 		{start: re(`^BUG: hard lockup`), title: "BUG: hard lockup in {F}", alts: []string{"stall in {F}"}, rule: blameLoop, bucket: true},
+		{start: re(`^BUG: workqueue leaked lock or atomic`), body: re(`last function: {{FUNC}}`), title: "BUG: workqueue leaked lock or atomic in {1}", noStack: true},
 		{start: re(`^BUG: workqueue lockup`), title: "BUG: workqueue lockup", noStack: true},
 		// kernel/sched/core.c, lib/smp_processor_id.c
 		{start: re(`^BUG: (sleeping function called from invalid context|scheduling while atomic)`), title: "BUG: {1} in {F}", rule: blameTrace},
@@ -187,7 +188,7 @@ func lockdepFormats(level string) []format {
 	return []format{
 		{start: re(`^` + level + `: possible (?:circular|recursive|irq) (?:locking|lock inversion dependency|lock inversion|dependency)`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameLock},
 		{start: re(`^` + level + `: possible circular locking dependency`), title: "possible deadlock in {F}", rule: blameTrace},
-		{start: re(`^` + level + `: (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)-safe -> (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)-unsafe lock order`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameIRQLock},
+		{start: re(`^` + level + `: (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-safe -> (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-unsafe lock order`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameIRQLock},
 		{start: re(`^` + level + `: inconsistent lock state`), body: atLock, title: "inconsistent lock state in {F}", named: 1, rule: blameNamed},
 		{start: re(`^` + level + `: inconsistent lock state`), title: "inconsistent lock state in {F}", rule: blameTrace},
 		{start: re(`^` + level + `: suspicious RCU usage`), title: level + ": suspicious RCU usage in {F}", rule: blameTrace},
