@@ -175,7 +175,8 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 	if given == "" {
 		given = s.Spec.Name
 	}
-	repro := x.Command + " -suite " + shellQuote(given)
+	one := x.Command + " -suite " + shellQuote(given)
+	repro := one
 	for _, f := range []struct{ name, value string }{{"run", x.Run}, {"skip", x.Skip}} {
 		if f.value != "" {
 			args = append(args, "-test."+f.name+"="+f.value)
@@ -183,7 +184,7 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 		}
 	}
 	job := SuiteJob{
-		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro,
+		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro, ReproOne: one,
 		// The test binary's own limit comes first: it knows which test hangs.
 		Timeout: timeout + 10*time.Second,
 	}

@@ -13,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -247,4 +248,19 @@ func TestFactsFold(t *testing.T) {
 	assert.DeepEqual(t, short, []string{
 		"a TestA 3 CPU 1, init/7 false", "b TestA 0 CPU 1, init/7 false", "a TestB 0 CPU 1, init/7 false", "a TestA 0 CPU 1, init/7 true",
 	})
+}
+
+// TestRepro: the command for one test does not choose tests twice.
+func TestRepro(t *testing.T) {
+	for _, c := range []struct{ repro, one, want string }{
+		{"run -suite s -run A", "run -suite s", "run -suite s -run '^TestA$'"},
+		{"run", "", "run -run '^TestA$'"},
+		{"", "", ""},
+	} {
+		job := result.Job{}
+		out := Outcome{Splats: []splat{{Report: &oops.Report{Title: "t"}, test: "TestA"}, {Report: &oops.Report{Title: "u"}}}}
+		judge(&job, result.Facts{}, out, SuiteJob{Kernel: &Kernel{}, Repro: c.repro, ReproOne: c.one})
+		assert.Equal(t, job.Splats[0].Repro, c.want)
+		assert.Equal(t, job.Splats[1].Repro, c.repro)
+	}
 }

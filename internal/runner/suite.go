@@ -74,8 +74,10 @@ type SuiteJob struct {
 	NoLimit bool
 	Short   bool
 	// Dir is an existing directory for the logs.
-	Dir   string
-	Repro string
+	Dir string
+	// Repro is a command line that runs the job again, ReproOne its beginning
+	// without the choice of tests; empty is the same.
+	Repro, ReproOne string
 	// KeepGoing goes on in the same VM after a splat. Otherwise the tests that
 	// are left run in a fresh one, which a suite with Tests makes possible.
 	KeepGoing bool
@@ -272,6 +274,9 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	for i := range job.Splats {
 		s := &job.Splats[i]
 		if s.Repro = j.Repro; s.Test != "" && j.Repro != "" {
+			if j.ReproOne != "" {
+				s.Repro = j.ReproOne
+			}
 			s.Repro += " -run " + shellQuote("^"+s.Test+"$")
 		}
 		blame(job, *s)
