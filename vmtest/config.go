@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -82,6 +83,9 @@ type Config struct {
 	// Disks become virtio-blk devices, in this order: vda, vdb and so on as
 	// far as the kernel probes in order, so find them by their serial.
 	Disks []Disk
+	// Balloon adds a virtio balloon, by which the monitor's command "balloon"
+	// takes memory from the guest.
+	Balloon bool
 	// Ports are names of virtio-serial ports, each of which becomes
 	// [VM.Port].
 	Ports []string
@@ -114,12 +118,18 @@ type Config struct {
 
 // Disk is one virtio-blk device.
 type Disk struct {
-	// Path is the image on the host. Either Path or File is set.
+	// Path is the image on the host. One of Path, File and Serve is set.
 	Path string
 	// File is an open image, which may have no name any more. The machine
 	// works on a duplicate: the caller keeps and closes its own. It must be
 	// open for reading and writing, or for reading only with ReadOnly.
 	File *os.File
+	// Serve, in place of Path and File, serves the disk by the NBD protocol to
+	// the connection's other end, which is QEMU. It runs in a goroutine of its
+	// own, and should return when the connection ends, as it does with the
+	// machine; the driver closes it then. What the guest flushes is flushed, and
+	// errors are the guest's to deal with.
+	Serve func(net.Conn)
 	// Serial names the disk to the guest, at most MaxSerial bytes. Linux shows
 	// it in /sys/block/*/serial.
 	Serial string
@@ -285,6 +295,9 @@ func checkDisks(disks []Disk) error {
 	seen := make(map[string]bool)
 	for i, d := range disks {
 		switch {
+		case d.Serve != nil && (d.Path != "" || d.File != nil || d.Format != ""):
+			return fmt.Errorf("disk %d is served and has a path, a file or a format, too", i)
+		case d.Serve != nil:
 		case d.Path == "" && d.File == nil:
 			return fmt.Errorf("disk %d has neither a path nor a file", i)
 		case d.Path != "" && d.File != nil:

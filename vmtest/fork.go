@@ -135,7 +135,7 @@ func (t *Template) keep(c Config, accel Accel) {
 	t.config.ConsoleFile, t.config.Console, t.config.ConsoleLimit = "", nil, 0
 	t.config.Disks = slices.Clone(c.Disks)
 	for i := range t.config.Disks {
-		t.config.Disks[i].File = nil
+		t.config.Disks[i].File, t.config.Disks[i].Serve = nil, nil
 	}
 }
 

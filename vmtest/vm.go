@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"regexp"
@@ -164,7 +165,7 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 	spec := args.Spec{
 		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
 		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
-		Inspect: c.OnEnd != nil,
+		Inspect: c.OnEnd != nil, Balloon: c.Balloon,
 	}
 	switch {
 	case from != nil:
@@ -219,6 +220,22 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 				return nil, fmt.Errorf("duplicate disk %d: %w", i, err)
 			}
 			disk.FD = inherit(f)
+		}
+		if d.Serve != nil {
+			mine, other, err := socketpair("disk")
+			if err != nil {
+				return nil, err
+			}
+			disk.FD, disk.NBD = inherit(other), true
+			c, err := net.FileConn(mine)
+			_ = mine.Close()
+			if err != nil {
+				return nil, fmt.Errorf("serve disk %d: %w", i, err)
+			}
+			go func() {
+				d.Serve(c)
+				_ = c.Close()
+			}()
 		}
 		spec.Disks = append(spec.Disks, disk)
 	}

@@ -87,6 +87,11 @@ func Kinds() []Kind {
 // guest's kernel.
 func (k Kind) Host() bool { return kinds[k].host }
 
+// DiskError says whether the kind is an error of one of the VM's disks.
+func (k Kind) DiskError() bool {
+	return k == DiskRead || k == DiskWrite || k == DiskFlush || k == DiskFull
+}
+
 // Who says whom a fault of the kernel hits.
 type Who string
 
@@ -180,6 +185,9 @@ func (p Plan) Validate(k Kernel) error {
 			if f.Target != "" && !slices.Contains(k.Disks, f.Target) {
 				bad("the VM has no disk of that name%s", list(k.Disks))
 			}
+			if f.Kind == PowerCut && f.Nth+f.Flush == 0 && f.After == 0 {
+				bad("say when: nth=N (writes), flush=N or after=DURATION")
+			}
 			if f.Kind == PowerCut && f.Target == "" && (f.Nth > 0 || f.Flush > 0) && len(k.Disks) != 1 {
 				bad("nth and flush count on one disk: name it%s", list(k.Disks))
 			}
@@ -225,6 +233,11 @@ func (p Plan) Guest() Plan { return p.side(false) }
 
 // Host returns the plan's share of the host, in order.
 func (p Plan) Host() Plan { return p.side(true) }
+
+// Has says whether a fault of the kind is in the plan.
+func (p Plan) Has(k Kind) bool {
+	return slices.ContainsFunc(p, func(f Fault) bool { return f.Kind == k })
+}
 
 func (p Plan) side(host bool) (out Plan) {
 	for _, f := range p {

@@ -91,7 +91,6 @@ func TestParseErrors(t *testing.T) {
 		"vcpu-pause":                      "give for=DURATION",
 		"vcpu-pause,for=-1s":              "want a duration",
 		"balloon":                         "give mib=N",
-		"power-cut":                       "give nth=N (writes), flush=N or after=DURATION",
 		"power-cut,nth=1,after=1s":        "give one of",
 		strings.Repeat("x", 10000):        "longer than 4096 bytes",
 		"fail_futex,in=" + "a" + "\x00b":  "is no name",
@@ -137,6 +136,7 @@ func TestValidate(t *testing.T) {
 		"disk-full:dat":                    "no disk of that name: it has data, scratch",
 		"power-cut,nth=1":                  "name it: it has data, scratch",
 		"balloon,mib=1":                    "CONFIG_VIRTIO_BALLOON",
+		"power-cut:data":                   "say when: nth=N (writes)",
 	} {
 		assert.ErrorContains(t, plan(t, spec).Validate(k), want)
 	}

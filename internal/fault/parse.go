@@ -194,8 +194,6 @@ func (f *Fault) check() error {
 	switch {
 	case n > 1:
 		return errors.New("give one of nth, every, prob, flush and after")
-	case n == 0 && f.Kind == PowerCut:
-		return errors.New("give nth=N (writes), flush=N or after=DURATION")
 	case f.Seed > 0 && f.Percent == 0:
 		return errors.New("seed goes with prob")
 	case f.Times > 0 && f.Nth > 0:

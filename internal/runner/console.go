@@ -41,7 +41,8 @@ type console struct {
 	offset  int64
 	line    []byte
 	tail    []string
-	fatal   string // the agent's last words
+	fatal   string   // the agent's last words
+	acks    []string // see wire.AckMark
 	reports []*oops.Report
 	dropped int // reports over maxSplats
 	marks   []mark
@@ -140,6 +141,12 @@ func (c *console) endLine() {
 	switch {
 	case strings.HasPrefix(say, wire.FatalMark):
 		c.fatal = strings.TrimPrefix(say, wire.FatalMark)
+	case say == wire.AckVoid:
+		c.acks = nil
+	case strings.HasPrefix(say, wire.AckMark):
+		if ack := strings.TrimPrefix(say, wire.AckMark); len(c.acks) < wire.MaxAcks && len(ack) <= wire.MaxAck && !strings.Contains(ack, "\x00") {
+			c.acks = append(c.acks, ack)
+		}
 	case say == c.end:
 		select {
 		case <-c.ended:

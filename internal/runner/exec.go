@@ -120,6 +120,8 @@ type Program struct {
 	Stdin   io.Reader // nil is /dev/null; Exec does not wait for a blocked Read
 	Stdout  io.Writer
 	Stderr  io.Writer
+	// disks, when set, are used in place of new ones, and closed.
+	disks []*disk
 	// kernelFile is booted in place of Kernel's own file, when set.
 	kernelFile string
 	// Resize and Signals are passed on to the program; nil channels are fine.
@@ -177,6 +179,13 @@ type Outcome struct {
 	Disks      []DiskCheck
 	// Faults says how often those with a limit came.
 	Faults []wire.Count
+	// Cut says at what the power was cut, "" if it was not; Acks is what the
+	// program had acknowledged by then. Writes and Flushes count the requests to
+	// the disk that the last fault of a disk is for.
+	Cut             string
+	Acks            []string
+	Writes, Flushes uint64
+	disks           []*disk // after a cut
 	// Looks are the texts of the files in Release.Arm.Look, by path; one that
 	// could not be read is missing.
 	Looks map[string]string
@@ -211,7 +220,32 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		return out
 	}
 	out.Prepare = g.started.Sub(began)
-	m.drive(ctx, p, g, &out)
+	first := p
+	var held []*heldOutput
+	if p.Faults.Has(fault.PowerCut) {
+		// What a machine printed whose power was cut is not the program's.
+		for _, w := range []*io.Writer{&first.Stdout, &first.Stderr} {
+			h := &heldOutput{to: *w}
+			held, *w = append(held, h), h
+		}
+	}
+	m.drive(ctx, first, g, &out)
+	if out.Cut != "" && out.Infra == nil && ctx.Err() == nil {
+		m.progress("the power was cut at %s; again on the same disks", out.Cut)
+		after := m.Exec(ctx, p.afterCut(out.disks, out.Acks))
+		after.Splats = append(out.Splats, after.Splats...)
+		after.Notes = append(out.Notes, after.Notes...)
+		after.Panicked = after.Panicked || out.Panicked
+		after.Cut, after.Acks, after.Writes, after.Flushes = out.Cut, out.Acks, out.Writes, out.Flushes
+		after.Prepare, after.Boot = out.Prepare, out.Boot
+		return after
+	}
+	for _, h := range held {
+		h.pass()
+	}
+	for _, d := range out.disks {
+		_ = d.file.Close()
+	}
 	return out
 }
 
@@ -231,7 +265,7 @@ func anonMiB(pid int) int {
 
 // begin starts the machine for a program.
 func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
-	if p.From != nil && m.VMCore == "" {
+	if p.From != nil && m.VMCore == "" && len(p.Faults.Host()) == 0 {
 		g, err := p.From.fork(ctx, m, p.Dir, p.log(), p.Twin)
 		if err == nil || ctx.Err() != nil {
 			return g, err
@@ -253,6 +287,7 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now(), core: c}
 	g.con = newConsole(g.nonce)
 	prep.config.Console = g.con
+	g.host = newHostFaults(p.Faults, &prep.config, g.disks)
 	if c != nil {
 		prep.config.OnEnd = c.onEnd
 	}
@@ -273,6 +308,10 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 	out.HostMiB = anonMiB(g.vm.PID())
 	g.vm.Kill()
 	m.conclude(ctx, p, s)
+	g.host.finish(out)
+	if out.Cut != "" {
+		out.disks, g.disks = g.disks, nil
+	}
 	if out.EndMarker {
 		out.Disks = g.check(ctx)
 	}
@@ -304,7 +343,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	if out.Exit.ConsoleErr != nil {
 		out.Scanner = fmt.Sprintf("write %s: %v", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr)
 	}
-	out.LastWords = con.lastWords()
+	out.LastWords, out.Acks = con.lastWords(), con.acks
 	s.explain()
 	out.BootFailed = out.Ready == nil && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 }
@@ -370,7 +409,11 @@ func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
 		out.config.Initrd, err = m.initrd(gctx, p)
 		return err
 	})
+	out.disks = p.disks
 	for _, d := range p.Spec.Disks {
+		if p.disks != nil {
+			break
+		}
 		try(func() error {
 			d, err := makeDisk(gctx, p.Dir, d)
 			if err != nil {
@@ -695,6 +738,8 @@ func (s *session) run(ctx context.Context) {
 	limit := time.NewTimer(s.bootLimit())
 	defer limit.Stop()
 	phase := "boot"
+	hostCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
 	defer quiet.stop()
 	signals, resize := s.p.Signals, s.p.Resize
@@ -718,13 +763,16 @@ func (s *session) run(ctx context.Context) {
 					limit.Reset(s.p.Timeout)
 				}
 			case msg.Started != nil:
-				s.pid = msg.Started.PID
+				if s.pid = msg.Started.PID; s.p.Run.Hold == "" {
+					s.host.start(hostCtx, s.vm)
+				}
 			case msg.Held != nil && s.p.Run.Hold != "" && !held:
 				held = true
 				if err := send.Send(wire.Message{Release: s.letGo()}); err != nil {
 					s.infra(fmt.Errorf("let the program go on: %w", err))
 					return
 				}
+				s.host.start(hostCtx, s.vm)
 			case msg.File != nil && msg.File.Index >= len(s.p.Fetch):
 				s.look(*msg.File)
 			case msg.File != nil:
@@ -756,6 +804,8 @@ func (s *session) run(ctx context.Context) {
 				s.infra(errors.New("talk to the guest's agent: a message out of order"))
 				return
 			}
+		case s.out.Cut = <-s.host.powerCut():
+			return
 		case n := <-signals:
 			_ = send.Send(wire.Message{Signal: &wire.Signal{Number: n}})
 		case w := <-resize:

@@ -22,6 +22,9 @@ const HoldEnv = "KVMRUN_HOLD"
 // armed returns the program with the plan's share of the guest's kernel added:
 // it is held, and let go with the faults armed.
 func (p Program) armed(noise fault.Noise) Program {
+	if p.Faults.Has(fault.Balloon) {
+		p.Modules = append(p.Modules[:len(p.Modules):len(p.Modules)], "virtio_balloon")
+	}
 	arm := p.Faults.Expand().Compile(noise)
 	if arm.Empty() {
 		return p
@@ -29,7 +32,12 @@ func (p Program) armed(noise fault.Noise) Program {
 	if p.Run.Hold == "" {
 		p.Run.Hold = wire.HoldExec
 	}
-	p.Release = &wire.Release{Arm: arm}
+	var rel wire.Release
+	if p.Release != nil {
+		rel = *p.Release
+	}
+	rel.Arm = arm
+	p.Release = &rel
 	return p
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -82,4 +83,30 @@ func execPipes(t *testing.T, m *runner.Machine, k *runner.Kernel, plan fault.Pla
 		Run: wire.Run{Argv: []string{"/init"}}, Faults: plan,
 	})
 	return piped{o, out.String()}
+}
+
+// TestPowerCut cuts the power in the middle of a test of ext4 that knows about
+// it: what it finds in the next machine is what it had synced.
+func TestPowerCut(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	k := kernelFor(t, m)
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
+	assert.NilError(t, err)
+	dir := t.TempDir()
+	f, err := fault.Parse("power-cut:e4-4k,nth=24")
+	assert.NilError(t, err)
+	job := m.RunSuite(t.Context(), runner.SuiteJob{
+		ID: "cut", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: dir,
+		Timeout: 5 * time.Minute, Faults: fault.Plan{f},
+	})
+	assert.Equal(t, job.Verdict, result.VerdictPass, "%s %q", job.Reason, job.Notes)
+	assert.Assert(t, cmp.Contains(strings.Join(job.Notes, "\n"), "power cut at write 24 of disk e4-4k, with "))
+	assert.Assert(t, strings.Contains(job.Cases[0].Output, "the power was cut; acknowledged until then: "), "%+v", job.Cases[0])
+	assert.Assert(t, !strings.Contains(job.Cases[0].Output, "until then: 0"), "%+v", job.Cases[0])
+	for _, log := range []string{"console.log", "console-after-cut.log"} {
+		_, err := os.Stat(filepath.Join(dir, log))
+		assert.NilError(t, err)
+	}
 }

@@ -253,7 +253,7 @@ func (s *Sweeper) List(ctx context.Context) (l sweep.Listing, again uint64, err 
 
 // trouble says why a run that was to be undisturbed was not.
 func (s *Sweeper) trouble(out Outcome) string {
-	f := s.facts(out, "")
+	f := factsOf(out, "")
 	switch {
 	case len(f.Splats) > 0:
 		return "kernel splat without any fault: " + f.Splats[0]
@@ -289,7 +289,7 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 	}
 	began := time.Now()
 	out, said, log := s.exec(ctx, arm, fmt.Sprintf("%s-%d.log", name, s.runs.Add(1)))
-	facts := s.facts(out, log)
+	facts := factsOf(out, log)
 	facts.Output = said
 	if p == nil {
 		s.longest = max(s.longest, time.Since(began)) // nothing else runs then
@@ -332,7 +332,8 @@ func (t *tail) String() string { return string(t.b) }
 // maxLog bounds what is read of one point's kernel log, in bytes.
 const maxLog = 8 << 20
 
-func (s *Sweeper) facts(out Outcome, log string) sweep.Facts {
+// factsOf is what a run showed; log is the file to find the fault in.
+func factsOf(out Outcome, log string) sweep.Facts {
 	f := sweep.Facts{Panicked: out.Panicked, Hang: out.Deadline + out.Hung, Log: log}
 	if log != "" {
 		if file, err := os.Open(log); err == nil {

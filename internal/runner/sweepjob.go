@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -98,17 +99,33 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 			return nil, err
 		}
 	}
-	s, err := m.NewSweeper(ctx, j, false)
-	if err != nil {
-		return nil, errors.Join(err, closeState(st))
-	}
-	defer s.Close() //nolint:errcheck // it was only read
-	if s.Note != "" {
-		m.progress("%s", s.Note)
+	var target sweep.Target
+	var survey func() (sweep.Header, error)
+	limit := func() {}
+	if j.Fault.Kind == fault.PowerCut {
+		c, err := newCutter(m, j)
+		if err != nil {
+			return nil, errors.Join(err, closeState(st))
+		}
+		target, survey = c, func() (sweep.Header, error) { return c.survey(ctx, o) }
+	} else {
+		s, err := m.NewSweeper(ctx, j, false)
+		if err != nil {
+			return nil, errors.Join(err, closeState(st))
+		}
+		defer s.Close() //nolint:errcheck // it was only read
+		if s.Note != "" {
+			m.progress("%s", s.Note)
+		}
+		target, survey = s, func() (sweep.Header, error) { return m.survey(ctx, s, j, o) }
+		limit = func() { s.Timeout = s.limit() }
 	}
 	if st == nil {
-		if h, err = m.survey(ctx, s, j, o); err != nil {
+		if h, err = survey(); err != nil {
 			return nil, err
+		}
+		if len(h.Points) == 0 {
+			return nil, fmt.Errorf("%s: nothing to sweep: the test never gets to a point of %s", subject(j), j.Fault)
 		}
 		h.Key = key
 		if st, err = sweep.Create(state, h); err != nil {
@@ -121,7 +138,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 			findings++
 		}
 	}
-	c := sweep.Config{Target: s, Listing: h.Listing, Points: h.Points, Baseline: h.Baseline, Done: done, Jobs: o.Jobs}
+	c := sweep.Config{Target: target, Listing: h.Listing, Points: h.Points, Baseline: h.Baseline, Done: done, Jobs: o.Jobs}
 	c.OnResult = func(r sweep.Result) error {
 		fresh++
 		if r.Verdict.Bad() {
@@ -135,7 +152,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 		}
 		return st.Add(r)
 	}
-	s.Timeout = s.limit()
+	limit()
 	results, err := c.Run(ctx)
 	rep := &sweep.Report{
 		Kernel: j.Program.Kernel.Path, Release: j.Program.Kernel.Release, Subject: subject(j), Fault: j.Fault.String(),

@@ -218,7 +218,8 @@ type guest struct {
 	started time.Time
 	log     string    // name of its kernel log
 	from    *Template // what it was forked from, or nil
-	core    *core     // nil when no memory dump is asked for
+	host    *hostFaults
+	core    *core // nil when no memory dump is asked for
 }
 
 // close ends the VM and lets its disks go.

@@ -388,6 +388,27 @@ func (r *Reader) ReceiveStdin() ([]byte, error) {
 // work and has no other way to say why.
 const FatalMark = "kvmrun: fatal: "
 
+// AckMark begins the kernel log line by which a test says, across a power cut,
+// what must not be lost. The rest of the line is the test's own.
+const AckMark = "kvmrun: ack "
+
+// AckVoid is the line by which a test takes back all it has acknowledged.
+const AckVoid = "kvmrun: acks are void"
+
+// MaxAcks is how many of them count, and MaxAck how long one may be, in bytes:
+// all of them fit into a program's environment.
+const (
+	MaxAcks = 1000
+	MaxAck  = 100
+)
+
+// CutEnv, set to 1, tells a program that the power was cut while it ran before,
+// on the same disks; AcksEnv has what it had acknowledged, a line each.
+const (
+	CutEnv  = "KVMRUN_POWER_CUT"
+	AcksEnv = "KVMRUN_ACKS"
+)
+
 const (
 	testBegin = "kvmrun: test begin "
 	testEnd   = "kvmrun: test end "

@@ -89,6 +89,7 @@ func ForArch(goarch string) (Arch, error) {
 type Disk struct {
 	Path     string // file on the host, when FD is negative
 	FD       int    // inherited descriptor, or negative
+	NBD      bool   // FD is a connection to an NBD server
 	Serial   string // at most 20 bytes; the guest sees it in /sys/block/*/serial
 	ReadOnly bool
 	Format   string // QEMU's block driver: "raw", "qcow2"
@@ -129,6 +130,7 @@ type Spec struct {
 	Accel     string // TCG or KVM
 	CPUs      int
 	MemoryMiB int
+	Balloon   bool // a virtio balloon
 	Disks     []Disk
 	Ports     []Port
 	QMP       int // inherited, connected stream socket
@@ -205,6 +207,9 @@ func Build(s Spec) []Arg {
 	if s.Inspect {
 		list = append(list, Repeat("device", "vmcoreinfo", opts("vmcoreinfo", "id", "vmcoreinfo")))
 	}
+	if s.Balloon {
+		list = append(list, Repeat("device", "balloon", opts("virtio-balloon-pci", "id", "balloon")))
+	}
 	if len(s.Ports) > 0 {
 		// Port 0 is reserved for a console device, so the first is number 1.
 		list = append(list, Repeat("device", "ports", opts("virtio-serial-pci", "id", "ports",
@@ -256,6 +261,9 @@ func disk(i int, d Disk) []Arg {
 	id := "disk" + strconv.Itoa(i)
 	path := d.Path
 	var list []Arg
+	if d.NBD {
+		return served(id, d)
+	}
 	if d.FD >= 0 {
 		// Set 1 is the console's.
 		set := strconv.Itoa(i + 2)
@@ -280,6 +288,29 @@ func disk(i int, d Disk) []Arg {
 		pairs = append(pairs, "serial", d.Serial)
 	}
 	return append(list, Repeat("device", id+"d", opts("virtio-blk-pci", pairs...)))
+}
+
+// served returns the arguments of a disk that is served by NBD. The guest's
+// flushes go through, and so do errors: QEMU would stop the machine for a full
+// disk.
+func served(id string, d Disk) []Arg {
+	pairs := []string{"id", id + "d", "drive", id, "werror", "report", "rerror", "report"}
+	if d.Serial != "" {
+		pairs = append(pairs, "serial", d.Serial)
+	}
+	return []Arg{
+		Repeat("blockdev", id, blockdev(map[string]any{
+			"driver":    "raw",
+			"node-name": id,
+			"read-only": d.ReadOnly,
+			"discard":   "unmap",
+			"file": map[string]any{
+				"driver": "nbd", "export": "", "discard": "unmap", "read-only": d.ReadOnly,
+				"server": map[string]any{"type": "fd", "str": strconv.Itoa(d.FD)},
+			},
+		})),
+		Repeat("device", id+"d", opts("virtio-blk-pci", pairs...)),
+	}
 }
 
 // blockdev renders -blockdev's JSON form, whose strings need no escaping of

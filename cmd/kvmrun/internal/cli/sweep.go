@@ -37,6 +37,10 @@ injects once for each: its first, second and last call. -points all takes every
 single call, -points N as many, evenly spread. Every finding names the injected
 call stack and the command that repeats it.
 
+With -fault power-cut:DISK the power is cut at each write to that disk; a second
+machine boots with the disks as they are then, without what was not flushed, and
+the test (one that uses fault.PowerCut of suites/kit/fault) looks what is there.
+
 An interrupted sweep is continued by the same command with -resume -o DIR.
 
 The kernel needs fault injection (profile kasan of kvmrun kernel build) and, for
@@ -104,8 +108,13 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		return usagef("give one -kernel")
 	}
 	k := ks[0]
-	if err := k.CheckFaults(ctx, m, fault.Plan{f}, nil); err != nil {
-		return &exitError{exitUsage, err}
+	if f.Kind == fault.PowerCut && *suite == "" {
+		return usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
+	}
+	if f.Kind != fault.PowerCut {
+		if err := k.CheckFaults(ctx, m, fault.Plan{f}, nil); err != nil {
+			return &exitError{exitUsage, err}
+		}
 	}
 	if k.Config["DEBUG_FS"] == "" && k.Config != nil {
 		return usagef("kernel %s lacks CONFIG_DEBUG_FS=y", k.Path)
@@ -134,6 +143,13 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		s := suites[0]
 		if miss := k.Config.Missing(s.Spec.Kconfig); len(miss) > 0 {
 			return usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
+		}
+		if f.Kind == fault.PowerCut {
+			g := f
+			g.Nth = 1
+			if err := k.CheckFaults(ctx, m, fault.Plan{g}, s.Spec.Disks); err != nil {
+				return &exitError{exitUsage, err}
+			}
 		}
 		tests := runner.SelectTests(s.Tests, *run)
 		if len(tests) == 0 {
@@ -225,10 +241,10 @@ func sweepOptions(o *runner.SweepOptions, spec, points, at string) (fault.Fault,
 	if err != nil {
 		return f, err
 	}
-	if f.Kind.Host() || f.Kind == fault.Function {
-		return f, fmt.Errorf("-fault %s: a sweep injects one of the kernel's own faults: failslab, fail_page_alloc, fail_usercopy, fail_futex, fail_make_request:DEVICE", f)
+	if f.Kind.Host() && f.Kind != fault.PowerCut || f.Kind == fault.Function {
+		return f, fmt.Errorf("-fault %s: a sweep injects one of failslab, fail_page_alloc, fail_usercopy, fail_futex, fail_make_request:DEVICE, fail_io_timeout:DEVICE, power-cut:DISK", f)
 	}
-	if f.Nth+f.Every > 0 || f.Percent > 0 || f.Times > 0 || f.Who != "" {
+	if f.Nth+f.Every+f.Flush > 0 || f.After > 0 || f.Percent > 0 || f.Times > 0 || f.Who != "" {
 		return f, fmt.Errorf("-fault %s: when, how often and to whom is the sweep's to choose", f)
 	}
 	switch points {
