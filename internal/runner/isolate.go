@@ -302,7 +302,7 @@ func (x *isolated) join(stop func()) Outcome {
 		case len(o.Running) > 0:
 			s.end(false, false)
 			s.fail(u.test, why, text)
-		case u.test != "" && o.Exited == nil && !slices.Contains(o.Ended, u.test):
+		case u.test != "" && !slices.Contains(o.Ended, u.test) && (o.Exited == nil || o.Exited.Code != 0):
 			s.end(false, false)
 			s.fail(u.test, why, text)
 		}

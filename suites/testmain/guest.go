@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -82,7 +85,12 @@ func runGuest(m *testing.M) int {
 // faults, and then runs the tests that the host names, if it names any.
 func hold() error {
 	flag.Parse()
-	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+	// To this very thread, which stops before its system call returns: a signal
+	// to the process may be taken by another thread, while this one runs on.
+	runtime.LockOSThread()
+	err := unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
+	runtime.UnlockOSThread()
+	if err != nil {
 		return err
 	}
 	if err := ownTemp(); err != nil {
