@@ -168,6 +168,9 @@ func clean(s string, limit int) string {
 		s = s[:limit]
 	}
 	s = strings.Map(func(r rune) rune {
+		if r == '\r' {
+			return -1 // the serial console's
+		}
 		if r == '\n' || r == '\t' || unicode.IsGraphic(r) && r != '\u2028' && r != '\u2029' {
 			return r
 		}
