@@ -93,6 +93,10 @@ func TestBisectKernels(t *testing.T) {
 			assert.Assert(t, strings.Contains(o.Repro, "kvmrun run -kernel "+o.Point), o.Repro)
 		}
 	}
+	// The repeats went on from machines that were booted once for all of them.
+	forks, err := filepath.Glob(filepath.Join(dir, "runs", "*", "template-*", "template.log"))
+	assert.NilError(t, err)
+	assert.Assert(t, len(forks) > 0)
 	// git has no part in it.
 	out = finish(t, command(t, "bisect", "-log", dir))
 	assert.Equal(t, out.code, 2)

@@ -47,6 +47,8 @@ type Matrix struct {
 	Isolate suites.Isolation
 	// Faults is what goes wrong in every VM from the first test on.
 	Faults fault.Plan
+	// From is the jobs' SuiteJob.From, for a matrix of one kernel and one suite.
+	From *Template
 	// Command is the start of the command line that runs a job again.
 	Command string
 	// OnStart, OnEvent and OnDone, when set, tell of progress; they may be
@@ -188,7 +190,7 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 		// The test binary's own limit comes first: it knows which test hangs.
 		Timeout: timeout + 10*time.Second,
 	}
-	job.KeepGoing, job.Idle, job.Faults = x.KeepGoing, x.Idle, x.Faults
+	job.KeepGoing, job.Idle, job.Faults, job.From = x.KeepGoing, x.Idle, x.Faults, x.From
 	for _, f := range x.Faults {
 		job.Repro += " -fault " + shellQuote(f.String())
 	}

@@ -92,6 +92,10 @@ type SuiteJob struct {
 	Cmdline []string
 	// Faults is what goes wrong from the beginning of the first test on.
 	Faults fault.Plan
+	// From, when set, is a machine that Machine.SuiteTemplate made for this kernel
+	// and suite: the job goes on from it in place of booting. Not with Cmdline, nor
+	// with faults in the guest, nor with isolation by test: these boot.
+	From *Template
 	// OnEvent, when set, sees tests begin and end. Not with Raw.
 	OnEvent func(gotest.Event)
 }
@@ -140,6 +144,9 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	if len(j.Faults.Guest()) > 0 {
 		p.Run.Hold = wire.HoldStop
 		p.Run.Env = append(p.Run.Env, HoldEnv+"=1")
+	}
+	if len(j.Cmdline) == 0 && p.Run.Hold == "" && j.isolation() != suites.IsolateTest {
+		p.From = j.From
 	}
 	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.Cmdline...)
 	facts := result.Facts{Program: j.Raw != nil}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -189,6 +190,9 @@ type bisection struct {
 	subject subject
 	tester  bisect.Tester // the bisection itself, but in tests
 	runs    atomic.Int64
+
+	mu        sync.Mutex
+	repeaters []repeated // the most recently used last
 }
 
 func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
@@ -233,6 +237,7 @@ func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) erro
 	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err), journal: journal, dir: b.dir}
 	defer s.ui.close()
 	s.tester = s
+	defer s.closeRepeaters()
 	return s.do(ctx, args, asked)
 }
 
@@ -579,14 +584,54 @@ func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bis
 	if dir, err = os.MkdirTemp(dir, fmt.Sprintf("%03d-", s.runs.Add(1))); err != nil {
 		return bisect.Observation{}, fmt.Errorf("make a directory for a run: %w", err)
 	}
+	from, done := s.repeater(b.Path, k).Begin(ctx, dir)
+	defer done()
 	run, err := s.m.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{s.suite}, Run: s.symptom.Run, Timeout: s.timeout, Jobs: 1, Dir: dir,
+		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{s.suite}, Run: s.symptom.Run, Timeout: s.timeout, Jobs: 1, Dir: dir, From: from,
 		Command: "kvmrun run -kernel " + b.Path,
 	})
 	if err != nil {
 		return bisect.Observation{}, err
 	}
 	return s.symptom.Judge(run.Jobs[0]), nil
+}
+
+// keepRepeaters bounds for how many kernels a booted machine is kept in memory:
+// the two between which the search goes back and forth.
+const keepRepeaters = 2
+
+// repeater returns what repeats on a kernel go on from.
+func (s *bisection) repeater(path string, k *runner.Kernel) *runner.Repeater {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, r := range s.repeaters {
+		if r.path == path {
+			s.repeaters = append(append(s.repeaters[:i:i], s.repeaters[i+1:]...), r)
+			return r.Repeater
+		}
+	}
+	if len(s.repeaters) >= keepRepeaters {
+		s.repeaters[0].Close()
+		s.repeaters = s.repeaters[1:]
+	}
+	r := repeated{path, s.m.NewRepeater(k, s.suite)}
+	s.repeaters = append(s.repeaters, r)
+	return r.Repeater
+}
+
+// repeated is a kernel with its Repeater.
+type repeated struct {
+	path string
+	*runner.Repeater
+}
+
+func (s *bisection) closeRepeaters() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.repeaters {
+		r.Close()
+	}
+	s.repeaters = nil
 }
 
 func firstLine(err error) string {

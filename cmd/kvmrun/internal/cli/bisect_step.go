@@ -68,6 +68,7 @@ func doBisectStep(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) 
 	}
 	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err)}
 	defer s.ui.close()
+	defer s.closeRepeaters()
 	word, reason, err := s.step(ctx)
 	if err != nil {
 		return stepError(err)
