@@ -84,7 +84,7 @@ func open(dir string) (*Journal, error) {
 		return nil, fmt.Errorf("open the bisection's observations: %w", err)
 	}
 	j := &Journal{dir: dir, f: f}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := lock(f); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w: %s", ErrBusy, dir)
@@ -96,6 +96,18 @@ func open(dir string) (*Journal, error) {
 		return nil, err
 	}
 	return j, nil
+}
+
+// lock takes the lock, or fails with EWOULDBLOCK after a while: a process that is
+// just being started from one that closed the file has it open until its exec.
+func lock(f *os.File) error {
+	for tries := 0; ; tries++ {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || tries == 100 {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 func (j *Journal) load(path string) error {

@@ -250,7 +250,16 @@ func (r *Repo) Worktree(dir string) (*Worktree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a work tree: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A process that is just being started from one that closed the file has it
+	// open until its exec: that passes.
+	for tries := 0; ; tries++ {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || tries == 100 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
 		_ = lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w: %s: wait for the other bisection of this repository, or give this one another -cache", ErrBusy, dir)
