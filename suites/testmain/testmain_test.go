@@ -50,7 +50,7 @@ func goTest(t *testing.T, env []string, args ...string) outcome {
 }
 
 // times are what differs between two runs of the same tests.
-var times = regexp.MustCompile(`\(?\d+\.\d+s\)?|\d+(\.\d+)? ns/op|^\s*\d+\s|"Elapsed":[0-9.e-]+|"Time":"[^"]*",|goroutine \d+|0x[0-9a-f]+|\+0x[0-9a-f]+|cpu: .*|(?m)^\d{4}/.*$`)
+var times = regexp.MustCompile(`\(cached\)|\(?\d+\.\d+s\)?|\d+(\.\d+)? ns/op|^\s*\d+\s|"Elapsed":[0-9.e-]+|"Time":"[^"]*",|goroutine \d+|0x[0-9a-f]+|\+0x[0-9a-f]+|cpu: .*|(?m)^\d{4}/.*$`)
 
 func normal(s string) string {
 	s = times.ReplaceAllString(s, "T")
