@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Header begins a sweep's file.
@@ -31,7 +33,15 @@ type State struct{ f *os.File }
 
 // Create begins a file.
 func Create(path string, h Header) (*State, error) {
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	if err == nil {
+		if err = lock(f); err == nil {
+			err = f.Truncate(0)
+		}
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("keep the state of the sweep: %w", err)
 	}
@@ -51,7 +61,18 @@ func Resume(path, key string) (*State, Header, []Result, error) {
 	fail := func(err error) (*State, Header, []Result, error) {
 		return nil, h, nil, fmt.Errorf("continue the sweep in %s: %w", path, err)
 	}
-	text, err := os.ReadFile(path)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	if err != nil {
+		return fail(err)
+	}
+	fail = func(err error) (*State, Header, []Result, error) {
+		_ = f.Close()
+		return nil, h, nil, fmt.Errorf("continue the sweep in %s: %w", path, err)
+	}
+	if err := lock(f); err != nil {
+		return fail(err)
+	}
+	text, err := io.ReadAll(f)
 	if err != nil {
 		return fail(err)
 	}
@@ -75,14 +96,22 @@ func Resume(path, key string) (*State, Header, []Result, error) {
 		}
 		done = append(done, r)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-	if err == nil {
-		err = f.Truncate(int64(len(whole)))
-	}
-	if err != nil {
+	if err := f.Truncate(int64(len(whole))); err != nil {
 		return fail(err)
 	}
 	return &State{f}, h, done, nil
+}
+
+// lock keeps a second sweep away until the file is closed, or its process gone
+// (flock(2)).
+func lock(f *os.File) error {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return fmt.Errorf("%s: another sweep is writing it", f.Name())
+		}
+		return err
+	}
+	return nil
 }
 
 // Add writes a result.

@@ -248,6 +248,10 @@ func TestInterrupted(t *testing.T) {
 	st, back, done, err := sweep.Resume(file, "key")
 	assert.NilError(t, err)
 	assert.Equal(t, len(done), len(some))
+	_, _, _, err = sweep.Resume(file, "key")
+	assert.ErrorContains(t, err, "another sweep is writing it")
+	_, err = sweep.Create(file, h)
+	assert.ErrorContains(t, err, "another sweep is writing it")
 	assert.DeepEqual(t, back.Points, points)
 	k.calls = map[uint64]int{}
 	c.Done, c.OnResult = done, st.Add
@@ -258,8 +262,9 @@ func TestInterrupted(t *testing.T) {
 	for _, d := range done {
 		assert.Equal(t, k.calls[d.Nth], 0, "point %d ran again", d.ID)
 	}
-	_, _, done, err = sweep.Resume(file, "key")
+	st, _, done, err = sweep.Resume(file, "key")
 	assert.NilError(t, err)
+	assert.NilError(t, st.Close())
 	assert.Equal(t, len(done), 20)
 
 	assert.NilError(t, os.WriteFile(file, []byte("garbage\n"), 0o644))

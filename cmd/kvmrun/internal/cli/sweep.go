@@ -90,6 +90,8 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		return usagef("sweep: -run goes with -suite")
 	case *resume && *dir == "":
 		return usagef("sweep: -resume needs the -o DIR of the sweep to continue")
+	case f.Kind == fault.PowerCut && *suite == "":
+		return usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
 	case *jobs < 1:
 		return usagef("-j %d: want 1 or more", *jobs)
 	}
@@ -108,9 +110,6 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		return usagef("give one -kernel")
 	}
 	k := ks[0]
-	if f.Kind == fault.PowerCut && *suite == "" {
-		return usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
-	}
 	if f.Kind != fault.PowerCut {
 		if err := k.CheckFaults(ctx, m, fault.Plan{f}, nil); err != nil {
 			return &exitError{exitUsage, err}

@@ -25,6 +25,11 @@ func main() {
 			if !pipe(1) {
 				os.Exit(1)
 			}
+		case "held": // as a suite's tests are
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			if !pipe(1) {
+				os.Exit(1)
+			}
 		case "fail":
 			fmt.Println("0 failed on purpose")
 			os.Exit(3)
