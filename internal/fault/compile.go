@@ -69,7 +69,11 @@ func (f Fault) compile(a *wire.Arm, noise Noise, at *Range) {
 	if f.Times > 0 {
 		times = f.Times
 	}
-	flag("task-filter", f.Who != All)
+	who := f.Who
+	if f.Kind == Function {
+		who = All // see the package comment
+	}
+	flag("task-filter", who != All)
 	put("interval", strconv.FormatUint(interval, 10))
 	put("times", strconv.Itoa(times))
 	put("space", "0")
@@ -109,7 +113,7 @@ func (f Fault) compile(a *wire.Arm, noise Noise, at *Range) {
 		put("inject", f.Target)
 		put(path.Join(f.Target, "retval"), fmt.Sprintf("%#x", uint64(f.Return))) // an unsigned attribute (kernel/fail_function.c)
 	}
-	switch f.Who {
+	switch who {
 	case Task:
 		// The thread's own counter, which needs no probability.
 		a.Nth = f.Nth

@@ -86,6 +86,8 @@ func TestParseErrors(t *testing.T) {
 		"failslab,order=1":                `failslab takes no "order"; it takes gfp, cache, nth`,
 		"failslab,who=me":                 "want tree, task or all",
 		"failslab,who=task":               "who=task goes with nth",
+		"fail_function:f=1,who=tree":      "a function fails for everybody",
+		"fail_function:f=1,who=task":      "a function fails for everybody",
 		"failslab,gfp=x":                  "want wide or narrow",
 		"disk-write:d,prob=1":             `takes no "prob"`,
 		"vcpu-pause":                      "give for=DURATION",
@@ -186,14 +188,14 @@ func TestCompile(t *testing.T) {
 			"failslab/verbose_ratelimit_interval_ms=0 failslab/ignore-gfp-wait=N failslab/cache-filter=N failslab/probability=100",
 		"fail_usercopy,prob=5,times=2,in=f,who=all": "fail_usercopy/task-filter=N fail_usercopy/interval=1 fail_usercopy/times=2 fail_usercopy/space=0 " +
 			"fail_usercopy/verbose=1 fail_usercopy/verbose_ratelimit_interval_ms=0 fail_usercopy/require-start=f fail_usercopy/require-end=end of f fail_usercopy/probability=5",
-		"fail_function:f=-ENOMEM": "fail_function/task-filter=Y fail_function/interval=1 fail_function/times=-1 fail_function/space=0 fail_function/verbose=1 " +
+		"fail_function:f=-ENOMEM": "fail_function/task-filter=N fail_function/interval=1 fail_function/times=-1 fail_function/space=0 fail_function/verbose=1 " +
 			"fail_function/verbose_ratelimit_interval_ms=0 fail_function/inject=f fail_function/f/retval=0xfffffffffffffff4 fail_function/probability=100",
 		"fail_make_request:vda,every=2": "fail_make_request/task-filter=Y fail_make_request/interval=2 fail_make_request/times=-1 fail_make_request/space=0 " +
 			"fail_make_request/verbose=1 fail_make_request/verbose_ratelimit_interval_ms=0 /sys/block/vda/make-it-fail=1 fail_make_request/probability=100",
 	} {
 		a := plan(t, spec).Compile(fault.Line)
 		assert.Equal(t, render(a), want)
-		assert.Equal(t, a.Mark, !strings.Contains(spec, "who=all"))
+		assert.Equal(t, a.Mark, !strings.Contains(spec, "who=all") && !strings.Contains(spec, "fail_function"))
 		assert.Equal(t, a.After[0].Text, "0")
 	}
 	a := plan(t, "failslab,nth=4,who=task,gfp=narrow,cache=dentry").Compile(fault.Stack)

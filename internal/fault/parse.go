@@ -164,7 +164,10 @@ func (f *Fault) set(key, value string) (err error) {
 		if f.Who = Who(value); f.Who != Tree && f.Who != Task && f.Who != All {
 			return errors.New("want tree, task or all")
 		}
-		if f.Who == Tree {
+		if f.Kind == Function && f.Who != All {
+			return errors.New("the kernel cannot tell tasks apart there: a function fails for everybody")
+		}
+		if f.Who == Tree || f.Kind == Function {
 			f.Who = ""
 		}
 	case "gfp":
@@ -198,8 +201,8 @@ func (f *Fault) check() error {
 		return errors.New("seed goes with prob")
 	case f.Times > 0 && f.Nth > 0:
 		return errors.New("nth happens once; for more, every=N with times=N")
-	case f.Who == Task && (f.Nth == 0 || f.Kind == Function):
-		return errors.New("who=task goes with nth=N, and not with fail_function")
+	case f.Who == Task && f.Nth == 0:
+		return errors.New("who=task goes with nth=N")
 	case f.Kind == Pause && f.For == 0:
 		return errors.New("give for=DURATION")
 	case f.Kind == Balloon && f.MiB == 0:

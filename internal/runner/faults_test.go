@@ -44,6 +44,7 @@ func TestFaultsInAProgram(t *testing.T) {
 		{"failslab,every=2,times=1,in=alloc_pipe_info,notin=do_pipe2", "1 ok\n2 ok\n3 ok\n", "the program did not get there"},
 		// Package os/exec makes the third pipe.
 		{"fail_usercopy,nth=4,in=do_pipe2", "1 ok\n2 ok\n3 failed\n", "injected 1×"},
+		{"fail_function:__x64_sys_pipe2=-EMFILE,nth=2", "1 ok\n2 failed\n3 ok\n", "injected 1×"},
 		{"fail_usercopy,every=1,times=2,in=do_pipe2", "1 failed\n2 failed\n3 ok\n", "injected 2×"},
 	} {
 		t.Run(c.spec, func(t *testing.T) {

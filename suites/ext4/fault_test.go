@@ -81,6 +81,16 @@ func TestFaultLibrary(t *testing.T) {
 		})
 		assert.Assert(t, points > 0)
 	})
+	t.Run("futexes", func(t *testing.T) {
+		var word uint32
+		wake := func() {
+			_, _, errno = syscall.RawSyscall(unix.SYS_FUTEX, uintptr(unsafe.Pointer(&word)), 1, 1) // FUTEX_WAKE, one
+		}
+		assert.Assert(t, fault.Nth(t, fault.Kind{Injector: fault.Futex}, 1, wake))
+		assert.Equal(t, errno, unix.EFAULT)
+		wake()
+		assert.Equal(t, errno, unix.Errno(0))
+	})
 	t.Run("user copies", func(t *testing.T) {
 		k := fault.Kind{Injector: fault.UserCopy}
 		assert.Assert(t, fault.Nth(t, k, 1, pipe))

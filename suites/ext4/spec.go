@@ -41,7 +41,7 @@ var Spec = suites.Spec{
 	Kconfig: []string{"EXT4_FS", "VIRTIO_BLK"},
 	OptionalKconfig: []string{
 		"SWAP", "FAULT_INJECTION", "FAULT_INJECTION_DEBUG_FS", "FAILSLAB", "FAIL_PAGE_ALLOC",
-		"SLUB_DEBUG",
+		"SLUB_DEBUG", "FAULT_INJECTION_USERCOPY", "FAIL_FUTEX",
 	},
 	Features:  []string{featInline},
 	Modules:   []string{"virtio_blk"},

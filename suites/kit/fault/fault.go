@@ -24,17 +24,20 @@ import (
 // below /sys/kernel/debug.
 type Injector string
 
-// The injectors that fail-nth can drive.
+// The injectors that fail-nth can drive. fail_function is none: its trap is no
+// task's (in_task() in lib/fault-inject.c).
 const (
 	Slab     Injector = "failslab"          // slab allocations
 	Page     Injector = "fail_page_alloc"   // page allocations of any order
 	Request  Injector = "fail_make_request" // block requests
 	UserCopy Injector = "fail_usercopy"     // copies from and to user space
+	Futex    Injector = "fail_futex"        // futex calls
+	Timeout  Injector = "fail_io_timeout"   // block requests are lost and time out
 )
 
 // injectors lists what has to be taken out of the count when it is not meant;
 // those without a constant above belong to subsystems the suites do not sweep.
-var injectors = []Injector{Slab, Page, Request, UserCopy, "fail_futex", "fail_io_timeout", "fail_skb_realloc", "fail_sunrpc", "fail_mmc_request"}
+var injectors = []Injector{Slab, Page, Request, UserCopy, Futex, Timeout, "fail_function", "fail_skb_realloc", "fail_sunrpc", "fail_mmc_request"}
 
 // Kind is what shall fail.
 type Kind struct {
@@ -46,7 +49,7 @@ type Kind struct {
 	// cache must not be merged with others: KASAN or slab_nomerge.
 	Cache string
 	// Device is the block device, named as below /sys/block, whose requests
-	// fail; for Request only.
+	// fail; for Request and Timeout only.
 	Device string
 }
 
@@ -76,6 +79,10 @@ func (k Kind) Options() []string {
 		need = append(need, "FAIL_MAKE_REQUEST")
 	case UserCopy:
 		need = append(need, "FAULT_INJECTION_USERCOPY")
+	case Futex:
+		need = append(need, "FAIL_FUTEX")
+	case Timeout:
+		need = append(need, "FAIL_IO_TIMEOUT")
 	}
 	if k.Cache != "" {
 		need = append(need, "SLUB_DEBUG")
@@ -232,6 +239,8 @@ func configure(t testing.TB, k Kind) (restore func()) {
 		must(filepath.Join(dir, "min-order"), "0")
 	case Request:
 		must(filepath.Join("/sys/block", k.Device, "make-it-fail"), "1")
+	case Timeout:
+		must(filepath.Join("/sys/block", k.Device, "io-timeout-fail"), "1")
 	}
 	// The others are excluded by a stack filter that rejects everything
 	// (fail_stacktrace in lib/fault-inject.c): a point that does not pass its

@@ -21,6 +21,8 @@ func TestOptions(t *testing.T) {
 		{Kind{Injector: Slab, Cache: "dentry"}, "FAULT_INJECTION FAULT_INJECTION_DEBUG_FS FAILSLAB SLUB_DEBUG"},
 		{Kind{Injector: Page, Waiting: true}, "FAULT_INJECTION FAULT_INJECTION_DEBUG_FS FAIL_PAGE_ALLOC"},
 		{Kind{Injector: Request, Device: "vda"}, "FAULT_INJECTION FAULT_INJECTION_DEBUG_FS FAIL_MAKE_REQUEST"},
+		{Kind{Injector: Futex}, "FAULT_INJECTION FAULT_INJECTION_DEBUG_FS FAIL_FUTEX"},
+		{Kind{Injector: Timeout, Device: "vda"}, "FAULT_INJECTION FAULT_INJECTION_DEBUG_FS FAIL_IO_TIMEOUT"},
 		{Kind{Injector: UserCopy}, "FAULT_INJECTION FAULT_INJECTION_DEBUG_FS FAULT_INJECTION_USERCOPY"},
 	} {
 		assert.Equal(t, strings.Join(c.kind.Options(), " "), c.want, "%v", c.kind)
