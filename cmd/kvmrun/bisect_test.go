@@ -60,6 +60,12 @@ func TestBisectKernels(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "bisect")
 	cmd := command(t, "bisect", "-kernels", strings.Join(ks, ","), "-good", filepath.Dir(filepath.Dir(ks[0])), "-suite", must(t, sample),
 		"-run", "TestConfigured", "-p", "1", "-j", "1", "-o", dir)
+	// A test that is not there is noticed before anything is made.
+	out := finish(t, command(t, "bisect", "-kernels", strings.Join(ks, ","), "-good", "auto", "-suite", must(t, sample), "-run", "TestNothing", "-o", dir))
+	assert.Equal(t, out.code, 2)
+	assert.Assert(t, strings.Contains(out.stderr, "-run TestNothing: no tests to run"), out.stderr)
+	_, err := os.Stat(dir)
+	assert.ErrorIs(t, err, os.ErrNotExist)
 	stderr, err := cmd.StderrPipe()
 	assert.NilError(t, err)
 	assert.NilError(t, cmd.Start())
@@ -73,7 +79,7 @@ func TestBisectKernels(t *testing.T) {
 	before, err := os.ReadFile(filepath.Join(dir, "observations.jsonl"))
 	assert.NilError(t, err)
 
-	out := finish(t, command(t, "bisect", "-resume", dir))
+	out = finish(t, command(t, "bisect", "-resume", dir))
 	assert.Equal(t, out.code, 0, "%s%s", out.stdout, out.stderr)
 	assert.Assert(t, strings.Contains(out.stdout, "Bisected to "+ks[1]), out.stdout)
 	after, err := os.ReadFile(filepath.Join(dir, "observations.jsonl"))

@@ -42,6 +42,7 @@ type picture struct {
 	Left, Right     int
 	Bottom          int
 	BandX, BandW    float64 // the answer
+	BandH           int
 	HasBand         bool
 	Dots            []dot
 	Lines           []segment
@@ -106,7 +107,7 @@ func (r Report) draw() picture {
 			first, end = min(first, index[q.ID]), max(end, index[q.ID])
 		}
 		p.HasBand, p.BandX = true, x(first)-3
-		p.BandW = x(end) - x(first) + 6
+		p.BandW, p.BandH = x(end)-x(first)+6, p.Bottom-30
 	}
 	for i, w := range words {
 		p.Legend = append(p.Legend, legend{X: left + i*130, Color: colors[w], Word: w})
@@ -139,7 +140,7 @@ svg { width: 100%; height: auto; border: 1px solid #ddd; } svg text { font: 12px
 {{end}}</table>
 <h2>The path taken</h2>
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{.Pic.Width}} {{.Pic.Height}}" role="img" aria-label="the runs, from top to bottom, at their places in the history, from left to right">
-{{with .Pic}}{{if .HasBand}}<rect x="{{printf "%.1f" .BandX}}" y="30" width="{{printf "%.1f" .BandW}}" height="{{.Bottom}}" fill="#f0e442" fill-opacity="0.6"/>
+{{with .Pic}}{{if .HasBand}}<rect x="{{printf "%.1f" .BandX}}" y="30" width="{{printf "%.1f" .BandW}}" height="{{.BandH}}" fill="#f0e442" fill-opacity="0.6"/>
 {{end}}<line x1="{{.Left}}" y1="36" x2="{{.Right}}" y2="36" stroke="#222" stroke-width="2"/>
 <text x="{{.Left}}" y="24">{{.GoodName}}</text>
 <text x="{{.Right}}" y="24" text-anchor="end">{{.BadID}}</text>

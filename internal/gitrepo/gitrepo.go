@@ -240,33 +240,52 @@ type Worktree struct {
 	lock *os.File
 }
 
-// Worktree opens a work tree in a directory of its own, which is made. It fails
-// with ErrBusy when another process has it.
+// Worktree opens a work tree in a directory of its own, which is made. Beside it
+// is a file .lock-NAME, locked with flock(2) while the tree is in use: whoever
+// holds the lock may remove both. It fails with ErrBusy when another process has
+// it.
 func (r *Repo) Worktree(dir string) (*Worktree, error) {
-	if err := os.MkdirAll(filepath.Join(dir, "src"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, fmt.Errorf("make a work tree: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	path := filepath.Join(filepath.Dir(dir), ".lock-"+filepath.Base(dir))
+	lock, err := lockFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("make a work tree: %w", err)
-	}
-	// A process that is just being started from one that closed the file has it
-	// open until its exec: that passes.
-	for tries := 0; ; tries++ {
-		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || tries == 100 {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	if err != nil {
-		_ = lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("%w: %s: wait for the other bisection of this repository, or give this one another -cache", ErrBusy, dir)
 		}
 		return nil, fmt.Errorf("lock the work tree: %w", err)
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "src"), 0o755); err != nil {
+		return nil, errors.Join(fmt.Errorf("make a work tree: %w", err), lock.Close())
+	}
 	return &Worktree{r: r, dir: dir, lock: lock}, nil
+}
+
+// lockFile locks a file that others may remove, or fails with EWOULDBLOCK after a
+// while: a process that is just being started from one that closed the file has
+// it open until its exec.
+func lockFile(path string) (*os.File, error) {
+	for tries := 0; ; tries++ {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			have, err1 := f.Stat()
+			named, err2 := os.Stat(path)
+			if err1 == nil && err2 == nil && os.SameFile(have, named) {
+				return f, nil
+			}
+			err = unix.EWOULDBLOCK // removed meanwhile
+		}
+		_ = f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || tries == 100 {
+			return nil, err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // Path is where the files are.

@@ -68,11 +68,12 @@ func (s *bisection) newCommits(ctx context.Context) (*commits, error) {
 	return c, nil
 }
 
-// worktree opens the work tree when it is first needed.
+// worktree opens the work tree when it is first needed. It lies among the build
+// trees: kvmrun kernel list shows it and prune removes it.
 func (c *commits) worktree() (*gitrepo.Worktree, error) {
 	if c.tree == nil {
 		sum := sha256.Sum256([]byte(c.repo.Dir()))
-		tree, err := c.repo.Worktree(filepath.Join(c.b.m.Cache.Root(), "bisect", fmt.Sprintf("tree-%x", sum[:8])))
+		tree, err := kbuild.WorkTree(c.b.m.Cache, fmt.Sprintf("commits-%x", sum[:8]), c.repo.Dir(), c.repo.Worktree)
 		if err != nil {
 			return nil, err
 		}

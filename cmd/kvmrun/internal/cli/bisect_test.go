@@ -16,6 +16,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kbuild/fake"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -225,6 +226,25 @@ func TestBisectCommits(t *testing.T) {
 	assert.NilError(t, err)
 	assert.Equal(t, g.subject[third.Result.Found[0].ID], "culprit")
 	assert.Equal(t, third.Observations[1].Phase, bisect.LookBack)
+
+	// The work tree is among the build trees: listed, and pruned when not in use.
+	trees := func() (n int) {
+		items, err := kbuild.List(s.m.Cache)
+		assert.NilError(t, err)
+		for _, i := range items {
+			if strings.Contains(i.Text, g.dir) && strings.Contains(i.Text, "for bisecting") {
+				n++
+			}
+		}
+		return n
+	}
+	_, err = kbuild.Prune(t.Context(), s.m.Cache, 0, 0)
+	assert.NilError(t, err)
+	assert.Equal(t, trees(), 1)
+	s.subject.close()
+	_, err = kbuild.Prune(t.Context(), s.m.Cache, 0, 0)
+	assert.NilError(t, err)
+	assert.Equal(t, trees(), 0)
 }
 
 // ending ends a context after some runs, as a user's interrupt does.
