@@ -164,8 +164,12 @@ func (a *agent) freeze(p *program) *wire.Frozen {
 }
 
 // thaw makes this machine differ from others that go on from the same frozen
-// one. It returns warnings. Random numbers come first, before anybody draws one.
+// one, unless it is to be their twin. It returns warnings. Random numbers come first, before anybody draws one.
 func (a *agent) thaw(t *wire.Thaw) (warnings []string) {
+	if t.Twin {
+		a.sys.kernelLog(wire.ForkMark(t.ID))
+		return nil
+	}
 	if err := a.sys.reseed(t.Seed); err != nil {
 		// Twins would pass for different machines: no run can be trusted.
 		a.fault("reseed the random number generator: %v", err)

@@ -381,6 +381,13 @@ func TestAgentThaws(t *testing.T) {
 	assert.Equal(t, c.run(t, helperRun("exit", "3")).exited.Code, 3)
 
 	f = newFake()
+	c = startAgent(t, f, nil)
+	assert.NilError(t, c.w.Send(wire.Message{Thaw: &wire.Thaw{ID: "b", Twin: true}}))
+	assert.DeepEqual(t, c.next(t).Ready.Warnings, []string{"w1"})
+	assert.Equal(t, len(f.list()), 0, "a twin was changed: %q", f.list())
+	assert.DeepEqual(t, f.log, []string{wire.ForkMark("b")})
+
+	f = newFake()
 	f.fail["reseed 64"] = unix.ENODATA
 	c = startAgent(t, f, nil)
 	assert.NilError(t, c.w.Send(wire.Message{Thaw: &wire.Thaw{Seed: make([]byte, wire.SeedSize)}}))

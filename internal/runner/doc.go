@@ -9,6 +9,11 @@
 // output into a result.Job; [Machine.RunMatrix] runs many of them side by
 // side. Verdicts are made in one place only, result.Judge.
 //
+// [Machine.Sweep] injects a fault at one point of a program after the other, each
+// in a machine forked from one in which the program stands still ([Sweeper]), or
+// cuts the power at one write after the other. Which points, and what is made of
+// the outcomes, is package sweep's.
+//
 // # Trust
 //
 // Everything that comes from the guest is bounded and treated as hostile: it

@@ -81,10 +81,13 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 	p.Log = "boot.log"
 	if listing {
 		p.Log = "listing.log"
-		if p.kernelFile, err = s.harmless(vmlinux, p.Dir); err != nil {
+		f, err := s.harmless(vmlinux, p.Dir)
+		if err != nil {
 			return nil, err
 		}
-		defer os.Remove(p.kernelFile) //nolint:errcheck // read by then
+		defer f.Close() //nolint:errcheck // read by then
+		// It has no other name: it is gone with us, however we end.
+		p.kernelFile = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 	}
 	var out Outcome
 	s.tmpl, out, err = m.MakeTemplate(ctx, *p)
@@ -123,11 +126,12 @@ var (
 
 // harmless copies a kernel and changes the function by which all injectors
 // decide so that it prints and counts every fault, and never injects one: its
-// one "return true" returns false, and nobody is spared the message.
-func (s *Sweeper) harmless(vmlinux, dir string) (string, error) {
+// one "return true" returns false, and nobody is spared the message. The copy has
+// no name.
+func (s *Sweeper) harmless(vmlinux, dir string) (*os.File, error) {
 	const cure = "-at POINT still works"
-	fail := func(err error) (string, error) {
-		return "", fmt.Errorf("list the calls that can fail: %w; %s", err, cure)
+	fail := func(err error) (*os.File, error) {
+		return nil, fmt.Errorf("list the calls that can fail: %w; %s", err, cure)
 	}
 	f, err := elf.Open(vmlinux)
 	if err != nil {
@@ -170,17 +174,18 @@ func (s *Sweeper) harmless(vmlinux, dir string) (string, error) {
 	if err != nil {
 		return fail(err)
 	}
+	_ = os.Remove(to.Name())
 	_, err = io.Copy(to, from)
 	for _, at := range patch {
 		if err == nil {
 			_, err = to.WriteAt([]byte{0}, at)
 		}
 	}
-	if err = errors.Join(err, to.Close()); err != nil {
-		_ = os.Remove(to.Name())
+	if err != nil {
+		_ = to.Close()
 		return fail(err)
 	}
-	return to.Name(), nil
+	return to, nil
 }
 
 // findBytes returns where the expression's group is in code. Expressions are

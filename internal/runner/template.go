@@ -274,18 +274,14 @@ func (t *Template) fork(ctx context.Context, m *Machine, dir, log string, twin b
 	return g, nil
 }
 
-// twinTime is the wall clock of all twins: one for which no file system and no
-// certificate has a special case, 2026-01-01.
-const twinTime = 1767225600e9
-
 // thaw makes the machine another one than its siblings, before anything else. A
 // twin stays as it is.
 func (g *guest) thaw(twin bool) error {
 	send := wire.NewWriter(g.vm.Port(wire.PortControl))
-	seed := make([]byte, wire.SeedSize)
 	if twin {
-		return send.Send(wire.Message{Thaw: &wire.Thaw{ID: "twin", UnixNS: twinTime, Seed: seed}})
+		return send.Send(wire.Message{Thaw: &wire.Thaw{ID: "twin", Twin: true}})
 	}
+	seed := make([]byte, wire.SeedSize)
 	_, _ = rand.Read(seed) // never fails
 	return send.Send(wire.Message{Thaw: &wire.Thaw{
 		ID: strings.ToLower(g.nonce[:8]), UnixNS: time.Now().UnixNano(), Seed: seed,

@@ -210,6 +210,9 @@ type Thaw struct {
 	ID     string `json:"id"`     // becomes part of the host name and of a line in the kernel log
 	UnixNS int64  `json:"unixNS"` // the wall clock, in nanoseconds since 1970
 	Seed   []byte `json:"seed"`   // random bytes for the kernel's generator, at least SeedSize of them
+	// Twin leaves everything as it was when the machine was frozen, and ID,
+	// UnixNS and Seed unused but for the line in the log.
+	Twin bool `json:"twin,omitempty"`
 }
 
 // SeedSize is how many random bytes are worth sending in Thaw: what the kernel

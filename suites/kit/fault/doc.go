@@ -9,6 +9,10 @@
 // once; [Sweep] for n = 1, 2, ... until the operation completes without
 // reaching the n-th, so that every point of the operation fails once.
 //
+// [Always] lets every point fail that a thread reaches, for code that is no
+// single call. [PowerCut] is about another fault, the power's, which the host
+// injects: it lets a test look at its disks afterwards.
+//
 // # What the operation may do
 //
 // The count is the kernel's, per thread, and takes in everything the thread
