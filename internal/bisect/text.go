@@ -12,7 +12,11 @@ import (
 // symptom, how to reproduce it, and the path taken.
 func (r Report) Text(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Subject: [REGRESSION] %s: %s\n\n", r.Symptom, r.headline())
+	tag := ""
+	if res := r.Result; res != nil && (res.Kind == Culprit || res.Kind == Range) {
+		tag = "[REGRESSION] "
+	}
+	fmt.Fprintf(&b, "Subject: %s%s: %s\n\n", tag, r.Symptom, r.headline())
 	fmt.Fprintf(&b, "%s.\n", upper(r.headline()))
 	if res := r.Result; res != nil && res.Kind == Options {
 		b.WriteByte('\n')

@@ -60,6 +60,7 @@ func TestGuestsThatCannotWork(t *testing.T) {
 				Spec: suites.Spec{Name: "bad", Cmdline: strings.Fields(test.cmdline)},
 				Run:  wire.Run{Argv: []string{"/init"}, Env: []string{runner.GuestEnv + "=1"}},
 			})
+			assert.Check(t, out.BootFailed)
 			assert.Check(t, out.Ready == nil)
 			assert.Check(t, !out.EndMarker)
 			verdict, reason := result.Judge(out.Facts())

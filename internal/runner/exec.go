@@ -345,7 +345,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	}
 	out.LastWords, out.Acks = con.lastWords(), con.acks
 	s.explain()
-	out.BootFailed = out.Ready == nil && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
+	out.BootFailed = out.Ready == nil && !s.up && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 }
 
 // prepared is what has been made on the host for one VM.
@@ -533,7 +533,8 @@ type session struct {
 	p      Program
 	out    *Outcome
 	doneAt time.Time
-	pid    int // the program's, in the guest
+	pid    int  // the program's, in the guest
+	up     bool // the agent has spoken, if not our language
 	// first is closed at the first byte of the program's output.
 	firstOnce sync.Once
 }
@@ -858,6 +859,7 @@ func (s *session) lost(err error) {
 
 // ready notes that the agent is. It returns false for one of another protocol.
 func (s *session) ready(r *wire.Ready) bool {
+	s.up = true
 	if r.Version != wire.Version {
 		s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d: the suite and this command were built from different versions of kvmrun; build both again", r.Version, wire.Version))
 		return false

@@ -484,6 +484,11 @@ func (s *bisection) conclude(r bisect.Report) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	fmt.Fprintf(s.io.Err, "kvmrun: reports: %s\n", filepath.Join(s.dir, "report.{txt,md,json,html}"))
+	for _, w := range r.Result.Skipped {
+		if r.Result.Kind == bisect.EndUntestable && w == bisect.Infra {
+			return &exitError{code: exitInfra} // nothing is wrong with the end itself
+		}
+	}
 	if k := r.Result.Kind; k != bisect.Culprit && k != bisect.Options {
 		return &exitError{code: exitFail}
 	}
