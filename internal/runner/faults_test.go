@@ -111,3 +111,27 @@ func TestPowerCut(t *testing.T) {
 		assert.NilError(t, err)
 	}
 }
+
+// TestFaultsFromOutside: a full disk, a pause and an NMI in one machine.
+func TestFaultsFromOutside(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	k := kernelFor(t, m)
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
+	assert.NilError(t, err)
+	plan, err := fault.ParsePlan("disk-full:e4-4k,nth=20\nvcpu-pause,after=1ms,for=50ms\nnmi,after=1ms\ndisk-read:e4-1k,nth=1000000\n")
+	assert.NilError(t, err)
+	job := m.RunSuite(t.Context(), runner.SuiteJob{
+		ID: "outside", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: t.TempDir(),
+		Timeout: 5 * time.Minute, Faults: plan,
+	})
+	assert.Assert(t, job.Verdict == result.VerdictTestFailed || job.Verdict == result.VerdictKernelFailed, "%v %s %q", job.Verdict, job.Reason, job.Notes)
+	notes := strings.Join(job.Notes, "\n")
+	for _, want := range []string{
+		"fault disk-full:e4-4k,nth=20: injected ", "fault vcpu-pause,after=1ms,for=50ms: injected 1×", "fault nmi,after=1ms: injected 1×",
+		"fault disk-read:e4-1k,nth=1000000: the program did not get there (the disk had ",
+	} {
+		assert.Check(t, cmp.Contains(notes, want))
+	}
+}
