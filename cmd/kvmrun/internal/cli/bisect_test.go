@@ -307,21 +307,58 @@ func TestBisectCommitsResume(t *testing.T) {
 }
 
 // TestBisectCommitsHost ends at once, with its state kept, when this machine
-// cannot build.
+// cannot build: without a compiler, and, in the middle, without space. It goes on
+// when it can.
 func TestBisectCommitsHost(t *testing.T) {
 	t.Parallel()
 	g := newGitTree(t)
-	s, _ := g.question(t, t.TempDir(), filepath.Join(t.TempDir(), "b"), nil)
+	cache, dir := t.TempDir(), filepath.Join(t.TempDir(), "b")
+	s, r := g.question(t, cache, dir, nil)
 	bin := t.TempDir()
 	for _, tool := range []string{"git", "make", "patch", "openssl", "sh", "bash"} {
 		if path, err := exec.LookPath(tool); err == nil {
 			assert.NilError(t, os.Symlink(path, filepath.Join(bin, tool)))
 		}
 	}
-	s.subject.(*commits).conf.Env = []string{"PATH=" + bin}
-	err := s.search1(t.Context(), g.begin(t, s))
-	assert.ErrorContains(t, err, "gcc")
+	c := s.subject.(*commits)
+	c.conf.Env = []string{"PATH=" + bin}
+	h := g.begin(t, s)
+	assert.ErrorContains(t, s.search1(t.Context(), h), "gcc")
 	assert.Equal(t, len(s.journal.Seen()), 0)
+
+	gcc, err := exec.LookPath("gcc")
+	assert.NilError(t, err)
+	full := filepath.Join(bin, "full")
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *mm/*) test -e %s && { echo 'a.s: fatal error: No space left on device' >&2; exit 1; };; esac\nexec %s \"$@\"\n", full, gcc)
+	assert.NilError(t, os.WriteFile(filepath.Join(bin, "gcc"), []byte(script), 0o755))
+	c.conf.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
+	s.tester = testerFunc(func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
+		o, err := r.Test(ctx, point, b)
+		if r.runs == 3 {
+			err = errors.Join(err, os.WriteFile(full, nil, 0o644))
+		}
+		return o, err
+	})
+	assert.ErrorContains(t, s.search1(t.Context(), h), "the disk is full")
+	assert.Equal(t, r.runs, 3)
+	for _, o := range s.journal.Seen() {
+		assert.Assert(t, o.Word != bisect.Infra && o.Phase != bisect.Revert, "%+v", o)
+	}
+	assert.NilError(t, s.journal.Close())
+
+	assert.NilError(t, os.Remove(full))
+	s.journal, err = bisect.Resume(dir, &setup{})
+	assert.NilError(t, err)
+	assert.NilError(t, s.search1(t.Context(), bisect.History{}))
+	again, err := bisect.ReadReport(dir)
+	assert.NilError(t, err)
+	assert.Equal(t, g.subject[again.Result.Found[0].ID], "culprit")
+}
+
+type testerFunc func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error)
+
+func (f testerFunc) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
+	return f(ctx, point, b)
 }
 
 // TestBisectConfigs finds the two options that are bad together, one of which
