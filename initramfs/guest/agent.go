@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -208,9 +209,10 @@ func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
 	counts, w := a.disarm(rel.Arm)
 	e.Faults, e.NotArmed = counts, notArmed
 	a.send(wire.Message{Exited: e})
-	a.fetch(r.Fetch)
+	files := slices.Concat(r.Fetch, rel.Fetch)
+	a.fetch(files)
 	warnings = append(append(warnings, w...), a.cleanUp()...)
-	warnings = append(warnings, a.look(rel.Arm, len(r.Fetch))...)
+	warnings = append(warnings, a.look(rel.Arm, len(files))...)
 	nonce := r.Nonce
 	if rel.Nonce != "" {
 		nonce = rel.Nonce

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -140,6 +141,8 @@ type Program struct {
 	// OnTest, when set, is told which test begins, by the kernel log. It must
 	// not block.
 	OnTest func(test string)
+	// Patient lifts the limit on the guest's getting ready.
+	Patient bool
 	// From, when set, is where the program's machine goes on from, instead of
 	// booting. It must have been made for such a Program; Kernel, Spec, Init and
 	// the rest say how to boot should that fail.
@@ -266,7 +269,7 @@ func anonMiB(pid int) int {
 // begin starts the machine for a program.
 func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
 	if p.From != nil && m.VMCore == "" && len(p.Faults.Host()) == 0 {
-		g, err := p.From.fork(ctx, m, p.Dir, p.log(), p.Twin)
+		g, err := p.From.fork(ctx, m, forkOptions{dir: p.Dir, log: p.log(), twin: p.Twin})
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
@@ -671,6 +674,9 @@ func (s *session) receive(stop <-chan struct{}) <-chan incoming {
 }
 
 func (s *session) bootLimit() time.Duration {
+	if s.p.Patient {
+		return math.MaxInt64
+	}
 	if s.m.BootLimit > 0 {
 		return s.scale(s.m.BootLimit)
 	}
@@ -701,6 +707,11 @@ func (s *session) letGo() *wire.Release {
 		rel = *s.p.Release
 	}
 	rel.Nonce = s.nonce
+	if s.from != nil && s.from.held { // Run's list is its template's
+		for _, f := range s.p.Fetch {
+			rel.Fetch = append(rel.Fetch, f.Guest)
+		}
+	}
 	return &rel
 }
 

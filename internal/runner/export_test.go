@@ -20,7 +20,7 @@ func (f Forked) Close() { f.g.close() }
 
 // ForkAhead forks a machine without a job.
 func (t *Template) ForkAhead(ctx context.Context, m *Machine, dir, log string) (Forked, error) {
-	g, err := t.fork(ctx, m, dir, log, false)
+	g, err := t.fork(ctx, m, forkOptions{dir: dir, log: log})
 	return Forked{g}, err
 }
 

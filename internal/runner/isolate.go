@@ -87,12 +87,7 @@ type unit struct {
 func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcome {
 	// The test binary is started once and stands still just before its tests.
 	old := p
-	p.Run.Hold = wire.HoldStop
-	p.Run.Env = append(slices.Clone(p.Run.Env), HoldEnv+"=1")
-	// What it then runs, it is told when it goes on.
-	p.Run.Argv = slices.DeleteFunc(slices.Clone(p.Run.Argv), func(a string) bool {
-		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.run=")
-	})
+	p = heldProgram(p)
 	x := &isolated{m: m, j: j, p: p, gone: make(chan struct{}, 1)}
 	tests := remaining(j.Suite.Tests, j.Args, nil)
 	others := remaining(j.Suite.Rest, j.Args, nil)
@@ -139,6 +134,19 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 	return x.join(stop)
 }
 
+// heldProgram is a run of a test binary that stands still just before its tests.
+// Which of them it then runs, it is told when it goes on.
+func heldProgram(p Program) Program {
+	p.Run.Hold = wire.HoldStop
+	if !slices.Contains(p.Run.Env, HoldEnv+"=1") {
+		p.Run.Env = append(slices.Clone(p.Run.Env), HoldEnv+"=1")
+	}
+	p.Run.Argv = slices.DeleteFunc(slices.Clone(p.Run.Argv), func(a string) bool {
+		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.run=")
+	})
+	return p
+}
+
 // runAll runs the units, some at a time, and closes every done.
 func (x *isolated) runAll(ctx context.Context) {
 	var wg sync.WaitGroup
@@ -176,7 +184,7 @@ func (x *isolated) forks(ctx context.Context, wg *sync.WaitGroup) <-chan *guest 
 			if !x.awaitMemory(ctx) {
 				return
 			}
-			g, err := x.tmpl.fork(ctx, x.m, x.p.Dir, u.log, false)
+			g, err := x.tmpl.fork(ctx, x.m, forkOptions{dir: x.p.Dir, log: u.log})
 			if err != nil {
 				if ctx.Err() == nil {
 					x.m.progress("booting VMs that could not be forked: %v", err)

@@ -40,7 +40,8 @@ type kept struct {
 	Stdout, Stderr []byte
 	Accel          vmtest.Accel
 	Args           []string
-	Log            uint32 // CRC-32C of the kernel log
+	Notes          []string // of the boot
+	Log            uint32   // CRC-32C of the kernel log
 }
 
 // Template returns a template for programs like p as [Machine.MakeTemplate] does,
@@ -63,8 +64,8 @@ func (m *Machine) Template(ctx context.Context, p Program) (*Template, Outcome, 
 		}
 	}
 	t, out, err := m.MakeTemplate(ctx, p)
-	if err != nil || len(out.Splats) > 0 || len(out.Notes) > 0 {
-		return t, out, err // what there is to be said is to be said each time
+	if err != nil || len(out.Splats) > 0 {
+		return t, out, err // a splat is to be seen each time
 	}
 	if _, _, err := m.Cache.Get(ctx, templateKind, key, func(_ context.Context, dir string) error { return t.save(dir, p) }); err != nil && ctx.Err() == nil {
 		m.progress("the next run will boot: %v", err)
@@ -128,7 +129,7 @@ func (t *Template) save(dir string, p Program) error {
 	}
 	k := kept{
 		Format: keptFormat, Ready: t.ready, Held: t.held, PID: t.pid, Stdout: t.stdout, Stderr: t.stderr,
-		Accel: t.boot.Accel, Args: t.boot.Args, Log: crcOf(log),
+		Accel: t.boot.Accel, Args: t.boot.Args, Notes: t.boot.Notes, Log: crcOf(log),
 	}
 	text, err := json.Marshal(k)
 	if err != nil {
@@ -189,6 +190,6 @@ func loadTemplate(dir string, cfg vmtest.Config, p Program) (_ *Template, err er
 		return nil, err
 	}
 	t.ready, t.held, t.pid, t.stdout, t.stderr = k.Ready, k.Held, k.PID, k.Stdout, k.Stderr
-	t.boot = Outcome{Ready: &t.ready, Accel: k.Accel, Args: k.Args, Boot: time.Since(began)}
+	t.boot = Outcome{Ready: &t.ready, Accel: k.Accel, Args: k.Args, Notes: k.Notes, Boot: time.Since(began)}
 	return t, nil
 }

@@ -134,21 +134,11 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	if j.Timeout == 0 && !j.NoLimit {
 		j.Timeout = SuiteTimeout(j.Suite.Spec, m.Accel)
 	}
-	p := Program{
-		Kernel: j.Kernel, Spec: j.Suite.Spec, Init: j.Suite.Binary, Fetch: j.Fetch, Timeout: j.Timeout, Idle: j.Idle, Dir: j.Dir,
-		Files:  j.Kernel.suiteFiles(),
-		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
-		Stdout: j.Raw, Stderr: j.RawErr,
-		Faults: j.Faults,
+	if err := m.record(j); err != nil {
+		job.Verdict, job.Reason = result.Judge(result.Facts{InfraErr: err.Error()})
+		return job, nil
 	}
-	if len(j.Faults.Guest()) > 0 {
-		p.Run.Hold = wire.HoldStop
-		p.Run.Env = append(p.Run.Env, HoldEnv+"=1")
-	}
-	if len(j.Cmdline) == 0 && p.Run.Hold == "" && j.isolation() != suites.IsolateTest {
-		p.From = j.From
-	}
-	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.Cmdline...)
+	p := j.program()
 	facts := result.Facts{Program: j.Raw != nil}
 	var fold *gotest.Folder
 	var parser *gotest.Parser
@@ -181,6 +171,26 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	}
 	judge(&job, facts, out, j)
 	return job, out.Exited
+}
+
+// program is the suite's test binary in its VM.
+func (j *SuiteJob) program() Program {
+	p := Program{
+		Kernel: j.Kernel, Spec: j.Suite.Spec, Init: j.Suite.Binary, Fetch: j.Fetch, Timeout: j.Timeout, Idle: j.Idle, Dir: j.Dir,
+		Files:  j.Kernel.suiteFiles(),
+		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
+		Stdout: j.Raw, Stderr: j.RawErr,
+		Faults: j.Faults,
+	}
+	if len(j.Faults.Guest()) > 0 {
+		p.Run.Hold = wire.HoldStop
+		p.Run.Env = append(p.Run.Env, HoldEnv+"=1")
+	}
+	if len(j.Cmdline) == 0 && p.Run.Hold == "" && j.isolation() != suites.IsolateTest {
+		p.From = j.From
+	}
+	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.Cmdline...)
+	return p
 }
 
 // runVMs runs the suite in one VM, and in further ones what a failing kernel

@@ -75,6 +75,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 		prep.close()
 		return nil, out, errors.New("a memory dump is wanted, which only a booted VM gives")
 	}
+	p.Fetch = nil // each fork's own
 	if p.Run.Hold != "" && p.Stdin != nil {
 		prep.close()
 		return nil, out, errors.New("freeze a held program: it cannot have a standard input")
@@ -246,15 +247,22 @@ func (g *guest) check(ctx context.Context) []DiskCheck {
 	return out
 }
 
+// forkOptions are a fork's own.
+type forkOptions struct {
+	dir, log string // of the kernel log
+	twin     bool   // see Program.Twin
+	paused   bool   // somebody else lets it run
+}
+
 // fork starts a machine from the template, whose log is called so in dir. It
 // waits for a job then, as long as one likes. A twin stays as its template is.
-func (t *Template) fork(ctx context.Context, m *Machine, dir, log string, twin bool) (*guest, error) {
-	g := &guest{nonce: rand.Text(), started: time.Now(), log: log, from: t}
+func (t *Template) fork(ctx context.Context, m *Machine, o forkOptions) (*guest, error) {
+	g := &guest{nonce: rand.Text(), started: time.Now(), log: o.log, from: t}
 	g.con = newConsole(g.nonce)
 	g.con.init = -1 // it has booted before its log begins
-	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(dir, log), Console: g.con, Log: m.Log}
+	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(o.dir, o.log), Console: g.con, Log: m.Log, Paused: o.paused}
 	for _, d := range t.disks {
-		c, err := d.clone(dir)
+		c, err := d.clone(o.dir)
 		if err != nil {
 			g.close()
 			return nil, err
@@ -267,7 +275,7 @@ func (t *Template) fork(ctx context.Context, m *Machine, dir, log string, twin b
 		g.close()
 		return nil, fmt.Errorf("fork the VM: %w", err)
 	}
-	if err := g.thaw(twin); err != nil {
+	if err := g.thaw(o.twin); err != nil {
 		g.close()
 		return nil, fmt.Errorf("wake the fork: %w", err)
 	}

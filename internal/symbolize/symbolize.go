@@ -137,6 +137,9 @@ func checkKernel(name string) error {
 	return nil
 }
 
+// Path is the file of the kernel's symbols.
+func (s *Symbolizer) Path() string { return s.kernel.path }
+
 // BuildID returns the vmlinux's GNU build-id in lower-case hex, "" if it has
 // none.
 func (s *Symbolizer) BuildID() string { return s.kernel.buildID }

@@ -115,6 +115,8 @@ type Release struct {
 	// Args is written, one a line, to ReleaseFile for a program that was held
 	// at HoldStop.
 	Args []string `json:"args,omitempty"`
+	// Fetch is added to Run's.
+	Fetch []string `json:"fetch,omitempty"`
 	// Nonce, when set, replaces that of Run.
 	Nonce string `json:"nonce,omitempty"`
 }

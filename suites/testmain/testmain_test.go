@@ -128,7 +128,7 @@ func TestIsolatedTestsDoNotSeeEachOther(t *testing.T) {
 	for _, f := range files {
 		names = append(names, f.Name())
 	}
-	assert.DeepEqual(t, names, []string{"console.log"})
+	assert.DeepEqual(t, names, []string{"console.log", "replay.json"})
 	b, err := os.ReadFile(filepath.Join(logs, "console.log"))
 	assert.NilError(t, err)
 	assert.Equal(t, bytes.Count(b, []byte("Linux version")), 1)

@@ -48,7 +48,7 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		runCommand, execCommand, shellCommand, sweepCommand, kernelCommand, bisectCommand, bisectStepCommand, mutantsCommand,
+		runCommand, execCommand, shellCommand, sweepCommand, replayCommand, kernelCommand, bisectCommand, bisectStepCommand, mutantsCommand,
 		crashCommand, doctorCommand,
 	}
 }

@@ -366,17 +366,29 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		return usagef("shell: unexpected argument %q; kvmrun exec runs programs", fs.Arg(0))
 	}
 	g := guestProgram{v: v, files: files, modules: modules, argv: []string{"/bin/sh"}, dir: *dir, stdout: io.Out}
+	var out runner.Outcome
+	if err := onTerminal(io, "shell", func(s *runner.Shell) (err error) {
+		g.tty, g.resize, g.onReady = &s.Size, s.Resize, s.OnReady
+		out, err = g.run(ctx, io)
+		return err
+	}); err != nil {
+		return err
+	}
+	return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), "")
+}
+
+// onTerminal calls run with this process's terminal, which it puts into raw mode
+// when the guest is ready, and restores.
+func onTerminal(io IO, what string, run func(*runner.Shell) error) error {
 	if io.In == nil || !term.IsTerminal(int(io.In.Fd())) {
-		return usagef("shell: standard input is not a terminal; for a script: kvmrun exec -kernel K -- sh -c '...'")
+		return usagef("%s: standard input is not a terminal; for a script: kvmrun exec -kernel K -- sh -c '...'", what)
 	}
 	fd := int(io.In.Fd())
 	cols, rows, err := term.GetSize(fd)
 	if err != nil {
 		return fmt.Errorf("ask the terminal for its size: %w", err)
 	}
-	g.tty = &wire.Winsize{Rows: uint16(rows), Cols: uint16(cols)}
 	resize := make(chan wire.Winsize, 1)
-	g.resize = resize
 	winch := make(chan os.Signal, 1)
 	signal.Notify(winch, syscall.SIGWINCH)
 	defer signal.Stop(winch)
@@ -393,16 +405,15 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	// Until the guest is up, Ctrl-C ends kvmrun and messages look as usual.
 	var raw *term.State
 	var rawErr error
-	g.onReady = func(wire.Ready) { raw, rawErr = term.MakeRaw(fd) }
-	out, err := g.run(ctx, io)
+	err = run(&runner.Shell{
+		Stdin: io.In, Size: wire.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, Resize: resize,
+		OnReady: func(wire.Ready) { raw, rawErr = term.MakeRaw(fd) },
+	})
 	if raw != nil {
 		_ = term.Restore(fd, raw)
 	}
 	if err == nil && rawErr != nil {
 		err = fmt.Errorf("put the terminal into raw mode: %w", rawErr)
 	}
-	if err != nil {
-		return err
-	}
-	return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), "")
+	return err
 }

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// replayFile is what a job's directory keeps so that one of its tests can be run
+// again, and replayFormat its version.
+const (
+	replayFile   = "replay.json"
+	replayFormat = 1
+)
+
+// Recorded is a suite's job as it was run.
+type Recorded struct {
+	Format int    `json:"format"`
+	Dir    string `json:"-"` // where it was read from
+
+	Kernel  string `json:"kernel"`
+	Modules string `json:"modules,omitempty"`
+	Kconfig string `json:"kconfig,omitempty"`
+
+	QEMU      string       `json:"qemu,omitempty"`
+	Accel     vmtest.Accel `json:"accel,omitempty"`
+	MemoryMiB int          `json:"memoryMiB,omitempty"`
+	CPUs      int          `json:"cpus,omitempty"`
+
+	Binary  string   `json:"binary"`
+	Tests   []string `json:"tests"`
+	Args    []string `json:"args,omitempty"`
+	Env     []string `json:"env,omitempty"`
+	Merge   bool     `json:"merge,omitempty"`
+	Cmdline []string `json:"cmdline,omitempty"`
+	Faults  []string `json:"faults,omitempty"`
+}
+
+// record writes what is to be known of the job into its directory.
+func (m *Machine) record(j SuiteJob) error {
+	r := Recorded{
+		Format: replayFormat, Kernel: j.Kernel.Path, Modules: j.Kernel.ModulesDir,
+		QEMU: m.QEMU, Accel: m.Accel, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs,
+		Binary: j.Suite.Binary, Tests: j.Suite.Tests, Args: j.Args, Env: j.Env, Merge: j.Merge, Cmdline: j.Cmdline,
+	}
+	if isFile(j.Kernel.ConfigSource) {
+		r.Kconfig = j.Kernel.ConfigSource
+	}
+	for _, f := range j.Faults {
+		r.Faults = append(r.Faults, f.String())
+	}
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(j.Dir, replayFile), text, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("record the job: %w", err)
+	}
+	return nil
+}
+
+// FindRecorded finds the job that ran the test: path is a run's directory, that
+// of one of its jobs, or a file of results in JSON.
+func FindRecorded(path, test string) (*Recorded, error) {
+	top, _, _ := strings.Cut(test, "/")
+	dirs := []string{path}
+	if isFile(path) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var run struct {
+			Jobs []struct {
+				Dir string `json:"dir"`
+			} `json:"jobs"`
+		}
+		if err := json.Unmarshal(text, &run); err != nil {
+			return nil, fmt.Errorf("read results: %s: %w", path, err)
+		}
+		dirs = nil
+		for _, j := range run.Jobs {
+			dirs = append(dirs, j.Dir)
+		}
+	} else if entries, err := os.ReadDir(path); err != nil {
+		return nil, fmt.Errorf("read results: %w", err)
+	} else {
+		for _, e := range entries {
+			if e.IsDir() {
+				dirs = append(dirs, filepath.Join(path, e.Name()))
+			}
+		}
+	}
+	var found []*Recorded
+	var all []string
+	jobs := 0
+	for _, d := range dirs {
+		text, err := os.ReadFile(filepath.Join(d, replayFile))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		r := &Recorded{Dir: d}
+		if err == nil {
+			err = json.Unmarshal(text, r)
+		}
+		if err == nil && r.Format != replayFormat {
+			err = fmt.Errorf("written by another version of kvmrun")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read results: %s: %w", filepath.Join(d, replayFile), err)
+		}
+		jobs++
+		all = append(all, r.Tests...)
+		if slices.Contains(r.Tests, top) {
+			found = append(found, r)
+		}
+	}
+	switch {
+	case jobs == 0:
+		return nil, fmt.Errorf("no results of a suite in %s: name the directory that kvmrun run or go test printed as logs", path)
+	case len(found) == 0:
+		return nil, fmt.Errorf("no test %s in the results in %s%s", top, path, Nearest(top, all))
+	case len(found) > 1:
+		var names []string
+		for _, r := range found {
+			names = append(names, r.Dir)
+		}
+		return nil, fmt.Errorf("%d jobs ran %s: name one of %s", len(found), top, strings.Join(names, ", "))
+	}
+	r := found[0]
+	if !isFile(r.Binary) {
+		return nil, fmt.Errorf("the test binary %s is gone (go test deletes its own): run the suite with kvmrun run, and replay that", r.Binary)
+	}
+	return r, nil
+}
+
+// Machine returns a machine set up as for the job.
+func (r *Recorded) Machine(m *Machine) {
+	m.QEMU, m.Accel, m.MemoryMiB, m.CPUs = r.QEMU, r.Accel, r.MemoryMiB, r.CPUs
+}
+
+// Replay is how a test is run again.
+type Replay struct {
+	Test string // with the subtest, if one is meant
+	// Dir is an existing directory for the kernel log and the trace.
+	Dir            string
+	Stdout, Stderr io.Writer
+	// Trace names events as /sys/kernel/tracing/set_event takes them
+	// (Documentation/trace/events.rst), to be traced while the test runs; the
+	// trace is then in Dir as trace.txt.
+	Trace []string
+	// GDB, when set, is told the debugger's command line. The machine stands still
+	// until a debugger lets it go, and no time limit applies.
+	GDB func(command string)
+	// Shell, when set, runs an interactive shell in place of the test, where ./test
+	// runs it.
+	Shell *Shell
+}
+
+// Shell is a terminal of the host's.
+type Shell struct {
+	Stdin   io.Reader
+	Size    wire.Winsize
+	Resize  <-chan wire.Winsize
+	OnReady func(wire.Ready)
+}
+
+// tracing is where ftrace is in the guest.
+const tracing = "/sys/kernel/tracing/"
+
+// traceBuffer is the size of the trace buffer per CPU, in KiB.
+const traceBuffer = "16384"
+
+// Replay runs a test again, from the template of its suite that the run used or
+// would have used.
+func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcome) {
+	p, err := m.replayProgram(ctx, r, y)
+	if err != nil {
+		out.Infra = err
+		return out
+	}
+	if y.Shell == nil {
+		p = heldProgram(p)
+	}
+	tmpl, boot, err := m.Template(ctx, p)
+	if err != nil {
+		boot.Infra = err
+		return boot
+	}
+	defer tmpl.Close() //nolint:errcheck // nothing to be written
+	p.Log, p.Stdout, p.Stderr = "replay.log", y.Stdout, y.Stderr
+	if y.Shell != nil {
+		p.From = tmpl
+		p.Stdin, p.Resize, p.OnReady = y.Shell.Stdin, y.Shell.Resize, y.Shell.OnReady
+		return m.Exec(ctx, p)
+	}
+	p = p.armed(fault.Line)
+	rel := wire.Release{Args: []string{exactly(y.Test)}}
+	if p.Release != nil {
+		rel.Arm = p.Release.Arm
+	}
+	if len(y.Trace) > 0 {
+		before := []wire.Write{{Path: tracing + "buffer_size_kb", Text: traceBuffer}}
+		for _, e := range y.Trace { // one write takes one (kernel/trace/trace_events.c: ftrace_event_write)
+			before = append(before, wire.Write{Path: tracing + "set_event", Text: e + "\n"})
+		}
+		before = append(before, wire.Write{Path: tracing + "tracing_on", Text: "1"})
+		rel.Arm.Before = append(before, rel.Arm.Before...)
+		rel.Arm.After = append(rel.Arm.After, wire.Write{Path: tracing + "tracing_on", Text: "0"})
+		p.Fetch = []Fetch{{Guest: tracing + "trace", Host: filepath.Join(y.Dir, "trace.txt")}}
+	}
+	p.Release = &rel
+	g, err := tmpl.fork(ctx, m, forkOptions{dir: p.Dir, log: p.Log, paused: y.GDB != nil})
+	if err != nil {
+		out.Infra = err
+		return out
+	}
+	if y.GDB != nil {
+		command, err := m.listen(ctx, p.Kernel, g)
+		if err != nil {
+			g.close()
+			out.Infra = err
+			return out
+		}
+		p.Timeout, p.Patient = 0, true
+		y.GDB(command)
+	}
+	m.drive(ctx, p, g, &out)
+	return out
+}
+
+// replayProgram is the job's program for one test.
+func (m *Machine) replayProgram(ctx context.Context, r *Recorded, y Replay) (Program, error) {
+	k, err := m.OpenKernel(ctx, r.Kernel, r.Modules, r.Kconfig)
+	if err != nil {
+		return Program{}, err
+	}
+	if len(y.Trace) > 0 && !k.Config.Has("EVENT_TRACING=y") {
+		return Program{}, fmt.Errorf("trace events: kernel %s lacks CONFIG_EVENT_TRACING", r.Kernel)
+	}
+	s, err := Describe(ctx, r.Binary)
+	if err != nil {
+		return Program{}, err
+	}
+	j := SuiteJob{
+		Kernel: k, Suite: s, Args: r.Args, Env: r.Env, Merge: r.Merge, Cmdline: r.Cmdline, Dir: y.Dir,
+		Timeout: SuiteTimeout(s.Spec, m.Accel),
+	}
+	for _, text := range r.Faults {
+		f, err := fault.Parse(text)
+		if err != nil {
+			return Program{}, fmt.Errorf("read results: %w", err)
+		}
+		j.Faults = append(j.Faults, f)
+	}
+	p := j.program()
+	if y.Shell != nil {
+		p.Faults = nil
+		p.Shell = true
+		script := "#!/bin/sh\nexec /init -test.v -test.run '" + exactly(y.Test) + "'\n"
+		p.Files = append(p.Files, initramfs.File{Data: []byte(script), Guest: "/root/test", Mode: 0o755})
+		p.Run = wire.Run{Argv: []string{"/bin/sh"}, Env: p.Run.Env, Dir: "/root", TTY: &y.Shell.Size}
+	}
+	return p, nil
+}
+
+// exactly is the expression for -test.run that selects one test or subtest.
+func exactly(test string) string {
+	parts := strings.Split(test, "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	return strings.Join(parts, "/")
+}
+
+// listen has QEMU wait for a debugger on a port of the host's own, and returns
+// the debugger's command line.
+func (m *Machine) listen(ctx context.Context, k *Kernel, g *guest) (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("find a port for the debugger: %w", err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close() // QEMU cannot take it over; it could only be lost to a process that guesses
+	var said string
+	err = g.vm.Monitor().Run(ctx, "human-monitor-command", map[string]string{"command-line": "gdbserver tcp:" + addr}, &said)
+	if err == nil && !strings.Contains(said, "Waiting for gdb connection") {
+		err = errors.New(oneLine(said))
+	}
+	if err != nil {
+		return "", fmt.Errorf("have QEMU wait for a debugger: %w", err)
+	}
+	vmlinux := k.Path
+	if s := m.symbolizer(ctx, k); s != nil {
+		vmlinux = s.Path()
+	} else if v, err := k.Image.Vmlinux(ctx, m.Cache); err == nil {
+		vmlinux = v // no symbols; registers and memory all the same
+	}
+	return fmt.Sprintf("gdb %s -ex 'target remote %s'", shellQuote(vmlinux), addr), nil
+}
+
+// WithoutMarks passes on output without the bytes by which package testing marks
+// its own lines for test2json.
+type WithoutMarks struct{ W io.Writer }
+
+// Write implements io.Writer.
+func (w WithoutMarks) Write(p []byte) (int, error) {
+	if _, err := w.W.Write(bytes.ReplaceAll(p, []byte{0x16}, nil)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/suites"
+)
+
+// TestReplay runs a suite, each test in a fork, and then one of its tests again:
+// as it was, with a trace, and under a debugger.
+func TestReplay(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	p := forkedProgram(t, m)
+	s, err := runner.Describe(t.Context(), p.Init)
+	assert.NilError(t, err)
+	dir := t.TempDir()
+	job := filepath.Join(dir, "job")
+	assert.NilError(t, os.Mkdir(job, 0o755))
+	res := m.RunSuite(t.Context(), runner.SuiteJob{
+		ID: "job", Kernel: p.Kernel, Suite: s, Dir: job, Isolate: suites.IsolateTest, Args: []string{"-test.v=test2json"},
+	})
+	assert.Equal(t, res.Verdict, result.VerdictPass, "%+v", res)
+
+	// By each of the ways to name it.
+	text, err := json.Marshal(result.Run{Jobs: []result.Job{{Dir: job}}})
+	assert.NilError(t, err)
+	file := filepath.Join(dir, "out.json")
+	assert.NilError(t, os.WriteFile(file, text, 0o600))
+	var r *runner.Recorded
+	for _, path := range []string{job, dir, file} {
+		r, err = runner.FindRecorded(path, "TestFacts/sub")
+		assert.NilError(t, err)
+		assert.Equal(t, r.Kernel, p.Kernel.Path)
+	}
+
+	replay := func(t *testing.T, y runner.Replay) (runner.Outcome, string) {
+		t.Helper()
+		var out bytes.Buffer
+		y.Test, y.Dir, y.Stdout = "TestFacts", t.TempDir(), runner.WithoutMarks{W: &out}
+		if y.Trace != nil {
+			y.Dir = dir
+		}
+		o := m.Replay(t.Context(), r, y)
+		assert.Assert(t, o.Infra == nil && o.EndMarker && o.Exited.Code == 0, "%+v", o)
+		assert.Assert(t, is.Contains(out.String(), "\n--- PASS: TestFacts"))
+		kept, err := filepath.Glob(filepath.Join(c.Root(), "template", "*", "ram"))
+		assert.NilError(t, err)
+		assert.Equal(t, len(kept), 1, "not from the run's template")
+		return o, out.String()
+	}
+	t.Run("as it was", func(t *testing.T) { replay(t, runner.Replay{}) })
+	t.Run("traced", func(t *testing.T) {
+		if !p.Kernel.Config.Has("EVENT_TRACING=y") {
+			t.Skip("the kernel lacks CONFIG_EVENT_TRACING: use Debian's")
+		}
+		replay(t, runner.Replay{Trace: []string{"sched:sched_process_exit", "sched:sched_switch"}})
+		trace, err := os.ReadFile(filepath.Join(dir, "trace.txt"))
+		assert.NilError(t, err)
+		assert.Assert(t, bytes.Contains(trace, []byte("sched_process_exit:")) && bytes.Contains(trace, []byte("sched_switch:")), "%.2000s", trace)
+		y := runner.Replay{Test: "TestFacts", Dir: t.TempDir(), Trace: []string{"no:such_event"}}
+		o := m.Replay(t.Context(), r, y)
+		assert.ErrorContains(t, o.Infra, "set_event")
+	})
+	t.Run("under a debugger", func(t *testing.T) {
+		var command string
+		debugged := make(chan error, 1)
+		replay(t, runner.Replay{GDB: func(s string) {
+			command = s
+			go func() { debugged <- debug(s) }()
+		}})
+		assert.NilError(t, <-debugged)
+		assert.Assert(t, strings.HasPrefix(command, "gdb /"), "%s", command)
+	})
+}
+
+// debug does what a debugger does at the least: it asks why the machine stands
+// still, and lets it go (Appendix E of gdb's manual).
+func debug(command string) error {
+	_, addr, _ := strings.Cut(strings.TrimSuffix(command, "'"), "target remote ")
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "$?#3f"); err != nil {
+		return err
+	}
+	reply := make([]byte, 64)
+	for got := ""; !strings.Contains(got, "#"); {
+		n, err := conn.Read(reply)
+		if err != nil {
+			return err
+		}
+		got += string(reply[:n])
+	}
+	_, err = io.WriteString(conn, "+$D#44") // detach
+	if err != nil {
+		return err
+	}
+	_, err = conn.Read(reply)
+	return err
+}
+
+func TestFindRecorded(t *testing.T) {
+	dir := t.TempDir()
+	_, err := runner.FindRecorded(dir, "TestA")
+	assert.ErrorContains(t, err, "no results of a suite in "+dir)
+	_, err = runner.FindRecorded(filepath.Join(dir, "none"), "TestA")
+	assert.ErrorContains(t, err, "no such file")
+	for _, job := range []string{"one", "two"} {
+		assert.NilError(t, os.Mkdir(filepath.Join(dir, job), 0o755))
+		text := `{"format":1,"kernel":"/k","binary":"/gone","tests":["TestA","Test` + job + `"]}`
+		assert.NilError(t, os.WriteFile(filepath.Join(dir, job, "replay.json"), []byte(text), 0o600))
+	}
+	_, err = runner.FindRecorded(dir, "TestA")
+	assert.ErrorContains(t, err, "2 jobs ran TestA: name one of "+filepath.Join(dir, "one")+", ")
+	_, err = runner.FindRecorded(dir, "Testonee")
+	assert.ErrorContains(t, err, "no test Testonee in the results in "+dir+"; nearest: Testone")
+	_, err = runner.FindRecorded(dir, "Testtwo")
+	assert.ErrorContains(t, err, "the test binary /gone is gone")
+	assert.NilError(t, os.WriteFile(filepath.Join(dir, "two", "replay.json"), []byte(`{"format":0}`), 0o600))
+	_, err = runner.FindRecorded(dir, "Testtwo")
+	assert.ErrorContains(t, err, "another version")
+}
