@@ -244,13 +244,16 @@ var agentCases = []agentCase{
 		assert.Equal(t, unix.Signal(wait().exited.Signal), unix.SIGINT)
 	}},
 	{"Freeze beside a program", func(t *testing.T, c *client) {
+		c.changed.L.Lock()
+		had := len(c.err) // of the cases before
+		c.changed.L.Unlock()
 		wait := c.start(t, helperRun("pause", "2"))
 		assert.Assert(t, c.next(t).Started != nil)
 		for i := range 2 {
 			// The test must not freeze before the program has written; what it has
 			// written is passed on before the answer, and counted to the byte.
 			errs := strings.Repeat("error 0\n", i+1)
-			c.waitOutput(t, func() bool { return len(c.err) == len(errs) })
+			c.waitOutput(t, func() bool { return len(c.err) == had+len(errs) })
 			assert.NilError(t, c.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
 			assert.DeepEqual(t, c.next(t), wire.Message{Frozen: &wire.Frozen{Stdout: int64(i+1) * int64(len("before 0\n")), Stderr: int64(len(errs))}})
 			assert.NilError(t, c.w.Send(wire.Message{Signal: &wire.Signal{Number: int(unix.SIGUSR1)}}))
