@@ -116,8 +116,8 @@ const (
 
 // realRepo makes a repository with some two dozen commits, of which one brings a
 // bug of the landlock suite's mutants in, and others break the build or the boot,
-// or have another bug. It is the same every time, so that what is cached of it
-// helps.
+// or have another bug. It is the same every time, and in the same place, so that
+// what was built of it helps.
 func realRepo(t *testing.T, src, dir string) {
 	t.Helper()
 	assert.NilError(t, os.RemoveAll(dir))
@@ -222,6 +222,7 @@ func TestBisectRealCommits(t *testing.T) {
 	assert.NilError(t, err)
 	repo := filepath.Join(cache, "kvmrun", "bisect", "test.git")
 	assert.NilError(t, os.MkdirAll(filepath.Dir(repo), 0o755))
+	defer os.RemoveAll(repo)
 	realRepo(t, src, repo)
 	dir := filepath.Join(t.TempDir(), "commits")
 	question := []string{"-src", repo, "-good", "good", "-bad", "bad", "-profile", "lean", "-suite", "landlock", "-run", "^TestAddressFamilyMismatch$"}

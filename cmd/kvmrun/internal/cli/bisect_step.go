@@ -74,15 +74,23 @@ func doBisectStep(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) 
 		return stepError(err)
 	}
 	fmt.Fprintf(cio.Out, "%s: %s\n", word, reason)
-	switch word {
-	case bisect.Good:
-		return nil
-	case bisect.Bad:
-		return &exitError{code: stepBad}
-	case bisect.Infra:
-		return stepError(errors.New(reason))
+	if code := stepStatus(word); code != stepGood {
+		return &exitError{code: code}
 	}
-	return &exitError{code: stepSkip}
+	return nil
+}
+
+// stepStatus is what git is told.
+func stepStatus(w bisect.Word) int {
+	switch w {
+	case bisect.Good:
+		return stepGood
+	case bisect.Bad:
+		return stepBad
+	case bisect.Other, bisect.BootFailed, bisect.BuildFailed:
+		return stepSkip
+	}
+	return stepStop // nothing was learned
 }
 
 // stepError ends git's bisection: nothing was learned about the commit.

@@ -435,3 +435,31 @@ func TestTwoConfigs(t *testing.T) {
 	assert.DeepEqual(t, twoConfigs([]string{"-configs", "a", "-configs", "b"}), []string{"-configs", "a", "-configs", "b"})
 	assert.DeepEqual(t, twoConfigs([]string{"-configs", "a"}), []string{"-configs", "a"})
 }
+
+// TestStepStatus holds what git-bisect(1) wants of a command that it runs.
+func TestStepStatus(t *testing.T) {
+	t.Parallel()
+	for w, want := range map[bisect.Word]int{
+		bisect.Good: 0, bisect.Bad: 1, bisect.Other: 125, bisect.BootFailed: 125, bisect.BuildFailed: 125, bisect.Infra: 128, "": 128,
+	} {
+		assert.Equal(t, stepStatus(w), want, "%s", w)
+	}
+}
+
+// TestBisectStep builds commits where git has checked them out, and leaves nothing
+// there that git would see.
+func TestBisectStep(t *testing.T) {
+	t.Parallel()
+	g := newGitTree(t)
+	s, _ := g.question(t, t.TempDir(), t.TempDir(), nil)
+	conf := s.build.config(s.io, s.m)
+	conf.Source = g.dir
+	for subject, want := range map[string]bisect.Word{"one": "", "still broken": bisect.BuildFailed} {
+		g.git("checkout", "-q", g.id[subject])
+		b, err := buildOne(t.Context(), conf)
+		assert.NilError(t, err)
+		assert.Equal(t, b.Word, want, "%s: %s", subject, b.Reason)
+		assert.Equal(t, b.Kernel != "", want == "")
+	}
+	assert.Equal(t, g.git("status", "--porcelain"), "")
+}
