@@ -185,6 +185,11 @@ func (s *Search) decide(n int) ([]Step, *Result) {
 	if steps := s.narrow(b, n); len(steps) > 0 {
 		return steps, nil
 	}
+	if mass < falseAlarm {
+		r := s.result(Range, nil, b)
+		r.Reason = "what was seen fits no point between the ends: the good end may be bad as well, or the ends may have the same kernel"
+		return nil, r
+	}
 	return nil, s.result(Range, s.credible(b), b)
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -122,6 +123,23 @@ func TestSameKernel(t *testing.T) {
 	r := w.bisect(t, Config{})
 	assert.Equal(t, r.Kind, Culprit)
 	assert.Equal(t, r.Found[0].ID, "c17")
+}
+
+// TestSameEnds names nothing when all points are one kernel, which fails at times.
+func TestSameEnds(t *testing.T) {
+	t.Parallel()
+	w := testWorld(10, 5, 0.5)
+	for x := range w.kernel {
+		w.kernel[x] = "k"
+	}
+	w.culprit = 3
+	r := w.bisect(t, Config{})
+	assert.Equal(t, r.Kind, Range)
+	assert.Equal(t, len(r.Found), 0)
+	assert.Assert(t, r.Reason != "")
+	var b strings.Builder
+	assert.NilError(t, Report{Result: r, History: w.h, Symptom: "s"}.Text(&b))
+	assert.Assert(t, strings.Contains(b.String(), "no kernel fits what was seen"), b.String())
 }
 
 // TestOtherNeverBad keeps another bug from being taken for the one in question.

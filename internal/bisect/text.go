@@ -13,7 +13,7 @@ import (
 func (r Report) Text(w io.Writer) error {
 	var b strings.Builder
 	tag := ""
-	if res := r.Result; res != nil && (res.Kind == Culprit || res.Kind == Range) {
+	if res := r.Result; res != nil && len(res.Found) > 0 && (res.Kind == Culprit || res.Kind == Range) {
 		tag = "[REGRESSION] "
 	}
 	fmt.Fprintf(&b, "Subject: %s%s: %s\n\n", tag, r.Symptom, r.headline())
@@ -39,7 +39,7 @@ func (r Report) Text(w io.Writer) error {
 				fmt.Fprintf(&b, "\n      %s\n", clean(p.Subject, 200))
 			}
 		}
-		if res.Kind == Range {
+		if res.Kind == Range && len(res.Found) > 0 {
 			b.WriteString("\nIt is one of these: those in between could not be tested.\n")
 		}
 	}
