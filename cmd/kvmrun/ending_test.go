@@ -124,7 +124,7 @@ func TestRunInterrupted(t *testing.T) {
 			assert.Equal(t, job.Cases[1].Status, result.StatusFail)
 			assert.Check(t, is.Contains(job.Cases[1].Name, "TestZHang"))
 			id := must(t, kernelRelease) + "-sample/"
-			assert.DeepEqual(t, names(t, dir), []string{id + "console.log", id + "stderr.log", id + "stdout.log", "result.json"})
+			assert.DeepEqual(t, names(t, dir), []string{id + "console.log", id + "replay.json", id + "stderr.log", id + "stdout.log", "result.json"})
 			assert.Check(t, contains(filepath.Join(dir, id, "console.log"), "test begin TestZHang"))
 		})
 	}
@@ -141,7 +141,19 @@ func TestRunKilled(t *testing.T) {
 	q.awaitEnd(t)
 	_ = cmd.Wait()
 	id := must(t, kernelRelease) + "-sample/"
-	assert.DeepEqual(t, names(t, dir), []string{id + "console.log", id + "stderr.log", id + "stdout.log"})
+	assert.DeepEqual(t, names(t, dir), []string{id + "console.log", id + "replay.json", id + "stderr.log", id + "stdout.log"})
+}
+
+// TestForksAreKilled is the same for machines that were forked.
+func TestForksAreKilled(t *testing.T) {
+	t.Parallel()
+	cmd, q, dir := hanging(t, "-isolate", "test", "-j", "1")
+	assert.NilError(t, unix.Kill(q.pid, unix.SIGSTOP))
+	assert.NilError(t, cmd.Process.Kill())
+	q.awaitEnd(t)
+	_ = cmd.Wait()
+	id := must(t, kernelRelease) + "-sample/"
+	assert.DeepEqual(t, names(t, dir), []string{id + "console-2.log", id + "console.log", id + "replay.json", id + "stderr.log", id + "stdout.log"})
 }
 
 // TestExecTerminated: SIGTERM is for kvmrun itself, not for the program.

@@ -102,7 +102,12 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		u.stdout, u.stderr = &spool{dir: p.Dir}, &spool{dir: p.Dir}
 		x.units = append(x.units, u)
 	}
-	tmpl, boot, err := m.Template(ctx, p)
+	var tmpl *Template
+	var boot Outcome
+	err := errors.New("a fault of the host's side needs a VM that was booted with it")
+	if len(p.Faults.Host()) == 0 {
+		tmpl, boot, err = m.Template(ctx, p)
+	}
 	x.all = Outcome{
 		Ready: boot.Ready, Accel: boot.Accel, Args: boot.Args, Splats: boot.Splats, Notes: boot.Notes,
 		Prepare: boot.Prepare, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{},
@@ -250,18 +255,12 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 			return
 		}
 	}
-	p = p.armed(fault.Line)
-	p.Faults = nil // in Release now
-	release := wire.Release{}
-	if p.Release != nil {
-		release = *p.Release
-	}
-	release.Args = []string{u.run}
-	p.Release = &release
+	p.Release = &wire.Release{Args: []string{u.run}}
 	if g == nil {
 		u.result = x.m.Exec(ctx, p)
 		return
 	}
+	p = p.armed(fault.Line)
 	p.Log = g.log
 	u.log = g.log
 	g.started = time.Now()
@@ -280,9 +279,10 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 // turn, and adds up what they showed. It calls stop when no more are wanted.
 func (x *isolated) join(stop func()) Outcome {
 	failed := false
-	logEnd, err := logSize(filepath.Join(x.p.Dir, x.p.log()))
-	if x.tmpl == nil {
-		logEnd = 0
+	var logEnd int64
+	var err error
+	if x.tmpl != nil { // whose boot's log is the beginning
+		logEnd, err = logSize(filepath.Join(x.p.Dir, x.p.log()))
 	}
 	s := newStream(x.p.Stdout, x.j.Args)
 	s.lines = nil // nothing is held back: what ends has been decided
@@ -359,6 +359,9 @@ func (x *isolated) add(u *unit) {
 	}
 	if a.First == 0 {
 		a.First = o.First
+	}
+	if a.Ready == nil { // each boots
+		a.Ready, a.Accel, a.Args, a.Boot = o.Ready, o.Accel, o.Args, o.Boot
 	}
 	if !o.EndMarker && a.LastWords == nil {
 		a.LastWords, a.Exit = o.LastWords, o.Exit

@@ -197,6 +197,14 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 	if y.Shell == nil {
 		p = heldProgram(p)
 	}
+	if len(p.Faults.Host()) > 0 { // a VM must be booted with them
+		if y.GDB != nil || len(y.Trace) > 0 {
+			out.Infra = errors.New("replay: the run had faults of the host's side, with which neither -gdb nor -trace works")
+			return out
+		}
+		p.Stdout, p.Stderr, p.Release = y.Stdout, y.Stderr, &wire.Release{Args: []string{exactly(y.Test)}}
+		return m.Exec(ctx, p)
+	}
 	tmpl, boot, err := m.Template(ctx, p)
 	if err != nil {
 		boot.Infra = err

@@ -118,6 +118,28 @@ func debug(command string) error {
 	return err
 }
 
+// TestIsolationWithoutForks: where VMs cannot be forked, one line says why, and
+// each test has a VM of its own all the same.
+func TestIsolationWithoutForks(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	var said []string
+	m := &runner.Machine{Cache: c, VMCore: "elf", Progress: func(s string) { said = append(said, s) }}
+	p := trivialProgram(t, m)
+	s, err := runner.Describe(t.Context(), p.Init)
+	assert.NilError(t, err)
+	dir := t.TempDir()
+	res := m.RunSuite(t.Context(), runner.SuiteJob{
+		ID: "job", Kernel: p.Kernel, Suite: s, Dir: dir, Isolate: suites.IsolateTest, Args: []string{"-test.v=test2json"},
+	})
+	assert.Equal(t, res.Verdict, result.VerdictPass, "%+v", res)
+	assert.Equal(t, len(res.Cases), len(s.Tests))
+	assert.Assert(t, is.Contains(strings.Join(said, "\n"), "booting a VM for each test: VMs cannot be forked here: a memory dump is wanted"))
+	log, err := os.ReadFile(filepath.Join(dir, "console.log"))
+	assert.NilError(t, err)
+	assert.Equal(t, bytes.Count(log, []byte("Linux version")), len(s.Tests))
+}
+
 func TestFindRecorded(t *testing.T) {
 	dir := t.TempDir()
 	_, err := runner.FindRecorded(dir, "TestA")
