@@ -97,8 +97,10 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 	if err != nil {
 		s.Note = fmt.Sprintf("a boot per point: %v", err)
 	}
-	if len(out.Splats) > 0 {
-		return nil, errors.Join(fmt.Errorf("boot the machine to sweep in: kernel splat without any fault: %s", out.Splats[0].Title), s.closeTemplate())
+	for _, sp := range out.Splats {
+		if !sp.excused() {
+			return nil, errors.Join(fmt.Errorf("boot the machine to sweep in: kernel splat without any fault: %s", sp.Title), s.closeTemplate())
+		}
 	}
 	s.Boot = out.Boot
 	s.job = j
@@ -356,6 +358,9 @@ func factsOf(out Outcome, log string) sweep.Facts {
 		f.Fired = max(f.Fired, c.Fired)
 	}
 	for _, sp := range out.Splats {
+		if sp.excused() {
+			continue
+		}
 		f.Splats = append(f.Splats, sp.Title)
 		if f.Raw == "" {
 			f.Raw = string(sp.Raw)

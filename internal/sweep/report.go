@@ -115,7 +115,10 @@ func (r *Report) Text(w io.Writer, stack func([]string) []string) error {
 		}
 		fmt.Fprintf(&b, "  again: %s\n\n", r.Again(f.Point))
 	}
-	fmt.Fprintf(&b, "%s, %s: %s", r.Subject, r.Fault, plural(int(r.Total), "call"))
+	fmt.Fprintf(&b, "%s, %s", r.Subject, r.Fault)
+	if r.Total > 0 { // not with -at, which counts nothing
+		fmt.Fprintf(&b, ": %s", plural(int(r.Total), "call"))
+	}
 	if r.Spread > 0 {
 		fmt.Fprintf(&b, " (or %d fewer: the number varies)", r.Spread)
 	}

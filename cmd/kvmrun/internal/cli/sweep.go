@@ -71,6 +71,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	fs.Var(&files, "file", "for a program: take a host `file` along, or HOST:GUEST; repeatable")
 	fs.Var(&modules, "module", "for a program: load a kernel `module` first; repeatable")
 	fs.Var(&env, "env", "for a program: set `NAME=VALUE`; repeatable")
+	allow := allowFlag(fs)
 	jobs := fs.Int("j", runtime.NumCPU(), "VMs at a time")
 	resume := fs.Bool("resume", false, "continue the interrupted sweep in -o DIR")
 	jsonFile := fs.String("json", "", "write the report as JSON to this `file`, too; it is in -o DIR as report.json anyway")
@@ -100,6 +101,9 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	defer ui.close()
 	m, err := v.machine(io, ui.say)
 	if err != nil {
+		return err
+	}
+	if m.Allow, err = allowLists(*allow); err != nil {
 		return err
 	}
 	ks, err := v.open(ctx, io, m)
