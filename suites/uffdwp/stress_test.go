@@ -11,6 +11,10 @@ import (
 	"gotest.tools/v3/assert"
 )
 
+// endless is more often than any page can be trapped in a call of resolve: all
+// threads may write to it before the first event is served.
+const endless = 10 * threads
+
 // resolve serves events, one page at a time, until all the threads' commands
 // are executed; it returns how often each page was trapped.
 func resolve(t *testing.T, u *uffd, r region, ths []*thread) []int {
@@ -47,7 +51,9 @@ func resolve(t *testing.T, u *uffd, r region, ths []*thread) []int {
 			if i >= r.n {
 				t.Fatalf("event at %#x, outside of the region", m.Arg[1])
 			}
-			count[i]++
+			if count[i]++; count[i] > endless {
+				t.Fatalf("page %d was trapped %d times, although its protection is taken back each time", i, count[i])
+			}
 			u.unprotect(r.sub(i, 1))
 		}
 		for i := range ths {
