@@ -23,7 +23,7 @@ type client struct {
 	in       *wire.Writer
 	messages chan wire.Message
 	ready    *wire.Ready
-	runs     int
+	nonces   []string // of the programs, in their order
 	// patience bounds every wait; it only keeps a broken test from hanging.
 	patience time.Duration
 	// release is what the next program that is held is let go with.
@@ -129,8 +129,7 @@ func (c *client) run(t testing.TB, r wire.Run) result {
 // start starts a program and returns a function that waits for its end.
 func (c *client) start(t testing.TB, r wire.Run) func() result {
 	t.Helper()
-	c.runs++
-	r.Nonce = fmt.Sprintf("nonce-%d", c.runs)
+	r.Nonce = fmt.Sprintf("nonce-%d", len(c.nonces)+1)
 	c.changed.L.Lock()
 	out, errs := len(c.out), len(c.err)
 	c.changed.L.Unlock()
@@ -139,6 +138,7 @@ func (c *client) start(t testing.TB, r wire.Run) func() result {
 	if c.release != nil && c.release.Nonce != "" {
 		nonce = c.release.Nonce
 	}
+	c.nonces = append(c.nonces, nonce)
 	return func() result {
 		t.Helper()
 		res := c.finish(t)

@@ -17,10 +17,9 @@ import (
 // TestsNeeding reads a suite's source and returns, for each of the options
 // (without CONFIG_), the top-level tests that a kernel without it would skip, in
 // whole or in part: those whose code, as far as it can be reached by name, has
-// the option as a string, the way kit.NeedKconfig takes it, in any case (the
-// fault kinds of kit/fault are named like their options). What a switch does
-// only for some value is left out, because the value itself is looked at. A
-// suite whose source is not there, such as a test binary, has no entries.
+// the option as a string, the way kit.NeedKconfig takes it, in any case. What a switch does
+// for some value counts for those who name the value. A suite whose source is
+// not there, such as a test binary, is an error that wraps fs.ErrNotExist.
 func (s Source) TestsNeeding(suite string, options []string) (map[string][]string, error) {
 	kit := filepath.Join(s.Dir, "suites", "kit")
 	dirs := []string{filepath.Join(s.Dir, "suites", suite), kit, filepath.Join(kit, "fault")}
@@ -100,6 +99,17 @@ func (g *sourceGraph) note(name string, n ast.Node) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.CaseClause:
+			// What is done for a value concerns who names the value.
+			for _, e := range n.List {
+				if sel, ok := e.(*ast.SelectorExpr); ok {
+					e = sel.Sel
+				}
+				if id, ok := e.(*ast.Ident); ok {
+					for _, s := range n.Body {
+						g.note(id.Name, s)
+					}
+				}
+			}
 			return false
 		case *ast.Ident:
 			g.uses[name] = append(g.uses[name], n.Name)
