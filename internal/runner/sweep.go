@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -52,6 +51,8 @@ type Sweeper struct {
 	longest time.Duration
 	// Note says why machines are booted, "" when they are forked.
 	Note string
+	// silence says why a listing will not know the stack of some calls.
+	silence string
 }
 
 // NewSweeper boots the machine. listing boots one whose injector only reports.
@@ -81,10 +82,11 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 	p.Log = "boot.log"
 	if listing {
 		p.Log = "listing.log"
-		f, err := s.harmless(vmlinux, p.Dir)
+		f, silence, err := s.harmless(vmlinux, p.Dir)
 		if err != nil {
 			return nil, err
 		}
+		s.silence = silence
 		defer f.Close() //nolint:errcheck // read by then
 		// It has no other name: it is gone with us, however we end.
 		p.kernelFile = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
@@ -116,92 +118,6 @@ func (s *Sweeper) closeTemplate() error {
 		return nil
 	}
 	return s.tmpl.Close()
-}
-
-// The end of should_fail_ex, by which all injectors decide, and the test of
-// whether the caller wants no message: "and $1, %reg" or "test $1, %reg", and a
-// jump.
-var (
-	returnTrue = regexp.MustCompile(`(?s)\xb8(\x01)\x00\x00\x00`) // mov $1, %eax
-	ifSilent   = regexp.MustCompile(`(?s)(?:\x83[\xe0-\xe7]|\xf6[\xc0-\xc7])(\x01)(?:\x74|\x75|\x0f\x84|\x0f\x85)`)
-)
-
-// harmless copies a kernel and changes the function by which all injectors
-// decide so that it prints and counts every fault, and never injects one: its
-// one "return true" returns false, and nobody is spared the message. The copy has
-// no name.
-func (s *Sweeper) harmless(vmlinux, dir string) (*os.File, error) {
-	const cure = "-at POINT still works"
-	fail := func(err error) (*os.File, error) {
-		return nil, fmt.Errorf("list the calls that can fail: %w; %s", err, cure)
-	}
-	f, err := elf.Open(vmlinux)
-	if err != nil {
-		return fail(err)
-	}
-	defer f.Close() //nolint:errcheck // only read
-	var patch []int64
-	for _, name := range []string{"should_fail_ex", "should_fail"} { // the first since 6.1
-		list := s.symbols[name]
-		if len(list) != 1 || list[0].Size == 0 {
-			continue
-		}
-		sec := f.Sections[list[0].Section]
-		code := make([]byte, min(list[0].Size, 1<<16))
-		off := list[0].Value - sec.Addr
-		if _, err := sec.ReadAt(code, int64(off)); err != nil {
-			return fail(fmt.Errorf("read %s: %w", name, err))
-		}
-		for i, re := range []*regexp.Regexp{returnTrue, ifSilent} {
-			at := findBytes(re, code)
-			if len(at) != 1 {
-				if i == 0 {
-					break
-				}
-				continue // its calls are counted, and have no stack
-			}
-			patch = append(patch, int64(sec.Offset+off)+int64(at[0]))
-		}
-		break
-	}
-	if len(patch) == 0 {
-		return fail(fmt.Errorf("the end of should_fail_ex was not found in %s: is it stripped, or not of x86?", vmlinux))
-	}
-	from, err := os.Open(vmlinux)
-	if err != nil {
-		return fail(err)
-	}
-	defer from.Close() //nolint:errcheck // only read
-	to, err := os.CreateTemp(dir, ".vmlinux-*")
-	if err != nil {
-		return fail(err)
-	}
-	_ = os.Remove(to.Name())
-	_, err = io.Copy(to, from)
-	for _, at := range patch {
-		if err == nil {
-			_, err = to.WriteAt([]byte{0}, at)
-		}
-	}
-	if err != nil {
-		_ = to.Close()
-		return fail(err)
-	}
-	return to, nil
-}
-
-// findBytes returns where the expression's group is in code. Expressions are
-// about runes: each byte becomes one.
-func findBytes(re *regexp.Regexp, code []byte) (at []int) {
-	text := make([]rune, len(code))
-	for i, c := range code {
-		text[i] = rune(c)
-	}
-	s := string(text)
-	for _, m := range re.FindAllStringSubmatchIndex(s, -1) {
-		at = append(at, len([]rune(s[:m[2]])))
-	}
-	return at
 }
 
 // Addr returns the address of a frame, if the kernel has one function of that

@@ -99,6 +99,7 @@ func TestSweepFindsMutant(t *testing.T) {
 	assert.Equal(t, len(f), 1, "%+v", rep.Counts)
 	assert.Equal(t, f[0].Title, "KASAN: slab-use-after-free Read in ext4_es_insert_extent")
 	assert.Assert(t, cmp.Contains(strings.Join(f[0].Stack, "\n"), "__es_remove_extent+0x"))
+	assert.Equal(t, rep.Silent, uint64(0), "calls of unknown sites")
 	t.Logf("%d calls, %d sites, %d hit; %v; %.2f points a second", rep.Total, rep.Sites, rep.SitesHit, rep.Counts, rep.PerSecond)
 
 	at, err := sweep.ParseAt(f[0].At())
@@ -108,4 +109,24 @@ func TestSweepFindsMutant(t *testing.T) {
 		runner.SweepOptions{At: &at, Jobs: 1})
 	assert.NilError(t, err)
 	assert.Equal(t, again.Findings()[0].Title, f[0].Title, "the point cannot be repeated")
+}
+
+// TestFaultsListing: every call that can fail is listed with its stack, also
+// where the caller wants no message.
+func TestFaultsListing(t *testing.T) {
+	m, k := debugKernel(t)
+	for _, f := range []fault.Fault{{Kind: fault.Slab}, {Kind: fault.Page}} {
+		t.Run(f.String(), func(t *testing.T) {
+			j := pipesJob(t, k, "one")
+			j.Fault = f
+			s, err := m.NewSweeper(t.Context(), j, true)
+			assert.NilError(t, err)
+			defer s.Close()
+			l, again, err := s.List(t.Context())
+			assert.NilError(t, err)
+			t.Logf("%d calls (%d in another run), %d sites, %d of no known site", l.Total, again, len(l.Sites), l.Silent)
+			assert.Assert(t, l.Total > 10 && len(l.Sites) > 5, "%+v", l)
+			assert.Equal(t, l.Silent, uint64(0))
+		})
+	}
 }

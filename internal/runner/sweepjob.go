@@ -189,6 +189,13 @@ func (m *Machine) survey(ctx context.Context, s *Sweeper, j SweepJob, o SweepOpt
 	if h.Listing, again, err = l.List(ctx); err != nil {
 		return h, err
 	}
+	if n := h.Listing.Silent; n > 0 {
+		why := l.silence
+		if why == "" {
+			why = "their messages are not in the kernel log"
+		}
+		m.progress("%s: %d of %d calls have no call stack: %s; only -points all and -points N try them", subject(j), n, h.Listing.Total, why)
+	}
 	total := max(h.Listing.Total, again)
 	h.Spread = total - min(h.Listing.Total, again)
 	switch o.Points {

@@ -125,7 +125,7 @@ func (r *Report) Text(w io.Writer, stack func([]string) []string) error {
 	if r.Sites > 0 {
 		fmt.Fprintf(&b, " from %s", plural(r.Sites, "site"))
 		if r.Silent > 0 {
-			fmt.Fprintf(&b, " (%d more calls name none)", r.Silent)
+			fmt.Fprintf(&b, " (%d of the calls are of unknown sites, which do not count here)", r.Silent)
 		}
 		fmt.Fprintf(&b, "; %d sites tried, %d hit", r.SitesTried, r.SitesHit)
 	}

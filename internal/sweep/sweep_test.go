@@ -193,7 +193,7 @@ func TestRun(t *testing.T) {
 	assert.NilError(t, r.Text(&text, func(s []string) []string { return append(s, "at file.c:1") }))
 	for _, want := range []string{
 		"splat: KASAN: bad (and 1 more) (1 point)\n  injected at 2:\n    alloc\n    open\n    at file.c:1\n  the kernel:\n    BUG: KASAN: bad\n  kernel log: log\n  again: kvmrun sweep -at '2' -- x\n",
-		"10 calls (or 1 fewer: the number varies) from 1 site (9 more calls name none); 1 sites tried, 1 hit\n",
+		"10 calls (or 1 fewer: the number varies) from 1 site (9 of the calls are of unknown sites, which do not count here); 1 sites tried, 1 hit\n",
 		"10 of 10 points: 2 splat, 1 hang, 1 broken file system, 1 leak, 1 infra, 1 unreached, 1 degraded, 2 clean; 2.0 points a second\n",
 	} {
 		assert.Assert(t, cmp.Contains(text.String(), want))
