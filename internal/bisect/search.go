@@ -24,6 +24,9 @@ type Search struct {
 	index map[string]int
 	at    []seen
 	obs   []Observation
+	// patient says that a range is about to be the answer: points are given up
+	// less easily then.
+	patient bool
 }
 
 // seen is what was observed at one point.
@@ -73,12 +76,21 @@ func (s *Search) Observe(o Observation) {
 // strikes is how often a word that says nothing is believed to be bad luck.
 var strikes = map[Word]int{Other: 2, BootFailed: 2, BuildFailed: 1, Infra: 2}
 
+// patience is how many more of a word it takes where the answer would otherwise
+// be a range: what another bug hides half of the time is not to be given up after
+// two runs. What does not boot twice, or does not build, will not.
+var patience = map[Word]int{Other: 2, Infra: 2}
+
 // untestable says whether a point is known to say nothing, and why.
 func (s *Search) untestable(x int) (Word, bool) {
 	c := s.at[x].count
 	for _, w := range words {
+		n := strikes[w]
+		if s.patient {
+			n += patience[w]
+		}
 		// A point that told something before may do so again.
-		if n := strikes[w]; n > 0 && c[w] >= n+3*(c[Good]+c[Bad]) {
+		if n > 0 && c[w] >= n+3*(c[Good]+c[Bad]) {
 			return w, true
 		}
 	}
@@ -157,10 +169,20 @@ func (s *Search) Result() *Result {
 }
 
 func (s *Search) decide(n int) ([]Step, *Result) {
+	over := s.cfg.MaxRuns > 0 && len(s.obs) >= s.cfg.MaxRuns
+	steps, r := s.judge(n, over)
+	if r != nil && r.Kind == Range && !over {
+		s.patient = true
+		steps, r = s.judge(n, over)
+		s.patient = false
+	}
+	return steps, r
+}
+
+func (s *Search) judge(n int, over bool) ([]Step, *Result) {
 	if r := s.wrongEnd(); r != nil {
 		return nil, r
 	}
-	over := s.cfg.MaxRuns > 0 && len(s.obs) >= s.cfg.MaxRuns
 	if steps := s.ends(n); len(steps) > 0 {
 		if over {
 			return nil, s.result(OutOfRuns, nil, belief{})
@@ -181,6 +203,9 @@ func (s *Search) decide(n int) ([]Step, *Result) {
 	}
 	if over {
 		return nil, s.result(OutOfRuns, s.credible(b), b)
+	}
+	if steps := s.settle(found, mass, n); len(steps) > 0 {
+		return steps, nil
 	}
 	if steps := s.narrow(b, n); len(steps) > 0 {
 		return steps, nil
@@ -333,6 +358,31 @@ func (s *Search) confirm(k, n int) []Step {
 		}
 	}
 	return out
+}
+
+// probable is when a culprit is worth confirming.
+const probable = 0.75
+
+// settle are the confirming runs of a culprit that is probable, if they will make
+// it certain enough when they show what is expected: they are needed in any case,
+// and what they tell need not be found out twice.
+func (s *Search) settle(found []int, mass float64, n int) []Step {
+	if len(found) != 1 || mass < probable {
+		return nil
+	}
+	k := found[0]
+	steps := s.confirm(k, math.MaxInt)
+	var guesses []guess
+	for _, st := range steps {
+		x := s.index[st.Point]
+		guesses = append(guesses, guess{x, x == k})
+	}
+	if len(steps) == 0 || s.believe(guesses).post[k] < s.cfg.Confidence {
+		return nil
+	}
+	// The parents first: they are what there is doubt about.
+	slices.Reverse(steps)
+	return steps[:min(n, len(steps))]
 }
 
 // narrow chooses the runs that tell most: the best one, then what would be the
