@@ -44,10 +44,9 @@ type Template struct {
 
 // origin is what launch needs of a template, open for one machine.
 type origin struct {
-	ram, state *os.File // QEMU's: launch closes them
+	ram, state *os.File // launch closes them
 	rom        string
 	paused     bool
-	stateFD    int // number of state in QEMU
 }
 
 // memory makes a file without a name that lives in the host's memory.
@@ -75,10 +74,11 @@ func seal(f *os.File) error {
 	})
 }
 
-// openAgain opens a memory file with an offset of its own.
-func openAgain(f *os.File) (again *os.File, err error) {
+// openAgain opens a memory file with an offset of its own, for what flags say
+// (open(2)).
+func openAgain(f *os.File, flags int) (again *os.File, err error) {
 	err = withFD(f, func(fd int) error {
-		again, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0)
+		again, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), flags, 0)
 		return err
 	})
 	return again, err
@@ -150,10 +150,16 @@ func (vm *VM) save(ctx context.Context, state *os.File) error {
 	if err := vm.ignoreShared(ctx); err != nil {
 		return err
 	}
-	if err := vm.monitor.SendFile(ctx, "state", state); err != nil {
+	w, err := openAgain(state, os.O_WRONLY)
+	if err != nil {
 		return err
 	}
-	if err := vm.monitor.Execute(ctx, "migrate", map[string]any{"uri": "fd:state"}, nil); err != nil {
+	defer w.Close() //nolint:errcheck // QEMU's duplicate is what is written
+	uri, err := vm.passState(ctx, w)
+	if err != nil {
+		return err
+	}
+	if err := vm.monitor.Execute(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
 		return err
 	}
 	if err := vm.awaitMigration(ctx, events, "completed"); err != nil {
@@ -185,6 +191,18 @@ func (vm *VM) ignoreShared(ctx context.Context) error {
 	}, nil)
 }
 
+// passState gives QEMU the open file that migration is to write or read, and
+// returns its name for it. Since 8.2 a file can be named as such, and since 9.1
+// calling it a mere descriptor is deprecated (docs/about/deprecated.rst).
+func (vm *VM) passState(ctx context.Context, f *os.File) (uri string, err error) {
+	if major, minor := vm.QEMUVersion(); major > 8 || major == 8 && minor >= 2 {
+		const set = 1 << 20 // far from those of the command line
+		err = vm.monitor.SendFile(ctx, "add-fd", map[string]any{"fdset-id": set}, f)
+		return fmt.Sprintf("file:/dev/fdset/%d", set), err
+	}
+	return "fd:state", vm.monitor.SendFile(ctx, "getfd", map[string]any{"fdname": "state"}, f)
+}
+
 // awaitMigration waits for an event that tells the end of a migration.
 func (vm *VM) awaitMigration(ctx context.Context, events <-chan Event, want string) error {
 	for e := range events {
@@ -208,7 +226,7 @@ func (vm *VM) awaitMigration(ctx context.Context, events <-chan Event, want stri
 
 // load takes over the state of the template, and returns when the guest runs or
 // could run.
-func (vm *VM) load(ctx context.Context, stateFD int) error {
+func (vm *VM) load(ctx context.Context, from *origin) error {
 	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
 	events, err := vm.monitor.Events(ctx)
@@ -218,10 +236,23 @@ func (vm *VM) load(ctx context.Context, stateFD int) error {
 	if err := vm.ignoreShared(ctx); err != nil {
 		return err
 	}
-	if err := vm.monitor.Execute(ctx, "migrate-incoming", map[string]any{"uri": fmt.Sprintf("fd:%d", stateFD)}, nil); err != nil {
+	uri, err := vm.passState(ctx, from.state)
+	if err != nil {
 		return err
 	}
-	return vm.awaitMigration(ctx, events, "completed")
+	if err := vm.monitor.Execute(ctx, "migrate-incoming", map[string]any{"uri": uri}, nil); err != nil {
+		return err
+	}
+	if err := vm.awaitMigration(ctx, events, "completed"); err != nil {
+		return err
+	}
+	if major, _ := vm.QEMUVersion(); from.paused && major >= 10 {
+		// Before 10.0 the disks belong to the machine from here on. Since then
+		// only "cont" takes them, and QEMU aborts at the first write of a guest
+		// that a debugger lets run.
+		return vm.monitor.Execute(ctx, "blockdev-set-active", map[string]any{"active": true}, nil)
+	}
+	return nil
 }
 
 // dropMemory closes the file of the guest's memory, if it is still ours.
@@ -294,10 +325,10 @@ func Fork(ctx context.Context, t *Template, fc ForkConfig) (*VM, error) {
 		return nil, fmt.Errorf("fork machine: %w", context.Cause(ctx))
 	}
 	from := &origin{rom: t.rom, paused: fc.Paused}
-	if from.ram, err = openAgain(t.ram); err != nil {
+	if from.ram, err = openAgain(t.ram, os.O_RDWR); err != nil {
 		return nil, fmt.Errorf("open template's memory: %w", err)
 	}
-	if from.state, err = openAgain(t.state); err != nil {
+	if from.state, err = openAgain(t.state, os.O_RDONLY); err != nil {
 		_ = from.ram.Close()
 		return nil, fmt.Errorf("open template's state: %w", err)
 	}

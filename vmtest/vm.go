@@ -171,7 +171,7 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 	case from != nil:
 		spec.Memory = &args.Memory{FD: inherit(from.ram)}
 		spec.Incoming = &args.Incoming{ROM: from.rom, Paused: from.paused}
-		from.stateFD = inherit(from.state)
+		defer from.state.Close() //nolint:errcheck // QEMU's duplicate is what is read
 	case c.Freezable:
 		if vm.ram, err = memory("guest memory", int64(c.MemoryMiB)<<20); err != nil {
 			return nil, err
@@ -271,7 +271,7 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 
 	err = vm.handshake(ctx, c.QEMU)
 	if err == nil && from != nil {
-		err = vm.load(ctx, from.stateFD)
+		err = vm.load(ctx, from)
 	}
 	if err != nil {
 		vm.kill(Killed, "did not start")

@@ -183,16 +183,15 @@ func (m *Monitor) Execute(ctx context.Context, command string, arguments, result
 	return nil
 }
 
-// SendFile gives QEMU a duplicate of f, which commands then know by name
-// ("getfd" of the machine protocol). The caller keeps f. It fails on a
-// connection that is no unix socket.
-func (m *Monitor) SendFile(ctx context.Context, name string, f *os.File) error {
-	const command = "getfd"
+// SendFile runs a command that takes a descriptor along: it gives QEMU a
+// duplicate of f ("getfd" and "add-fd" of the machine protocol). The caller keeps
+// f. It fails on a connection that is no unix socket.
+func (m *Monitor) SendFile(ctx context.Context, command string, args map[string]any, f *os.File) error {
 	sock, ok := m.conn.(syscall.Conn)
 	if !ok {
 		return fmt.Errorf("run qmp command %s: the connection cannot pass descriptors", command)
 	}
-	reply, err := m.exchange(ctx, command, map[string]any{"execute": command}, map[string]any{"fdname": name},
+	reply, err := m.exchange(ctx, command, map[string]any{"execute": command}, args,
 		func(ctx context.Context, line []byte) error {
 			select {
 			case m.writing <- struct{}{}:
