@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -483,6 +484,52 @@ func TestTrim(t *testing.T) {
 	c.Trim("kind", 1, 0)
 	assert.DeepEqual(t, keys("kind"), []string{"locked", "newest"})
 	assert.Equal(t, len(keys("other")), 4)
+}
+
+// What is held stays, whoever wants it gone.
+func TestTrimBytesAndHold(t *testing.T) {
+	c := open(t)
+	paths := map[string]string{}
+	for i, key := range []string{"held", "old", "newer", "newest"} {
+		path, _, err := c.Get(context.Background(), "kind", key, filler(strings.Repeat("x", 100)))
+		assert.NilError(t, err)
+		paths[key] = path
+		at := time.Now().Add(time.Duration(i-10) * time.Hour)
+		assert.NilError(t, os.Chtimes(path, at, at))
+	}
+	keys := func() (k []string) {
+		list, err := c.List()
+		assert.NilError(t, err)
+		for _, e := range list {
+			k = append(k, e.Key)
+		}
+		slices.Sort(k)
+		return k
+	}
+	c.TrimBytes("kind", 400, 0, 0)
+	c.TrimBytes("other", 0, 0, 0)
+	c.TrimBytes("kind", 0, 0, 24*time.Hour)
+	c.TrimBytes("kind", 0, 4, 0)
+	assert.Equal(t, len(keys()), 4)
+
+	held := c.Hold(filepath.Join(paths["held"], "data"))
+	assert.Assert(t, held != nil)
+	at := time.Now().Add(-20 * time.Hour)
+	assert.NilError(t, os.Chtimes(paths["held"], at, at))
+	for _, outside := range []string{"/etc/passwd", c.Root(), filepath.Join(c.Root(), "kind"), paths["old"] + "-gone/data"} {
+		assert.Assert(t, c.Hold(outside) == nil, outside)
+	}
+	c.TrimBytes("kind", 300, 2, 0)
+	assert.DeepEqual(t, keys(), []string{"held", "newer", "newest"})
+	c.TrimBytes("kind", 100, 2, 0)
+	assert.DeepEqual(t, keys(), []string{"held", "newer", "newest"})
+	_, err := c.Prune(0, 0)
+	assert.NilError(t, err)
+	assert.DeepEqual(t, keys(), []string{"held"})
+	assert.NilError(t, held.Close())
+	_, err = c.Prune(0, 0)
+	assert.NilError(t, err)
+	assert.Equal(t, len(keys()), 0)
 }
 
 func TestListAndPrune(t *testing.T) {

@@ -5,12 +5,15 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // memoAge is how long the hash of a file outside is remembered after it was
@@ -79,7 +82,7 @@ func (c *Cache) List() ([]Entry, error) {
 // Prune removes the least recently used entries until the rest takes at most
 // maxBytes, and everything that is half-written, damaged or left over. Entries
 // used within the duration keep stay whatever they take, and so do entries
-// that are locked because they are being built. It returns what it removed,
+// that are locked because they are being built, or held. It returns what it removed,
 // also together with an error.
 func (c *Cache) Prune(maxBytes int64, keep time.Duration) (removed []Entry, err error) {
 	c.sweepAll()
@@ -116,7 +119,7 @@ func (c *Cache) Prune(maxBytes int64, keep time.Duration) (removed []Entry, err 
 
 // Trim removes the least recently used entries of one kind until max are left,
 // for kinds of which every change of a source leaves another one behind.
-// Entries used within the duration keep stay, as do locked ones. What cannot be
+// Entries used within the duration keep stay, as do locked and held ones. What cannot be
 // removed is left to Prune, which says why.
 func (c *Cache) Trim(kind string, max int, keep time.Duration) {
 	list, err := c.List()
@@ -131,9 +134,69 @@ func (c *Cache) Trim(kind string, max int, keep time.Duration) {
 	}
 }
 
-// evict removes an entry unless it is locked or was used after List saw it.
+// TrimBytes is Trim for kinds whose entries are large: the least recently used
+// go until the rest takes at most maxBytes, the newest least of them excepted.
+func (c *Cache) TrimBytes(kind string, maxBytes int64, least int, keep time.Duration) {
+	list, err := c.List()
+	if err != nil {
+		return
+	}
+	list = slices.DeleteFunc(list, func(e Entry) bool { return e.Kind != kind })
+	var total int64
+	for _, e := range list {
+		total += e.Bytes
+	}
+	for _, e := range list[:len(list)-min(least, len(list))] {
+		if total <= maxBytes {
+			return
+		}
+		if time.Since(e.LastUse) >= keep {
+			if gone, _ := c.evict(e); gone {
+				total -= e.Bytes
+			}
+		}
+	}
+}
+
+// Hold notes a use of the entry that a file lies in and keeps it from being
+// pruned or trimmed until the result is closed, or the process has ended,
+// however it does. For a file outside, or when the entry is gone, it returns nil
+// and does nothing.
+func (c *Cache) Hold(file string) io.Closer {
+	rel, err := filepath.Rel(c.root, file)
+	if err != nil {
+		return nil
+	}
+	part := strings.Split(rel, string(filepath.Separator))
+	if len(part) < 3 || checkName(part[0]) != nil || checkName(part[1]) != nil {
+		return nil
+	}
+	path := filepath.Join(c.root, part[0], part[1])
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	// evict has the other lock while it removes the entry.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil || !current(f, path) {
+		_ = f.Close()
+		return nil
+	}
+	now := time.Now()
+	_ = os.Chtimes(path, now, now)
+	return f
+}
+
+// evict removes an entry unless it is locked, held or was used after List saw it.
 func (c *Cache) evict(e Entry) (gone bool, err error) {
 	dir := filepath.Join(c.root, e.Kind)
+	held, err := os.Open(e.Path)
+	if err != nil {
+		return false, nil //nolint:nilerr // gone already
+	}
+	defer held.Close() //nolint:errcheck // gives the lock back
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return false, nil //nolint:nilerr // somebody uses it
+	}
 	lock, err := tryLockFile(filepath.Join(dir, lockPrefix+e.Key))
 	if err != nil {
 		return false, nil //nolint:nilerr // somebody builds it

@@ -97,6 +97,9 @@ func Build(ctx context.Context, c Config) (*Artifact, error) {
 		return nil, err
 	}
 	a.Cached = hit
+	if !hit {
+		bound(r.Cache)
+	}
 	if hit {
 		r.say("kernel %s comes from the cache (built %s)", a.Manifest.Release, a.Manifest.Started.Format(time.DateTime))
 	}

@@ -493,6 +493,50 @@ func TestListAndPrune(t *testing.T) {
 	assert.Equal(t, len(items), 0)
 }
 
+// A build bounds what earlier ones left, and takes nothing away from who uses it.
+func TestBuildBoundsTheCache(t *testing.T) {
+	c := config(t, fakeTree(t))
+	ctx := context.Background()
+	path := map[string]string{}
+	old := func(name string, i int) {
+		at := time.Now().Add(time.Duration(i-100) * time.Hour)
+		assert.NilError(t, os.Chtimes(name, at, at))
+	}
+	for _, key := range []string{"used", "oldest", "older", "newer"} {
+		dir, _, err := c.Cache.Get(ctx, "kernel", key, func(_ context.Context, tmp string) error {
+			name := filepath.Join(tmp, "vmlinux") // with nothing in it
+			return errors.Join(os.WriteFile(name, nil, 0o600), os.Truncate(name, 3<<30))
+		})
+		assert.NilError(t, err)
+		path[key] = dir
+	}
+	held := c.Cache.Hold(filepath.Join(path["used"], "vmlinux"))
+	defer held.Close()
+	for i, key := range []string{"used", "oldest", "older", "newer"} {
+		old(path[key], i)
+	}
+	trees := filepath.Join(c.Cache.Root(), ".ktree")
+	for i := range 13 {
+		dir := filepath.Join(trees, fmt.Sprint("tree-", i))
+		assert.NilError(t, os.MkdirAll(dir, 0o700))
+		assert.NilError(t, os.WriteFile(filepath.Join(dir, "state.json"), []byte("{}"), 0o600))
+		old(filepath.Join(dir, "state.json"), i)
+	}
+	lock, err := os.OpenFile(filepath.Join(trees, ".lock-tree-0"), os.O_CREATE|os.O_RDWR, 0o600)
+	assert.NilError(t, err)
+	defer lock.Close()
+	assert.NilError(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
+	a, err := kbuild.Build(ctx, c)
+	assert.NilError(t, err)
+	for name, stays := range map[string]bool{
+		path["used"]: true, path["oldest"]: false, path["older"]: false, path["newer"]: true, a.Dir: true,
+		filepath.Join(trees, "tree-0"): true, filepath.Join(trees, "tree-1"): false, filepath.Join(trees, "tree-2"): true,
+	} {
+		_, err := os.Stat(name)
+		assert.Equal(t, err == nil, stays, "%s: %v", name, err)
+	}
+}
+
 // Everything may be deleted between two builds.
 func TestDeletedCache(t *testing.T) {
 	c := config(t, fakeTree(t))

@@ -181,6 +181,55 @@ func Prune(ctx context.Context, c *cache.Cache, maxBytes int64, keep time.Durati
 	return removed, err
 }
 
+// What the kernels of every patch and commit that was ever asked for would take
+// is bounded by each build: a lean kernel takes 75 MiB, one with KASAN 120, a
+// tree 1 to 3 GiB.
+const (
+	maxKernelBytes = 8 << 30
+	maxTrees       = 12
+	// leastKernels stay however large they are: a kernel and the one it is
+	// compared with.
+	leastKernels = 2
+	// boundKeep is for who has built something and not yet begun to use it.
+	boundKeep = time.Hour
+)
+
+// bound removes the least recently used kernels and build trees beyond the
+// bounds, without what is in use.
+func bound(c *cache.Cache) {
+	c.TrimBytes(artifactKind, maxKernelBytes, leastKernels, boundKeep)
+	boundTrees(filepath.Join(c.Root(), stateDir), maxTrees, boundKeep)
+}
+
+// boundTrees keeps the most recently used trees. Failures are left to Prune,
+// which says why.
+func boundTrees(root string, most int, keep time.Duration) {
+	names, err := os.ReadDir(root)
+	if err != nil {
+		return
+	}
+	type tree struct {
+		path string
+		used time.Time
+	}
+	var trees []tree
+	for _, n := range names {
+		if n.IsDir() && !strings.HasPrefix(n.Name(), ".") {
+			t := tree{path: filepath.Join(root, n.Name())}
+			if fi, err := os.Stat(filepath.Join(t.path, "state.json")); err == nil {
+				t.used = fi.ModTime()
+			}
+			trees = append(trees, t)
+		}
+	}
+	slices.SortFunc(trees, func(a, b tree) int { return b.used.Compare(a.used) })
+	for _, t := range trees[min(most, len(trees)):] {
+		if time.Since(t.used) >= keep {
+			_, _ = removeTree(t.path)
+		}
+	}
+}
+
 // sweepState removes what only saves time, when it was not used for a while,
 // and what a killed process left. Failures cost space, not correctness.
 func sweepState(root string, keep time.Duration) {

@@ -53,6 +53,7 @@ type Machine struct {
 	Progress func(string)
 
 	said sync.Map // remarks about the host that were made, see remark
+	held sync.Map // kernels' paths, with what keeps them in the cache
 }
 
 // remark passes on what is true of the host and all its VMs, once, or returns

@@ -36,8 +36,16 @@ type Kernel struct {
 }
 
 // OpenKernel examines a kernel before anything boots. modulesDir and config
-// override what is found beside the image; "" does not.
+// override what is found beside the image; "" does not. A kernel in the cache
+// stays there as long as this process runs.
 func (m *Machine) OpenKernel(ctx context.Context, path, modulesDir, config string) (*Kernel, error) {
+	if _, ok := m.held.Load(path); !ok {
+		if h := m.Cache.Hold(path); h != nil {
+			if _, other := m.held.LoadOrStore(path, h); other {
+				_ = h.Close()
+			}
+		}
+	}
 	img, err := kimage.Open(path)
 	if err != nil {
 		return nil, err
