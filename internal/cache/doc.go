@@ -26,6 +26,9 @@
 // place and renamed; leftovers of killed builders are recognised by their free
 // lock and removed by the next build or Prune.
 //
+// Whoever uses an entry for long holds a shared flock(2) on its directory, see
+// [Cache.Hold]: Prune and Trim leave it then.
+//
 // A hit takes no lock and works in a directory that cannot be written.
 //
 // # Layout
