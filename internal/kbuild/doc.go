@@ -9,7 +9,7 @@
 // and a compiler into an [Artifact]: vmlinux, bzImage, the final configuration,
 // System.map, modules, a throw-away key pair and a manifest. [Configure] stops
 // after the configuration. [List] and [Prune] look after the disk; each build
-leaves 8 GiB of kernels and 12 build trees at most, beyond what is in use.
+// leaves 8 GiB of kernels and 12 build trees at most, beyond what is in use.
 //
 // The package drives make and patch. It knows neither
 // VMs nor suites, and reads no environment: what the tools are to see is
