@@ -34,6 +34,7 @@ type commits struct {
 	mu     sync.Mutex // builds share the tree
 	built  map[string]bisect.Build
 	revert []byte // the patch of the point named reverted
+	merge  bool   // the culprit is one
 }
 
 // reverted is the point that is the bad end without the culprit.
@@ -175,6 +176,9 @@ func (c *commits) report(r *bisect.Report) {
 	for _, p := range c.conf.Patches {
 		r.Kernel += ", patched by " + filepath.Base(p)
 	}
+	if c.merge {
+		r.Notes = append(r.Notes, "the culprit is a merge: reverted are the other branch and how it was joined (git revert -m 1)")
+	}
 	if len(c.b.paths) > 0 {
 		r.Notes = append(r.Notes, "only commits that touch "+strings.Join(c.b.paths, ", "))
 		if r.Result != nil && r.Result.Kind == bisect.Culprit && r.Result.Found[0].ID == c.bad {
@@ -267,14 +271,15 @@ func (c *commits) keepLog(id, log string) string {
 }
 
 // after builds the bad end without the culprit, where that reverts cleanly, and
-// runs it until the symptom would have shown.
+// runs it until the symptom would have shown. A merge is reverted to its first
+// parent, as by git revert -m 1: the other branch goes, and how it was joined.
 func (c *commits) after(ctx context.Context, s *bisection, r *bisect.Result) error {
 	k := r.Found[0]
-	if len(k.Parents) != 1 {
-		s.ui.say("the culprit is a merge: it is not reverted at the bad end")
-		return nil
+	one, err := c.repo.MainLine(ctx, k.ID, 1)
+	if err != nil {
+		return err
 	}
-	var err error
+	c.merge = len(one) == 1 && len(one[0].Parents) > 1
 	if c.revert, err = c.repo.Diff(ctx, k.ID, k.ID+"^"); err != nil {
 		return err
 	}

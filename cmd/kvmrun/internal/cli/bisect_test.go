@@ -247,6 +247,46 @@ func TestBisectCommits(t *testing.T) {
 	assert.Equal(t, trees(), 0)
 }
 
+// TestBisectMerge names a merge of two good branches, and reverts it where that
+// is possible.
+func TestBisectMerge(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		again bool // what the merge changed is changed again
+		want  string
+	}{
+		{"cleanly", false, "Reverted: the bad end without the culprit is good in 1 run"},
+		{"not at all", true, "Reverted: the bad end without the culprit could not be tested: "},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			g := newGitTree(t)
+			g.git("checkout", "-q", "-b", "left", "v1")
+			g.commit("left", "mm/one.c", code(1, "left"))
+			g.git("checkout", "-q", "-b", "right", "v1")
+			g.commit("right", "mm/side.c", code(10, "right"))
+			g.git("checkout", "-q", "left")
+			g.git("merge", "-q", "--no-ff", "--no-commit", "right")
+			g.commit("joined", "mm/bug.c", code(6, "BUG"))
+			if tc.again {
+				g.commit("side changes", "mm/side.c", code(10, "later"))
+			}
+			g.commit("the end", "mm/last.c", code(8, "y"))
+			g.git("tag", "-f", "v2")
+			s, _ := g.question(t, t.TempDir(), filepath.Join(t.TempDir(), "b"), nil)
+			assert.NilError(t, s.search1(t.Context(), g.begin(t, s)), "%s", s.io.Err)
+			text := s.io.Out.(*bytes.Buffer).String()
+			for _, want := range []string{
+				`Bisected to ` + g.id["joined"][:12], tc.want, "Note: the culprit is a merge: reverted are the other branch",
+				`Its parent: ` + g.id["left"][:12] + ` ("left"): good`, `Its parent: ` + g.id["right"][:12] + ` ("right"): good`,
+			} {
+				assert.Assert(t, strings.Contains(text, want), "no %q in %s", want, text)
+			}
+		})
+	}
+}
+
 // ending ends a context after some runs, as a user's interrupt does.
 type ending struct {
 	bisect.Tester
