@@ -67,13 +67,22 @@ func doBisectStep(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) 
 		return stepError(err)
 	}
 	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err)}
+	s.tester = s
 	defer s.ui.close()
 	defer s.closeRepeaters()
-	word, reason, err := s.step(ctx)
+	if err := s.prepareStep(ctx); err != nil {
+		return stepError(err)
+	}
+	return s.step(ctx)
+}
+
+// step does one commit and tells git.
+func (s *bisection) step(ctx context.Context) error {
+	word, reason, err := s.tryStep(ctx)
 	if err != nil {
 		return stepError(err)
 	}
-	fmt.Fprintf(cio.Out, "%s: %s\n", word, reason)
+	fmt.Fprintf(s.io.Out, "%s: %s\n", word, reason)
 	if code := stepStatus(word); code != stepGood {
 		return &exitError{code: code}
 	}
@@ -102,25 +111,27 @@ func stepError(err error) error {
 	return &exitError{stepStop, err}
 }
 
-// step builds and runs until a run is bad, or says nothing, or all are good.
-func (s *bisection) step(ctx context.Context) (bisect.Word, string, error) {
+// prepareStep finds what is wrong with the request before anything is built.
+func (s *bisection) prepareStep(ctx context.Context) error {
 	var err error
 	if s.m, err = s.v.machine(s.io, s.ui.say); err != nil {
-		return "", "", err
+		return err
 	}
-	conf := s.build.config(s.io, s.m)
 	if s.dir == "" {
 		if s.dir, err = s.m.NewRunDir("bisect-step"); err != nil {
-			return "", "", err
+			return err
 		}
 	}
 	s.dir = absolute(s.dir)
 	if err := os.MkdirAll(filepath.Join(s.dir, "runs"), 0o755); err != nil {
-		return "", "", err
+		return err
 	}
-	if err := s.openSuite(ctx, false, ""); err != nil {
-		return "", "", err
-	}
+	return s.openSuite(ctx, false, "")
+}
+
+// tryStep builds and runs until a run is bad, or says nothing, or all are good.
+func (s *bisection) tryStep(ctx context.Context) (bisect.Word, string, error) {
+	conf := s.build.config(s.io, s.m)
 	b, err := buildOne(ctx, conf)
 	if err != nil {
 		return "", "", err
@@ -130,7 +141,7 @@ func (s *bisection) step(ctx context.Context) (bisect.Word, string, error) {
 	}
 	good := 0
 	for tries := 0; good < s.search.Repeat; tries++ {
-		o, err := s.Test(ctx, conf.Source, b)
+		o, err := s.tester.Test(ctx, conf.Source, b)
 		if err != nil {
 			return "", "", err
 		}

@@ -79,7 +79,11 @@ func fail(err error) error { return &exitError{exitFail, err} }
 // status: 0 all passed, 1 a test or a kernel failed, 2 wrong usage, 3 the
 // infrastructure failed. kvmrun exec returns the program's own.
 func Run(ctx context.Context, args []string, io IO) int {
-	err := dispatch(ctx, io, "kvmrun", commands(), args)
+	return exitStatus(dispatch(ctx, io, "kvmrun", commands(), args), io)
+}
+
+// exitStatus prints an error, if there is anything to say, and is its status.
+func exitStatus(err error, io IO) int {
 	var exit *exitError
 	switch {
 	case err == nil:
