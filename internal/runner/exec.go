@@ -52,8 +52,9 @@ type Machine struct {
 	// called from several goroutines.
 	Progress func(string)
 
-	said sync.Map // remarks about the host that were made, see remark
-	held sync.Map // kernels' paths, with what keeps them in the cache
+	free func() int // what availableMiB says, in tests that are short of memory
+	said sync.Map   // remarks about the host that were made, see remark
+	held sync.Map   // kernels' paths, with what keeps them in the cache
 }
 
 // remark passes on what is true of the host and all its VMs, once, or returns
@@ -153,6 +154,9 @@ type Program struct {
 	Twin bool
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
+	// atHeld, when set, is called when the program is held in a machine that was
+	// booted, before it is let go.
+	atHeld func(context.Context, *guest) error
 }
 
 func (p Program) log() string {
@@ -781,6 +785,12 @@ func (s *session) run(ctx context.Context) {
 				}
 			case msg.Held != nil && s.p.Run.Hold != "" && !held:
 				held = true
+				if s.p.atHeld != nil {
+					if err := s.p.atHeld(ctx, s.guest); err != nil {
+						s.infra(err)
+						return
+					}
+				}
 				if err := send.Send(wire.Message{Release: s.letGo()}); err != nil {
 					s.infra(fmt.Errorf("let the program go on: %w", err))
 					return

@@ -249,7 +249,10 @@ func (h *heldOutput) pass() {
 
 // afterCut is the program that runs on the same disks when the power is back.
 func (p Program) afterCut(disks []*disk, acks []string) Program {
-	p.Faults, p.Release, p.disks = nil, nil, disks
+	if p.Release != nil { // the same tests
+		p.Release = &wire.Release{Args: p.Release.Args}
+	}
+	p.Faults, p.disks, p.atHeld = nil, disks, nil
 	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], wire.CutEnv+"=1", wire.AcksEnv+"="+strings.Join(acks, "\n"))
 	if p.From != nil {
 		p.From = nil // its memory knows other disks

@@ -217,7 +217,7 @@ func (x *isolated) awaitMemory(ctx context.Context) bool {
 		if need == 0 {
 			need = firstGuess
 		}
-		if n == 0 || availableMiB()-hostReserve >= need*(n+1) {
+		if n == 0 || x.m.freeMiB()-hostReserve >= need*(n+1) {
 			return ctx.Err() == nil
 		}
 		select {
@@ -243,6 +243,9 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 		p.Stderr = nil
 	}
 	g := <-forks
+	if g != nil {
+		defer x.freed()
+	}
 	if ctx.Err() != nil {
 		g.close()
 		return
@@ -268,6 +271,10 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 	if mib := int64(u.result.HostMiB); mib > x.needed.Load() {
 		x.needed.Store(mib)
 	}
+}
+
+// freed notes that a fork is gone.
+func (x *isolated) freed() {
 	x.alive.Add(-1)
 	select {
 	case x.gone <- struct{}{}:

@@ -407,6 +407,14 @@ func (b budget) acquire(ctx context.Context, need int64) error {
 
 func (b budget) release(need int64) { b.sem.Release(min(need, b.total)) }
 
+// freeMiB is the host's free memory, in MiB.
+func (m *Machine) freeMiB() int {
+	if m.free != nil {
+		return m.free()
+	}
+	return availableMiB()
+}
+
 // availableMiB is MemAvailable of /proc/meminfo (proc_meminfo(5)).
 func availableMiB() int {
 	f, err := os.Open("/proc/meminfo")

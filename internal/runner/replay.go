@@ -26,7 +26,7 @@ import (
 // again, and replayFormat its version.
 const (
 	replayFile   = "replay.json"
-	replayFormat = 1
+	replayFormat = 2
 )
 
 // Recorded is a suite's job as it was run.
@@ -34,26 +34,28 @@ type Recorded struct {
 	Format int    `json:"format"`
 	Dir    string `json:"-"` // where it was read from
 
-	Kernel  string `json:"kernel"`
-	Modules string `json:"modules,omitempty"`
-	Kconfig string `json:"kconfig,omitempty"`
+	Kernel    string `json:"kernel"`
+	KernelSum string `json:"kernelSHA256"`
+	Modules   string `json:"modules,omitempty"`
+	Kconfig   string `json:"kconfig,omitempty"`
 
 	QEMU      string       `json:"qemu,omitempty"`
 	Accel     vmtest.Accel `json:"accel,omitempty"`
 	MemoryMiB int          `json:"memoryMiB,omitempty"`
 	CPUs      int          `json:"cpus,omitempty"`
 
-	Binary  string   `json:"binary"`
-	Tests   []string `json:"tests"`
-	Args    []string `json:"args,omitempty"`
-	Env     []string `json:"env,omitempty"`
-	Merge   bool     `json:"merge,omitempty"`
-	Cmdline []string `json:"cmdline,omitempty"`
-	Faults  []string `json:"faults,omitempty"`
+	Binary    string   `json:"binary"`
+	BinarySum string   `json:"binarySHA256"`
+	Tests     []string `json:"tests"`
+	Args      []string `json:"args,omitempty"`
+	Env       []string `json:"env,omitempty"`
+	Merge     bool     `json:"merge,omitempty"`
+	Cmdline   []string `json:"cmdline,omitempty"`
+	Faults    []string `json:"faults,omitempty"`
 }
 
 // record writes what is to be known of the job into its directory.
-func (m *Machine) record(j SuiteJob) error {
+func (m *Machine) record(ctx context.Context, j SuiteJob) error {
 	r := Recorded{
 		Format: replayFormat, Kernel: j.Kernel.Path, Modules: j.Kernel.ModulesDir,
 		QEMU: m.QEMU, Accel: m.Accel, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs,
@@ -65,6 +67,16 @@ func (m *Machine) record(j SuiteJob) error {
 	for _, f := range j.Faults {
 		r.Faults = append(r.Faults, f.String())
 	}
+	var err error
+	if r.KernelSum, err = m.Cache.HashFile(r.Kernel); err == nil {
+		r.BinarySum, err = m.Cache.HashFile(r.Binary)
+	}
+	if err == nil && j.Transient {
+		r.Binary, err = m.keepBinary(ctx, r.Binary, r.BinarySum)
+	}
+	if err != nil {
+		return fmt.Errorf("record the job: %w", err)
+	}
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {
 		err = os.WriteFile(filepath.Join(j.Dir, replayFile), text, 0o644)
@@ -73,6 +85,38 @@ func (m *Machine) record(j SuiteJob) error {
 		return fmt.Errorf("record the job: %w", err)
 	}
 	return nil
+}
+
+// The test binaries of go test, which deletes its own, are kept in the cache by
+// their content: what has not changed is there once, at some 10 MiB.
+const (
+	binaryKind   = "binary"
+	binaryFile   = "suite.test"
+	keepBinaries = 16
+)
+
+// keepBinary keeps a test binary and returns where.
+func (m *Machine) keepBinary(ctx context.Context, path, sum string) (string, error) {
+	dir, hit, err := m.Cache.Get(ctx, binaryKind, sum, func(_ context.Context, dir string) error {
+		from, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer from.Close() //nolint:errcheck // only read
+		to, err := os.OpenFile(filepath.Join(dir, binaryFile), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(to, from)
+		return errors.Join(err, to.Close())
+	})
+	if err != nil {
+		return "", fmt.Errorf("keep the test binary: %w", err)
+	}
+	if !hit {
+		m.Cache.Trim(binaryKind, keepBinaries, 0)
+	}
+	return filepath.Join(dir, binaryFile), nil
 }
 
 // FindRecorded finds the job that ran the test: path is a run's directory, that
@@ -144,7 +188,7 @@ func FindRecorded(path, test string) (*Recorded, error) {
 	}
 	r := found[0]
 	if !isFile(r.Binary) {
-		return nil, fmt.Errorf("the test binary %s is gone (go test deletes its own): run the suite with kvmrun run, and replay that", r.Binary)
+		return nil, fmt.Errorf("the test binary %s is gone (the last %d are kept): run the suite again, and replay that", r.Binary, keepBinaries)
 	}
 	return r, nil
 }
@@ -176,6 +220,7 @@ type Replay struct {
 type Shell struct {
 	Stdin   io.Reader
 	Size    wire.Winsize
+	Term    string // the TERM of Replay's shell, "" for none
 	Resize  <-chan wire.Winsize
 	OnReady func(wire.Ready)
 }
@@ -197,12 +242,24 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 	if y.Shell == nil {
 		p = heldProgram(p)
 	}
+	if y.Shell == nil {
+		p = y.added(p)
+	}
 	if len(p.Faults.Host()) > 0 { // a VM must be booted with them
-		if y.GDB != nil || len(y.Trace) > 0 {
-			out.Infra = errors.New("replay: the run had faults of the host's side, with which neither -gdb nor -trace works")
-			return out
+		p.Stdout, p.Stderr = y.Stdout, y.Stderr
+		if y.GDB != nil {
+			p.Timeout, p.Patient = 0, true
+			p.atHeld = func(ctx context.Context, g *guest) error {
+				if err := g.vm.Monitor().Run(ctx, "stop", nil, nil); err != nil {
+					return fmt.Errorf("stop the VM for the debugger: %w", err)
+				}
+				command, err := m.listen(ctx, p.Kernel, g)
+				if err == nil {
+					y.GDB(command)
+				}
+				return err
+			}
 		}
-		p.Stdout, p.Stderr, p.Release = y.Stdout, y.Stderr, &wire.Release{Args: []string{exactly(y.Test)}}
 		return m.Exec(ctx, p)
 	}
 	tmpl, boot, err := m.Template(ctx, p)
@@ -217,22 +274,6 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 		p.Stdin, p.Resize, p.OnReady = y.Shell.Stdin, y.Shell.Resize, y.Shell.OnReady
 		return m.Exec(ctx, p)
 	}
-	p = p.armed(fault.Line)
-	rel := wire.Release{Args: []string{exactly(y.Test)}}
-	if p.Release != nil {
-		rel.Arm = p.Release.Arm
-	}
-	if len(y.Trace) > 0 {
-		before := []wire.Write{{Path: tracing + "buffer_size_kb", Text: traceBuffer}}
-		for _, e := range y.Trace { // one write takes one (kernel/trace/trace_events.c: ftrace_event_write)
-			before = append(before, wire.Write{Path: tracing + "set_event", Text: e + "\n"})
-		}
-		before = append(before, wire.Write{Path: tracing + "tracing_on", Text: "1"})
-		rel.Arm.Before = append(before, rel.Arm.Before...)
-		rel.Arm.After = append(rel.Arm.After, wire.Write{Path: tracing + "tracing_on", Text: "0"})
-		p.Fetch = []Fetch{{Guest: tracing + "trace", Host: filepath.Join(y.Dir, "trace.txt")}}
-	}
-	p.Release = &rel
 	g, err := tmpl.fork(ctx, m, forkOptions{dir: p.Dir, log: p.Log, paused: y.GDB != nil})
 	if err != nil {
 		out.Infra = err
@@ -252,8 +293,38 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 	return out
 }
 
+// added returns the held program with the choice of the test, the faults in the
+// guest and the trace added to what it is let go with.
+func (y Replay) added(p Program) Program {
+	rel := wire.Release{Args: []string{exactly(y.Test)}}
+	if r := p.armed(fault.Line).Release; r != nil {
+		rel.Arm = r.Arm
+	}
+	p.Faults = p.Faults.Host()
+	if len(y.Trace) > 0 {
+		before := []wire.Write{{Path: tracing + "buffer_size_kb", Text: traceBuffer}}
+		for _, e := range y.Trace { // one write takes one (kernel/trace/trace_events.c: ftrace_event_write)
+			before = append(before, wire.Write{Path: tracing + "set_event", Text: e + "\n"})
+		}
+		before = append(before, wire.Write{Path: tracing + "tracing_on", Text: "1"})
+		rel.Arm.Before = append(before, rel.Arm.Before...)
+		rel.Arm.After = append(rel.Arm.After, wire.Write{Path: tracing + "tracing_on", Text: "0"})
+		p.Fetch = []Fetch{{Guest: tracing + "trace", Host: filepath.Join(y.Dir, "trace.txt")}}
+	}
+	p.Release = &rel
+	return p
+}
+
 // replayProgram is the job's program for one test.
 func (m *Machine) replayProgram(ctx context.Context, r *Recorded, y Replay) (Program, error) {
+	for _, f := range []struct{ what, path, sum string }{{"kernel", r.Kernel, r.KernelSum}, {"test binary", r.Binary, r.BinarySum}} {
+		switch sum, err := m.Cache.HashFile(f.path); {
+		case err != nil:
+			return Program{}, fmt.Errorf("find the run's %s: %w", f.what, err)
+		case sum != f.sum:
+			return Program{}, fmt.Errorf("the %s %s has changed since that run, so the test cannot be run again as it was: run the suite anew, and replay that", f.what, f.path)
+		}
+	}
 	k, err := m.OpenKernel(ctx, r.Kernel, r.Modules, r.Kconfig)
 	if err != nil {
 		return Program{}, err
@@ -279,10 +350,19 @@ func (m *Machine) replayProgram(ctx context.Context, r *Recorded, y Replay) (Pro
 	p := j.program()
 	if y.Shell != nil {
 		p.Faults = nil
+		p.Run.Env = slices.DeleteFunc(p.Run.Env, func(kv string) bool { return strings.HasPrefix(kv, HoldEnv+"=") }) // nobody would let it go
 		p.Shell = true
+		if y.Shell.Term != "" { // by which a shell knows what it can do
+			p.Run.Env = append(p.Run.Env, "TERM="+y.Shell.Term)
+		}
 		script := "#!/bin/sh\nexec /init -test.v -test.run '" + exactly(y.Test) + "'\n"
 		p.Files = append(p.Files, initramfs.File{Data: []byte(script), Guest: "/root/test", Mode: 0o755})
-		p.Run = wire.Run{Argv: []string{"/bin/sh"}, Env: p.Run.Env, Dir: "/root", TTY: &y.Shell.Size}
+		// The host's shell, as for kvmrun shell; where it has none, u-root's is there.
+		const sh = "/bin/sh"
+		if isFile(sh) {
+			p.Files = append(p.Files, initramfs.File{Host: sh, Guest: sh})
+		}
+		p.Run = wire.Run{Argv: []string{sh}, Env: p.Run.Env, Dir: "/root", TTY: &y.Shell.Size}
 	}
 	return p, nil
 }

@@ -5,8 +5,6 @@ package runner_test
 import (
 	"bytes"
 	"encoding/json"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,7 +20,7 @@ import (
 )
 
 // TestReplay runs a suite, each test in a fork, and then one of its tests again:
-// as it was, with a trace, and under a debugger.
+// as it was, and with a trace. Debuggers and shells are cmd/kvmrun's tests.
 func TestReplay(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
@@ -78,44 +76,12 @@ func TestReplay(t *testing.T) {
 		o := m.Replay(t.Context(), r, y)
 		assert.ErrorContains(t, o.Infra, "set_event")
 	})
-	t.Run("under a debugger", func(t *testing.T) {
-		var command string
-		debugged := make(chan error, 1)
-		replay(t, runner.Replay{GDB: func(s string) {
-			command = s
-			go func() { debugged <- debug(s) }()
-		}})
-		assert.NilError(t, <-debugged)
-		assert.Assert(t, strings.HasPrefix(command, "gdb /"), "%s", command)
+	t.Run("changed since", func(t *testing.T) {
+		old := *r
+		old.BinarySum = strings.Repeat("0", 64)
+		o := m.Replay(t.Context(), &old, runner.Replay{Test: "TestFacts", Dir: t.TempDir()})
+		assert.ErrorContains(t, o.Infra, "the test binary "+r.Binary+" has changed since that run")
 	})
-}
-
-// debug does what a debugger does at the least: it asks why the machine stands
-// still, and lets it go (Appendix E of gdb's manual).
-func debug(command string) error {
-	_, addr, _ := strings.Cut(strings.TrimSuffix(command, "'"), "target remote ")
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, "$?#3f"); err != nil {
-		return err
-	}
-	reply := make([]byte, 64)
-	for got := ""; !strings.Contains(got, "#"); {
-		n, err := conn.Read(reply)
-		if err != nil {
-			return err
-		}
-		got += string(reply[:n])
-	}
-	_, err = io.WriteString(conn, "+$D#44") // detach
-	if err != nil {
-		return err
-	}
-	_, err = conn.Read(reply)
-	return err
 }
 
 // TestIsolationWithoutForks: where VMs cannot be forked, one line says why, and
@@ -148,7 +114,7 @@ func TestFindRecorded(t *testing.T) {
 	assert.ErrorContains(t, err, "no such file")
 	for _, job := range []string{"one", "two"} {
 		assert.NilError(t, os.Mkdir(filepath.Join(dir, job), 0o755))
-		text := `{"format":1,"kernel":"/k","binary":"/gone","tests":["TestA","Test` + job + `"]}`
+		text := `{"format":2,"kernel":"/k","binary":"/gone","tests":["TestA","Test` + job + `"]}`
 		assert.NilError(t, os.WriteFile(filepath.Join(dir, job, "replay.json"), []byte(text), 0o600))
 	}
 	_, err = runner.FindRecorded(dir, "TestA")

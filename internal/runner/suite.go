@@ -75,6 +75,9 @@ type SuiteJob struct {
 	Short   bool
 	// Dir is an existing directory for the logs.
 	Dir string
+	// Transient says that Suite.Binary is gone after the run, as go test's is: a
+	// copy is kept for Replay.
+	Transient bool
 	// Repro is a command line that runs the job again, ReproOne its beginning
 	// without the choice of tests; empty is the same.
 	Repro, ReproOne string
@@ -134,7 +137,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	if j.Timeout == 0 && !j.NoLimit {
 		j.Timeout = SuiteTimeout(j.Suite.Spec, m.Accel)
 	}
-	if err := m.record(j); err != nil {
+	if err := m.record(ctx, j); err != nil {
 		job.Verdict, job.Reason = result.Judge(result.Facts{InfraErr: err.Error()})
 		return job, nil
 	}

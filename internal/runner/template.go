@@ -81,7 +81,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 		return nil, out, errors.New("freeze a held program: it cannot have a standard input")
 	}
 	// All of it may be touched.
-	if need, have := prep.config.MemoryMiB+hostReserve, availableMiB(); have < need {
+	if need, have := prep.config.MemoryMiB+hostReserve, m.freeMiB(); have < need {
 		prep.close()
 		return nil, out, fmt.Errorf("keep a guest of %d MiB in memory: %d MiB are free", prep.config.MemoryMiB, have)
 	}

@@ -194,7 +194,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: names(m), Rest: rest(m)},
 		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
 		Raw: os.Stdout, RawErr: os.Stderr,
-		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir,
+		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir, Transient: true,
 	}
 	job.Isolate, job.Jobs = isolate, h.jobs
 	job.KeepGoing, job.Idle, job.Faults = h.keepGoing, h.hang, h.faults.Plan

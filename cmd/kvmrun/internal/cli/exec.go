@@ -347,8 +347,8 @@ func teeWriter(a, b io.Writer) io.Writer { return io.MultiWriter(a, b) }
 var shellCommand = command{
 	name:  "shell",
 	short: "an interactive shell in a VM",
-	long: `Starts u-root's shell in a VM, with the guest's usual tools, modules and files
-as for kvmrun exec. Leave it with exit or Ctrl-D.`,
+	long: `Starts this host's sh in a VM (u-root's where it has none), with u-root's tools,
+modules and files as for kvmrun exec. Leave it with exit or Ctrl-D.`,
 	run: doShell,
 }
 
@@ -407,6 +407,7 @@ func onTerminal(io IO, what string, run func(*runner.Shell) error) error {
 	var rawErr error
 	err = run(&runner.Shell{
 		Stdin: io.In, Size: wire.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, Resize: resize,
+		Term:    io.getenv("TERM"),
 		OnReady: func(wire.Ready) { raw, rawErr = term.MakeRaw(fd) },
 	})
 	if raw != nil {

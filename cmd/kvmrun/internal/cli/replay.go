@@ -17,14 +17,15 @@ var replayCommand = command{
 	name: "replay", args: "RESULT TEST",
 	short: "run one test of an earlier run again, with a debugger, a shell or a trace",
 	long: `Runs a test of an earlier run again, in a VM that is forked from the template of
-its suite: the same kernel, test binary, arguments and faults. RESULT is the
-directory that kvmrun run printed as logs, that of one job in it, or the file of
--json. TEST may name a subtest: TestA/sub.
+its suite: the same kernel, test binary, arguments and faults; with faults from outside it
+boots. RESULT is the directory that kvmrun run printed as logs, that of one job
+in it, or the file of -json; for go test the directory of the kernel log that it
+names, or the one of its -logs. TEST may name a subtest: TestA/sub.
 
 With -gdb the VM stands still until the debugger whose command line is printed
 lets it go, and no time limit applies. With -trace the events named, as in
 /sys/kernel/tracing/set_event, are recorded while the test runs. With -shell a
-shell runs in place of the test, and ./test there runs it.
+shell runs in place of the test, and ./test there runs it, without the faults.
 
 Exit status as of kvmrun run.`,
 	run: doReplay,

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
+)
+
+const sampleSuite = "github.com/kvmrun/kvmrun/suites/testmain/testdata/sample"
+
+// TestReplayOfGoTest: a test that go test ran, with a binary that is gone, again:
+// as it was, in a shell on a terminal, and under gdb by the very command that is
+// printed.
+func TestReplayOfGoTest(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := command(t, "unused")
+	run.Path, run.Args = must(t, func() (string, error) { return exec.LookPath("go") }),
+		[]string{"go", "test", "-v", sampleSuite, "-kernel", kernel(t), "-isolate", "test", "-logs", dir, "-run", "TestSub"}
+	run.Dir = ""
+	got := finish(t, run)
+	assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
+
+	again := finish(t, command(t, "replay", "-o", t.TempDir(), dir, "TestSub/two_words"))
+	assert.Equal(t, again.code, 0, "%s%s", again.stdout, again.stderr)
+	assert.Check(t, is.Contains(again.stdout, "--- PASS: TestSub/two_words/deep"))
+	assert.Check(t, !strings.Contains(again.stdout, "TestSub/one"), again.stdout)
+
+	t.Run("shell", func(t *testing.T) {
+		x := onTerminal(t, "replay", "-shell", "-o", t.TempDir(), dir, "TestPass")
+		x.expect(t, "# ")
+		q := qemu(t, x.cmd)
+		x.typed(t, "pwd\r")
+		x.expect(t, "\n/root")
+		x.expect(t, "# ")
+		x.typed(t, "./test\r")
+		x.expect(t, "--- PASS: TestPass")
+		x.expect(t, "# ")
+		x.typed(t, "exit\r")
+		assert.Equal(t, x.end(t), 0, "%s", x.out)
+		q.gone(t)
+	})
+	t.Run("gdb", func(t *testing.T) {
+		if _, err := exec.LookPath("gdb"); err != nil {
+			t.Skip("gdb is not installed: apt-get install gdb, or .ci/setup test")
+		}
+		cmd := command(t, "replay", "-gdb", "-o", t.TempDir(), dir, "TestPass")
+		stderr, err := cmd.StderrPipe()
+		assert.NilError(t, err)
+		stdout, err := cmd.StdoutPipe()
+		assert.NilError(t, err)
+		assert.NilError(t, cmd.Start())
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		out, errs := follow(stdout), follow(stderr)
+		errs.await(t, errs.await(t, 0, "waiting for a debugger: "), "\n")
+		said := regexp.MustCompile(`waiting for a debugger: (.*)`).FindStringSubmatch(errs.String())
+		q := qemu(t, cmd)
+		g := debugger(t, said[1])
+		// The kernel stands still where it was frozen, and makes single steps.
+		g.say("printf \"at %#lx\\n\", $rip", "at 0xffffffff")
+		g.say("stepi", "(gdb)")
+		g.say("printf \"at %#lx\\n\", $rip", "at 0xffffffff")
+		assert.Check(t, !strings.Contains(out.String(), "TestPass"), "the test ran while the machine stood still: %s", out)
+		g.say("detach", "detached")
+		g.end()
+		out.awaitEnd(t)
+		errs.awaitEnd(t)
+		assert.NilError(t, cmd.Wait(), "%s", errs)
+		assert.Check(t, is.Contains(out.String(), "--- PASS: TestPass"))
+		q.gone(t)
+	})
+}
+
+// TestFaultReplayUnderGDB stops at a function of a kernel with debug information,
+// in a run whose disk has a fault: such a machine boots.
+func TestFaultReplayUnderGDB(t *testing.T) {
+	t.Parallel()
+	vmlinux := os.Getenv("KVMRUN_DEBUG_KERNEL")
+	if vmlinux == "" {
+		t.Skip("KVMRUN_DEBUG_KERNEL is not set: name the vmlinux that `kvmrun kernel build -src debian:6.12 -profile kasan` makes")
+	}
+	if _, err := exec.LookPath("gdb"); err != nil {
+		t.Skip("gdb is not installed: apt-get install gdb, or .ci/setup test")
+	}
+	for name, args := range map[string][]string{
+		"forked": nil,
+		"booted": {"-fault", "disk-read:e4-4k,nth=1000000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "logs")
+			src, err := filepath.Abs("../..")
+			assert.NilError(t, err)
+			run := finish(t, command(t, append([]string{
+				"run", "-kernel", vmlinux, "-src", src, "-suite", "ext4", "-run", "^TestPowerCut$", "-o", dir,
+			}, args...)...))
+			assert.Equal(t, run.code, 0, "%s%s", run.stdout, run.stderr)
+			o := t.TempDir()
+			cmd := command(t, "replay", "-gdb", "-trace", "sched:sched_process_exit", "-o", o, dir, "TestPowerCut")
+			stderr, err := cmd.StderrPipe()
+			assert.NilError(t, err)
+			stdout, err := cmd.StdoutPipe()
+			assert.NilError(t, err)
+			assert.NilError(t, cmd.Start())
+			t.Cleanup(func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			})
+			out, errs := follow(stdout), follow(stderr)
+			errs.await(t, errs.await(t, 0, "waiting for a debugger: "), "\n")
+			said := regexp.MustCompile(`waiting for a debugger: (.*)`).FindStringSubmatch(errs.String())
+			g := debugger(t, said[1])
+			g.say("print init_uts_ns.name.sysname", `"Linux`)
+			g.say("break ext4_fill_super", "Breakpoint 1")
+			g.say("continue", "Breakpoint 1, ext4_fill_super")
+			g.say("backtrace", "get_tree_bdev")
+			g.say("delete", "(gdb)")
+			g.say("detach", "detached")
+			g.end()
+			out.awaitEnd(t)
+			errs.awaitEnd(t)
+			assert.NilError(t, cmd.Wait(), "%s", errs)
+			assert.Check(t, is.Contains(out.String(), "--- PASS: TestPowerCut"))
+			trace, err := os.ReadFile(filepath.Join(o, "trace.txt"))
+			assert.NilError(t, err)
+			assert.Check(t, is.Contains(string(trace), "sched_process_exit:"))
+		})
+	}
+}
+
+// gdbSession is a gdb that reads commands from a pipe.
+type gdbSession struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *stream
+	at  int
+}
+
+// debugger runs the command as a user's shell would.
+func debugger(t *testing.T, command string) *gdbSession {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", command)
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "TERM=dumb", "DEBUGINFOD_URLS=")
+	in, err := cmd.StdinPipe()
+	assert.NilError(t, err)
+	r, w, err := os.Pipe()
+	assert.NilError(t, err)
+	cmd.Stdout, cmd.Stderr = w, w
+	assert.NilError(t, cmd.Start())
+	assert.NilError(t, w.Close())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = r.Close()
+	})
+	g := &gdbSession{t: t, cmd: cmd, in: in, out: follow(r)}
+	g.at = g.out.await(t, 0, "Remote debugging using ")
+	g.say("set pagination off", "(gdb)")
+	return g
+}
+
+// say types a line and waits for the answer.
+func (g *gdbSession) say(line, want string) {
+	g.t.Helper()
+	_, err := io.WriteString(g.in, line+"\n")
+	assert.NilError(g.t, err)
+	g.at = g.out.await(g.t, g.at, want)
+}
+
+// end leaves gdb.
+func (g *gdbSession) end() {
+	g.t.Helper()
+	_, err := io.WriteString(g.in, "quit\n")
+	assert.NilError(g.t, err)
+	g.out.awaitEnd(g.t)
+	assert.NilError(g.t, g.cmd.Wait(), "%s", g.out)
+}
