@@ -28,7 +28,7 @@
 // and infra. They leave the belief as it is; the point and its neighbours are
 // avoided. What cannot be told apart for that reason is a range, not a guess.
 // Two points with one kernel cannot differ, so that what lies between them is
-// never the culprit.
+// never the culprit; the second is built, to find that out, and not run.
 //
 // # Concurrency and lifetime
 //

@@ -68,7 +68,7 @@ type legend struct {
 // colors are told apart by people who cannot tell red from green, too (Okabe
 // and Ito, 2008).
 var colors = map[Word]string{
-	Good: "#0072b2", Bad: "#d55e00", Other: "#cc79a7", BootFailed: "#e69f00", BuildFailed: "#999999", Infra: "#000000",
+	Good: "#0072b2", Bad: "#d55e00", Other: "#cc79a7", BootFailed: "#e69f00", BuildFailed: "#999999", Infra: "#000000", Same: "#56b4e9",
 }
 
 // draw places the runs. Rows share the height when there are many.

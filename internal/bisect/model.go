@@ -162,9 +162,12 @@ const (
 	BootFailed  Word = "boot-failed"  // the kernel did not come up
 	BuildFailed Word = "build-failed" // there is no kernel
 	Infra       Word = "infra"        // this machine failed, not the kernel
+	// Same is no run: the kernel that was built is that of a point that was
+	// tested, and what was seen there holds here.
+	Same Word = "same"
 )
 
-// Words are all words, in the order in which they are reported.
+// Words are all words of runs, in the order in which they are reported.
 var words = []Word{Good, Bad, Other, BootFailed, BuildFailed, Infra}
 
 // Phase is what a try is for.

@@ -139,7 +139,7 @@ func percent(p float64) string {
 func (r Report) count(id string) string {
 	n, total := map[Word]int{}, 0
 	for _, o := range r.Observations {
-		if o.Point == id && o.Phase != Revert {
+		if o.Point == id && o.Phase != Revert && o.Word != Same {
 			n[o.Word]++
 			total++
 		}
@@ -320,7 +320,7 @@ func (r Report) GitLog(w io.Writer) error {
 	}
 	for _, o := range r.Observations {
 		x, ok := index[o.Point]
-		if !ok || o.Phase == Revert {
+		if !ok || o.Phase == Revert || o.Word == Same {
 			continue
 		}
 		if count[o.Point] == nil {

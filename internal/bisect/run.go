@@ -91,7 +91,7 @@ func Run(ctx context.Context, s *Search, j Job) (*Result, error) {
 		var wg sync.WaitGroup
 		for i, step := range steps {
 			tell(Event{Step: step, Runs: runs, Builds: builds})
-			wg.Go(func() { out[i], errs[i] = j.Try(ctx, step) })
+			wg.Go(func() { out[i], errs[i] = j.try(ctx, step, s.twin) })
 		}
 		wg.Wait()
 		for i, step := range steps {
@@ -123,12 +123,19 @@ func Run(ctx context.Context, s *Search, j Job) (*Result, error) {
 
 // Try makes one run.
 func (j Job) Try(ctx context.Context, step Step) (Observation, error) {
+	return j.try(ctx, step, func(Step, string) string { return "" })
+}
+
+// try makes one run unless the kernel turns out to have a twin.
+func (j Job) try(ctx context.Context, step Step, twin func(Step, string) string) (Observation, error) {
 	b, err := j.Builder.Build(ctx, step.Point)
 	if err != nil {
 		return Observation{}, err
 	}
 	o := Observation{Word: b.Word, Reason: b.Reason, Log: b.Log}
-	if b.Word == "" {
+	if other := twin(step, b.Kernel); b.Word == "" && other != "" {
+		o = Observation{Word: Same, Reason: "its kernel is that of " + abbrev(other)}
+	} else if b.Word == "" {
 		if o, err = j.Tester.Test(ctx, step.Point, b); err != nil {
 			return Observation{}, err
 		}

@@ -73,6 +73,21 @@ func (s *Search) Observe(o Observation) {
 	}
 }
 
+// twin returns the point that was tested with a kernel that was just built to be
+// searched, "" if there is none, or if the step is a repeat.
+func (s *Search) twin(step Step, kernel string) string {
+	x, ok := s.index[step.Point]
+	if !ok || step.Phase != Narrow || kernel == "" || s.at[x].kernel != "" {
+		return ""
+	}
+	for y := range s.at {
+		if s.at[y].kernel == kernel && s.at[y].count[Good]+s.at[y].count[Bad] > 0 {
+			return s.h.Points[y].ID
+		}
+	}
+	return ""
+}
+
 // strikes is how often a word that says nothing is believed to be bad luck.
 var strikes = map[Word]int{Other: 2, BootFailed: 2, BuildFailed: 1, Infra: 2}
 
@@ -488,7 +503,7 @@ func (s *Search) avoid() []float64 {
 		switch {
 		case un:
 			flush(x, true)
-		case c[Good]+c[Bad] > 0:
+		case c[Good]+c[Bad]+c[Same] > 0:
 			flush(x, false)
 		case len(c) > 0:
 			out[x] = 0.5
@@ -570,7 +585,9 @@ type Result struct {
 func (s *Search) result(kind Kind, found []int, b belief) *Result {
 	r := &Result{Kind: kind, Candidates: s.h.Candidates(), Runs: map[Word]int{}}
 	for _, o := range s.obs {
-		r.Runs[o.Word]++
+		if o.Word != Same {
+			r.Runs[o.Word]++
+		}
 	}
 	kernels := map[string]string{}
 	for x, p := range s.h.Points {

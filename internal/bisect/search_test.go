@@ -120,9 +120,25 @@ func TestSameKernel(t *testing.T) {
 	for x := 18; x < 22; x++ {
 		w.kernel[x] = w.kernel[17]
 	}
-	r := w.bisect(t, Config{})
+	s, err := New(w.h, Config{})
+	assert.NilError(t, err)
+	r, err := Run(t.Context(), s, Job{Builder: w, Tester: w})
+	assert.NilError(t, err)
 	assert.Equal(t, r.Kind, Culprit)
 	assert.Equal(t, r.Found[0].ID, "c17")
+	known, twins := map[string]string{}, 0
+	for _, o := range s.obs {
+		first, ok := known[o.Kernel]
+		if o.Word == Same {
+			twins++
+			assert.Equal(t, o.Reason, "its kernel is that of "+first)
+			continue
+		}
+		assert.Assert(t, !ok || first == o.Point || o.Phase == Confirm, "%s was run, which is %s", o.Point, first)
+		known[o.Kernel] = o.Point
+	}
+	assert.Assert(t, twins > 0)
+	assert.Equal(t, r.Runs[Same], 0)
 }
 
 // TestSameEnds names nothing when all points are one kernel, which fails at times.
