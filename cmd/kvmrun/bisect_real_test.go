@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -161,6 +162,7 @@ func realRepo(t *testing.T, src, dir string) {
 	fine()
 	restore("lib: no other bug", cmdline, was)
 	fine()
+	change("landlock: comment before", "security/landlock/net.c", comment)
 	i.commit("main", culpritSubject, 0, 0, mutated(t, src, "L4-family-mismatch-denied.patch", "security/landlock/net.c"))
 	change("landlock: comment", "security/landlock/net.c", comment)
 	fine()
@@ -234,12 +236,52 @@ func TestBisectRealCommits(t *testing.T) {
 	assert.Equal(t, last.Phase, bisect.Revert)
 	assert.Equal(t, last.Word, bisect.Good)
 	assert.Equal(t, r.Result.Runs[bisect.Infra], 0)
+	// The commit before the culprit changes nothing that is compiled: it was built
+	// and not searched, because its kernel was known.
+	at, same := map[string]string{}, 0
+	for _, o := range r.Observations {
+		if o.Word == bisect.Same {
+			same++
+			assert.Assert(t, at[o.Kernel] != "" && at[o.Kernel] != o.Point)
+		} else if o.Phase == bisect.Narrow && o.Kernel != "" {
+			assert.Assert(t, at[o.Kernel] == "" || at[o.Kernel] == o.Point, "%s was run, whose kernel is that of %s", o.Point, at[o.Kernel])
+			at[o.Kernel] = o.Point
+		}
+	}
+	assert.Assert(t, same > 0)
 	// All of it again: nothing is built.
 	r = realBisect(t, filepath.Join(t.TempDir(), "again"), question...)
 	assert.Equal(t, r.Result.Found[0].Subject, culpritSubject)
 	for _, o := range r.Observations {
 		assert.Assert(t, o.Word == bisect.BuildFailed || o.Build == 0, "%s was built again", o.Point)
 	}
+	gitBisects(t, repo)
+}
+
+// gitBisects lets git's own driver ask the same, in a clone that is always in the
+// same place, so that what was built of it helps.
+func gitBisects(t *testing.T, repo string) {
+	t.Helper()
+	clone := strings.TrimSuffix(repo, ".git")
+	assert.NilError(t, os.RemoveAll(clone))
+	defer os.RemoveAll(clone)
+	module, err := filepath.Abs("../..")
+	assert.NilError(t, err)
+	inClone := func(args ...string) string {
+		cmd := exec.Command("git", args...)
+		cmd.Dir = clone
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = io.MultiWriter(&out, os.Stderr), os.Stderr // it takes long: show what it does
+		assert.NilError(t, cmd.Run(), "git %v", args)
+		return out.String()
+	}
+	git(t, repo, "clone", "-q", "--shared", "--branch", "main", repo, clone)
+	inClone("bisect", "start", "bad", "good")
+	out := inClone("bisect", "run", shared.kvmrun, "bisect-step", "-src", ".", "-module", module, "-profile", "lean",
+		"-suite", "landlock", "-run", "^TestAddressFamilyMismatch$")
+	assert.Assert(t, strings.Contains(out, "is the first bad commit") && strings.Contains(out, culpritSubject), out)
+	log := inClone("bisect", "log")
+	assert.Assert(t, strings.Contains(log, "git bisect skip"), log) // on the way are a break of the build and one of the boot
 }
 
 // TestBisectRealConfigs finds the option that makes a kernel complain.
