@@ -171,7 +171,7 @@ func (p Plan) Validate(k Kernel) error {
 			errs = append(errs, fmt.Errorf("-fault %s: %s", f, fmt.Sprintf(format, a...)))
 		}
 		if miss := k.Config.Missing(f.Options()); len(miss) > 0 {
-			bad("the kernel has not CONFIG_%s; `kvmrun kernel build -profile kasan` makes one that has", strings.Join(miss, ", CONFIG_"))
+			bad("the kernel lacks CONFIG_%s; `kvmrun kernel build -profile kasan` makes one that has", strings.Join(miss, ", CONFIG_"))
 		}
 		for _, fn := range []string{f.In, f.NotIn, f.function()} {
 			if fn != "" && len(k.Functions) > 0 && !k.Functions[fn] {

@@ -129,7 +129,7 @@ func TestValidate(t *testing.T) {
 		"disk-full:data", "disk-full:scratch").Validate(k))
 	assert.NilError(t, plan(t, "fail_page_alloc,in=nowhere").Validate(fault.Kernel{}), "what is not known fits")
 	for spec, want := range map[string]string{
-		"fail_page_alloc":                  "-fault fail_page_alloc: the kernel has not CONFIG_FAIL_PAGE_ALLOC; `kvmrun kernel build -profile kasan`",
+		"fail_page_alloc":                  "-fault fail_page_alloc: the kernel lacks CONFIG_FAIL_PAGE_ALLOC; `kvmrun kernel build -profile kasan`",
 		"failslab,cache=x":                 "CONFIG_SLUB_DEBUG",
 		"failslab,in=es_insert_extent":     "no function es_insert_extent; it has ext4_es_insert_extent",
 		"failslab,notin=ext4_es_insert_ex": "it has ext4_es_insert_extent",
