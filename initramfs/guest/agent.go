@@ -212,7 +212,7 @@ func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
 	files := slices.Concat(r.Fetch, rel.Fetch)
 	a.fetch(files)
 	warnings = append(append(warnings, w...), a.cleanUp()...)
-	warnings = append(warnings, a.look(rel.Arm, len(files))...)
+	warnings = append(warnings, a.look(rel.Arm, counts, len(files))...)
 	nonce := r.Nonce
 	if rel.Nonce != "" {
 		nonce = rel.Nonce

@@ -9,9 +9,11 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -181,8 +183,14 @@ func (a *agent) disarm(arm wire.Arm) (counts []wire.Count, warnings []string) {
 }
 
 // look collects what is only true when nothing of the program is left.
-func (a *agent) look(arm wire.Arm, first int) (warnings []string) {
+func (a *agent) look(arm wire.Arm, counts []wire.Count, first int) (warnings []string) {
+	hit := func(c wire.Count) bool { return c.Fired != 0 || c.Err != "" }
+	if len(counts) > 0 && !slices.ContainsFunc(counts, hit) {
+		return nil
+	}
+	gone := time.Now()
 	for _, w := range arm.Final {
+		time.Sleep(time.Until(gone.Add(w.Age)))
 		if err := a.write(w); err != nil {
 			warnings = append(warnings, "look for leaks: "+err.Error())
 		}
@@ -193,7 +201,7 @@ func (a *agent) look(arm wire.Arm, first int) (warnings []string) {
 		if err != nil {
 			m.Err = err.Error()
 		} else {
-			m.Data = []byte(text[:min(len(text), wire.Chunk)])
+			m.Data = []byte(text[max(0, len(text)-wire.Chunk):])
 		}
 		a.send(wire.Message{File: m})
 	}

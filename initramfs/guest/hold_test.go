@@ -3,7 +3,10 @@
 package guest
 
 import (
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
@@ -54,7 +57,7 @@ func TestArm(t *testing.T) {
 	f.files["/proc/kallsyms"] = "ffffffff81000100 T f\nffffffff81000180 t g\nffffffff81000140 d f_data\n"
 	f.files["/k/times"] = "-2\n"
 	f.files["/k/garbage"] = "x\n"
-	f.files["/k/look"] = "seen"
+	f.files["/k/look"] = "older" + strings.Repeat("x", wire.Chunk-4) + "seen"
 	f.fail[`write /k/gone "1"`] = unix.ENOENT
 	c := startAgent(t, f, nil)
 	r := helperRun("stop")
@@ -63,7 +66,7 @@ func TestArm(t *testing.T) {
 		Before:   []wire.Write{{Path: "/k/start", Symbol: "f"}, {Path: "/k/end", Symbol: "f", End: true}, {Path: "/k/gone", Text: "1", Optional: true}, {Path: "/k/p", Text: "100"}},
 		After:    []wire.Write{{Path: "/k/p", Text: "0"}, {Path: "/k/gone", Text: "1"}},
 		Counters: []wire.Counter{{Name: "n", Path: "/k/times", Start: 3}, {Name: "m", Path: "/k/garbage"}},
-		Final:    []wire.Write{{Path: "/k/scan", Text: "scan"}},
+		Final:    []wire.Write{{Path: "/k/scan", Text: "scan"}, {Path: "/k/scan", Text: "again", Age: time.Millisecond}},
 		Look:     []string{"/k/look", "/k/unseen"},
 	}}
 	res := c.run(t, r)
@@ -73,9 +76,23 @@ func TestArm(t *testing.T) {
 	})
 	assert.DeepEqual(t, res.exited.Faults[0], wire.Count{Name: "n", Fired: 5})
 	assert.Assert(t, res.exited.Faults[1].Err != "")
-	assert.DeepEqual(t, res.files, map[string]string{"1/": "seen", "2/": "!no such file or directory"})
+	assert.DeepEqual(t, res.files, map[string]string{"1/": strings.Repeat("x", wire.Chunk-4) + "seen", "2/": "!no such file or directory"})
 	assert.Equal(t, len(res.done.Warnings), 1)
 	assert.Assert(t, cmp.Contains(res.done.Warnings[0], "disarm a fault: "))
+	scans := slices.DeleteFunc(f.list(), func(s string) bool { return !strings.HasPrefix(s, "write /k/scan") })
+	assert.DeepEqual(t, scans, []string{`write /k/scan "scan"`, `write /k/scan "again"`})
+
+	// Without a fault there is nothing to look for.
+	r = helperRun("stop")
+	r.Hold = wire.HoldStop
+	f.files["/k/times"] = "3\n"
+	c.release = &wire.Release{Args: []string{"x"}, Arm: wire.Arm{
+		Counters: []wire.Counter{{Name: "n", Path: "/k/times", Start: 3}},
+		Final:    []wire.Write{{Path: "/k/scan", Text: "third"}}, Look: []string{"/k/look"},
+	}}
+	res = c.run(t, r)
+	assert.Equal(t, res.exited.Faults[0].Fired, 0)
+	assert.Equal(t, len(res.files), 0, "%v", res.files)
 }
 
 func TestReleaseTwice(t *testing.T) {

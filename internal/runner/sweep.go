@@ -51,6 +51,8 @@ type Sweeper struct {
 	longest time.Duration
 	// Note says why machines are booted, "" when they are forked.
 	Note string
+	// leaks says that the kernel can look for lost memory by itself.
+	leaks bool
 	// silence says why a listing will not know the stack of some calls.
 	silence string
 }
@@ -105,6 +107,7 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 		}
 	}
 	s.Boot = out.Boot
+	s.leaks = p.Kernel.Config.Has("DEBUG_KMEMLEAK")
 	s.job = j
 	s.job.Program.kernelFile = ""
 	return s, nil
@@ -210,15 +213,24 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 		arm.Final = append(arm.Final, wire.Write{Path: path.Join(dir, "shrink"), Text: "1", Optional: true})
 		arm.Look = append(arm.Look, path.Join(dir, "objects"))
 	}
+	if s.leaks {
+		scanForLeaks(&arm)
+	}
 	began := time.Now()
 	out, said, log := s.exec(ctx, arm, fmt.Sprintf("%s-%d.log", name, s.runs.Add(1)))
 	facts := factsOf(out, log)
 	facts.Output = said
-	if p == nil {
-		s.longest = max(s.longest, time.Since(began)) // nothing else runs then
+	if p == nil { // nothing else runs then
+		s.longest = max(s.longest, time.Since(began))
+		if _, ok := out.Looks[kmemleakFile]; !ok && s.leaks && facts.Infra+facts.Hang == "" {
+			s.leaks = false
+			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", oneLine(strings.Join(out.Notes, "; ")))
+		}
 	}
 	if !keep(facts) || ctx.Err() != nil {
 		_ = os.Remove(log)
+	} else {
+		s.m.symbolizeLeaks(ctx, s.job.Program.Kernel, facts.Leaks)
 	}
 	return facts, nil
 }
@@ -296,6 +308,10 @@ func factsOf(out Outcome, log string) sweep.Facts {
 		}
 	}
 	for file, text := range out.Looks {
+		if file == kmemleakFile {
+			f.Leaks = parseLeaks(text)
+			continue
+		}
 		// "12 N0=12": the sum, then each node's (show_slab_objects in mm/slub.c).
 		if n, err := strconv.Atoi(strings.SplitN(strings.TrimSpace(text), " ", 2)[0]); err == nil {
 			if f.Objects == nil {

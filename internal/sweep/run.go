@@ -23,8 +23,8 @@ const (
 	Hang Verdict = "hang"
 	// Broken: a file system did not survive.
 	Broken Verdict = "broken file system"
-	// Leak: memory was not given back.
-	Leak Verdict = "leak"
+	// Leaked: memory was not given back.
+	Leaked Verdict = "leak"
 	// Infra: kvmrun, QEMU or the host failed; the point says nothing.
 	Infra Verdict = "infra"
 	// Unreached: the test did not get to the point this time.
@@ -36,10 +36,10 @@ const (
 )
 
 // Verdicts lists all of them, the gravest first.
-var Verdicts = []Verdict{Splat, Hang, Broken, Leak, Infra, Unreached, Degraded, Clean}
+var Verdicts = []Verdict{Splat, Hang, Broken, Leaked, Infra, Unreached, Degraded, Clean}
 
 // Bad says whether the verdict is a finding about the kernel.
-func (v Verdict) Bad() bool { return v == Splat || v == Hang || v == Broken || v == Leak }
+func (v Verdict) Bad() bool { return v == Splat || v == Hang || v == Broken || v == Leaked }
 
 // Facts are what a Target saw in one run.
 type Facts struct {
@@ -59,12 +59,37 @@ type Facts struct {
 	Broken []string
 	// Objects are the slab caches' objects that are left, by cache.
 	Objects map[string]int
+	// Leaks are what the kernel itself says is lost.
+	Leaks []Leak
 	// Failed is why the test failed, "" for one that passed.
 	Failed string
 	// Output is the end of what the test printed.
 	Output string
 	// Log is the file with the kernel log, which belongs to the Target.
 	Log string
+}
+
+// Leak is memory that nothing refers to any more.
+type Leak struct {
+	// At is the call stack that allocated it, innermost first.
+	At string
+	// Objects is how many there are.
+	Objects int
+	// Title names it in one line, Raw is the kernel's report.
+	Title, Raw string
+}
+
+// key is the leak's in a baseline.
+func (l Leak) key() string { return "lost: " + l.At }
+
+// leak returns the first leak that there is more of than without a fault.
+func (f Facts) leak(baseline map[string]int) (Leak, bool) {
+	for _, l := range f.Leaks {
+		if l.Objects > baseline[l.key()] {
+			return l, true
+		}
+	}
+	return Leak{}, false
 }
 
 // Target runs the test once. Its methods are called from several goroutines.
@@ -98,7 +123,8 @@ type Config struct {
 	Target  Target
 	Listing Listing
 	Points  []Point
-	// Baseline is what is left of each cache after the test without a fault.
+	// Baseline is what is left of each cache, and lost, after the test without
+	// a fault, as DryRun returns it.
 	Baseline map[string]int
 	// Done are results of an earlier run of this sweep.
 	Done []Result
@@ -128,7 +154,7 @@ func (r *Refused) Error() string {
 }
 
 // DryRun runs the test without a fault, n times, and returns how many objects
-// are left of each cache. The error is a [*Refused] when the test does not
+// are left of each cache, and of each leak. The error is a [*Refused] when the test does not
 // pass.
 func DryRun(ctx context.Context, t Target, n int) (map[string]int, error) {
 	most := map[string]int{}
@@ -137,7 +163,10 @@ func DryRun(ctx context.Context, t Target, n int) (map[string]int, error) {
 		if err != nil {
 			return nil, err
 		}
-		f.Fired = 1 // as if, so that only failures count
+		for _, l := range f.Leaks {
+			most[l.key()] = max(most[l.key()], l.Objects)
+		}
+		f.Fired, f.Leaks = 1, nil // as if, so that only failures count
 		if v, _ := judge(f, nil); v != Clean {
 			return nil, &Refused{f}
 		}
@@ -166,6 +195,9 @@ func judge(f Facts, baseline map[string]int) (Verdict, string) {
 	case len(f.Broken) > 0:
 		return Broken, f.Broken[0]
 	}
+	if l, ok := f.leak(baseline); ok {
+		return Leaked, l.Title
+	}
 	var caches []string
 	for c := range f.Objects {
 		caches = append(caches, c)
@@ -173,7 +205,7 @@ func judge(f Facts, baseline map[string]int) (Verdict, string) {
 	slices.Sort(caches)
 	for _, c := range caches {
 		if base, ok := baseline[c]; ok && f.Objects[c] > base {
-			return Leak, fmt.Sprintf("%d objects of %s are left, %d without a fault", f.Objects[c], c, base)
+			return Leaked, fmt.Sprintf("%d objects of %s are left, %d without a fault", f.Objects[c], c, base)
 		}
 	}
 	switch {
@@ -257,6 +289,9 @@ func (c Config) one(ctx context.Context, p Point) (r Result, err error) {
 		}
 		r = Result{Point: p, Stack: f.Stack, Hit: c.Listing.SiteOf(f.Stack), Raw: f.Raw, Failed: f.Failed, Log: f.Log}
 		r.Verdict, r.Title = judge(f, c.Baseline)
+		if l, ok := f.leak(c.Baseline); ok && r.Verdict == Leaked {
+			r.Raw = l.Raw
+		}
 		if f.Fired > 0 && len(f.Stack) == 0 {
 			r.Hit = p.Site // the caller wants no message; the count has to do
 			for _, s := range c.Listing.Sites {
@@ -268,7 +303,7 @@ func (c Config) one(ctx context.Context, p Point) (r Result, err error) {
 		if !r.Verdict.Bad() && r.Verdict != Infra {
 			r.Log = ""
 		}
-		if r.Verdict != Leak && r.Verdict != Unreached && r.Verdict != Infra {
+		if r.Verdict != Leaked && r.Verdict != Unreached && r.Verdict != Infra {
 			break
 		}
 	}

@@ -130,6 +130,7 @@ func (k *kernel) Run(_ context.Context, p *sweep.Point, keep func(sweep.Facts) b
 func simulated() *kernel {
 	return &kernel{calls: map[uint64]int{}, at: func(n uint64, try int) sweep.Facts {
 		f := sweep.Facts{Fired: 1, Stack: []string{"alloc", "open"}, Objects: map[string]int{"inode": 3, "other": 100}, Log: "log"}
+		f.Leaks = []sweep.Leak{{At: "boot+0x1/0x2", Objects: 2, Title: "memory leak in boot"}}
 		switch n {
 		case 0:
 			f.Fired = 0
@@ -153,6 +154,8 @@ func simulated() *kernel {
 			f.Fired, f.Stack = 0, nil
 		case 9:
 			f.Infra = "no memory for QEMU"
+		case 11:
+			f.Leaks = append(f.Leaks, sweep.Leak{At: "alloc+0x1/0x2", Objects: 1, Title: "memory leak in open", Raw: "unreferenced object"})
 		}
 		return f
 	}}
@@ -162,16 +165,16 @@ func TestRun(t *testing.T) {
 	k := simulated()
 	base, err := sweep.DryRun(t.Context(), k, 2)
 	assert.NilError(t, err)
-	assert.DeepEqual(t, base, map[string]int{"inode": 3, "other": 100})
-	l := sweep.Learn("failslab", []sweep.Dump{dump(1, "alloc", "open")}, sweep.Start-10)
+	assert.DeepEqual(t, base, map[string]int{"inode": 3, "other": 100, "lost: boot+0x1/0x2": 2})
+	l := sweep.Learn("failslab", []sweep.Dump{dump(1, "alloc", "open")}, sweep.Start-11)
 	var told []int
-	c := sweep.Config{Target: k, Listing: l, Points: l.Every(10, 0), Baseline: base, Jobs: 3, OnResult: func(r sweep.Result) error {
+	c := sweep.Config{Target: k, Listing: l, Points: l.Every(11, 0), Baseline: base, Jobs: 3, OnResult: func(r sweep.Result) error {
 		told = append(told, r.ID)
 		return nil
 	}}
 	results, err := c.Run(t.Context())
 	assert.NilError(t, err)
-	assert.Equal(t, len(told), 10)
+	assert.Equal(t, len(told), 11)
 	var got []string
 	for _, r := range results {
 		got = append(got, fmt.Sprintf("%d %s: %s", r.Nth, r.Verdict, r.Title))
@@ -180,21 +183,24 @@ func TestRun(t *testing.T) {
 		"1 degraded: ended with status 1", "2 splat: KASAN: bad (and 1 more)", "3 splat: the kernel died without a report",
 		"4 hang: nothing was said for 1m", "5 broken file system: e2fsck: bad",
 		"6 leak: 4 objects of inode are left, 3 without a fault", "7 clean: ", "8 unreached: ", "9 infra: no memory for QEMU", "10 clean: ",
+		"11 leak: memory leak in open",
 	})
+	assert.Equal(t, k.calls[11], 2)
 	assert.Equal(t, k.calls[6], 2, "a leak has to show twice")
 	assert.Equal(t, k.calls[2], 1)
 	assert.Equal(t, results[0].Hit, 1)
+	assert.Equal(t, results[10].Raw, "unreferenced object")
 
 	r := sweep.Report{Subject: "ext4 TestX", Fault: "failslab", Repro: "kvmrun sweep -at %s -- x", PerSecond: 2}
 	r.Fill(sweep.Header{Listing: l, Points: c.Points, Spread: 1}, results)
 	assert.Assert(t, r.Failed())
-	assert.Equal(t, len(r.Findings()), 5)
+	assert.Equal(t, len(r.Findings()), 6)
 	var text bytes.Buffer
 	assert.NilError(t, r.Text(&text, func(s []string) []string { return append(s, "at file.c:1") }))
 	for _, want := range []string{
 		"splat: KASAN: bad (and 1 more) (1 point)\n  injected at 2:\n    alloc\n    open\n    at file.c:1\n  the kernel:\n    BUG: KASAN: bad\n  kernel log: log\n  again: kvmrun sweep -at '2' -- x\n",
-		"10 calls (or 1 fewer: the number varies) from 1 site (9 of the calls are of unknown sites, which do not count here); 1 sites tried, 1 hit\n",
-		"10 of 10 points: 2 splat, 1 hang, 1 broken file system, 1 leak, 1 infra, 1 unreached, 1 degraded, 2 clean; 2.0 points a second\n",
+		"11 calls (or 1 fewer: the number varies) from 1 site (10 of the calls are of unknown sites, which do not count here); 1 sites tried, 1 hit\n",
+		"11 of 11 points: 2 splat, 1 hang, 1 broken file system, 2 leak, 1 infra, 1 unreached, 1 degraded, 2 clean; 2.0 points a second\n",
 	} {
 		assert.Assert(t, cmp.Contains(text.String(), want))
 	}

@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Version is the protocol's; both sides must agree.
@@ -138,7 +139,9 @@ type Arm struct {
 	// Counters are read then.
 	Counters []Counter `json:"counters,omitempty"`
 	// Final is written after everything the program left behind is gone, and
-	// Look then sent back, like files of Run.Fetch whose list it continues.
+	// the last [Chunk] bytes of Look then sent back, like files of Run.Fetch
+	// whose list it continues. With Counters of which none has moved, neither
+	// is done: there was no fault to look for the consequences of.
 	Final []Write  `json:"final,omitempty"`
 	Look  []string `json:"look,omitempty"`
 }
@@ -158,6 +161,9 @@ type Write struct {
 	End    bool   `json:"end,omitempty"`
 	// Optional ignores a file that is not there.
 	Optional bool `json:"optional,omitempty"`
+	// Age, in Arm.Final, is how long everything that the program left behind
+	// has been gone by then, at least.
+	Age time.Duration `json:"age,omitempty"`
 }
 
 // Counter is a file with a number that counts down from Start.
