@@ -70,8 +70,8 @@ func (f Fault) compile(a *wire.Arm, noise Noise, at *Range) {
 		times = f.Times
 	}
 	who := f.Who
-	if f.Kind == Function {
-		who = All // see the package comment
+	if f.Kind.everybody() {
+		who = All
 	}
 	flag("task-filter", who != All)
 	put("interval", strconv.FormatUint(interval, 10))

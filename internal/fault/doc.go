@@ -47,8 +47,9 @@
 //	who=tree         the program and all that it starts (default)
 //	who=task         the program's first thread alone, for which the kernel
 //	                 counts the points of all kinds together
-//	who=all          the whole system; fail_function knows nothing else, because
-//	                 its trap is no task's (in_task() in lib/fault-inject.c)
+//	who=all          the whole system; fail_function and fail_io_timeout know
+//	                 nothing else, because a trap and an interrupt are no
+//	                 task's (in_task() in lib/fault-inject.c)
 //	gfp=wide         allocations that may wait, too (default); gfp=narrow: only
 //	                 those that may not
 //	cache=NAME       failslab: this slab cache only

@@ -92,6 +92,10 @@ func (k Kind) DiskError() bool {
 	return k == DiskRead || k == DiskWrite || k == DiskFlush || k == DiskFull
 }
 
+// everybody says that the kernel cannot tell for whom the kind is: it decides in
+// a trap or in an interrupt (in_task() in lib/fault-inject.c).
+func (k Kind) everybody() bool { return k == Function || k == IOTimeout }
+
 // Who says whom a fault of the kernel hits.
 type Who string
 

@@ -164,10 +164,10 @@ func (f *Fault) set(key, value string) (err error) {
 		if f.Who = Who(value); f.Who != Tree && f.Who != Task && f.Who != All {
 			return errors.New("want tree, task or all")
 		}
-		if f.Kind == Function && f.Who != All {
-			return errors.New("the kernel cannot tell tasks apart there: a function fails for everybody")
+		if f.Kind.everybody() && f.Who != All {
+			return fmt.Errorf("the kernel cannot tell tasks apart there: %s is for everybody", f.Kind)
 		}
-		if f.Who == Tree || f.Kind == Function {
+		if f.Who == Tree || f.Kind.everybody() {
 			f.Who = ""
 		}
 	case "gfp":

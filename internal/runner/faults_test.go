@@ -112,6 +112,76 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
+// TestFaultsCollide: a test that injects faults itself says so when there are
+// others, instead of taking them away.
+func TestFaultsCollide(t *testing.T) {
+	m, k := debugKernel(t)
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
+	assert.NilError(t, err)
+	for spec, want := range map[string]string{
+		"fail_page_alloc,nth=100000000":   "fail_page_alloc is armed from outside (probability 100)",
+		"failslab,nth=100000000,who=task": "the process's first thread is armed from outside (fail-nth ",
+	} {
+		f, err := fault.Parse(spec)
+		assert.NilError(t, err)
+		job := m.RunSuite(t.Context(), runner.SuiteJob{
+			ID: "collide", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestFaultLibrary$"}, Dir: t.TempDir(),
+			Timeout: 5 * time.Minute, Faults: fault.Plan{f},
+		})
+		assert.Equal(t, job.Verdict, result.VerdictTestFailed, "%s %q", job.Reason, job.Notes)
+		said := ""
+		for _, c := range job.Cases {
+			said += c.Output
+		}
+		assert.Assert(t, cmp.Contains(said, want))
+		assert.Assert(t, cmp.Contains(said, "run this test without -fault"))
+	}
+}
+
+// TestFaultsOfBlockRequests: requests of a disk fail, or are lost.
+func TestFaultsOfBlockRequests(t *testing.T) {
+	m, k := debugKernel(t)
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
+	assert.NilError(t, err)
+	run := func(spec string, limit time.Duration) (result.Job, string) {
+		f, err := fault.Parse(spec)
+		assert.NilError(t, err)
+		assert.NilError(t, k.CheckFaults(t.Context(), m, fault.Plan{f}, s.Spec.Disks))
+		dir := t.TempDir()
+		job := m.RunSuite(t.Context(), runner.SuiteJob{
+			ID: "block", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: dir,
+			Timeout: limit, Faults: fault.Plan{f},
+		})
+		log, err := os.ReadFile(filepath.Join(dir, "console.log"))
+		assert.NilError(t, err)
+		return job, string(log)
+	}
+	job, log := run("fail_make_request:vda,nth=5,who=all", 5*time.Minute)
+	assert.Assert(t, job.Verdict == result.VerdictTestFailed || job.Verdict == result.VerdictKernelFailed, "%v %s", job.Verdict, job.Reason)
+	assert.Assert(t, cmp.Contains(strings.Join(job.Notes, "\n"), "fault fail_make_request:vda,nth=5,who=all: injected 1×"))
+	assert.Assert(t, cmp.Contains(log, "name fail_make_request, "))
+	// virtio-blk has no handler for timeouts: who waits for the request waits on.
+	job, log = run("fail_io_timeout:vda,nth=5", 30*time.Second)
+	assert.Equal(t, job.Verdict, result.VerdictHung, "%s", job.Reason)
+	assert.Assert(t, cmp.Contains(log, "name fail_io_timeout, "))
+}
+
+// TestFaultsBalloon takes memory from a program that waits for it.
+func TestFaultsBalloon(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	var out bytes.Buffer
+	o := m.Exec(t.Context(), runner.Program{
+		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: t.TempDir(), Timeout: 2 * time.Minute,
+		Run: wire.Run{Argv: []string{"/init", "shrink"}}, Faults: fault.Plan{{Kind: fault.Balloon, MiB: 300, After: time.Millisecond}},
+	})
+	assert.NilError(t, o.Infra)
+	assert.Equal(t, o.Deadline+o.Hung, "")
+	assert.Equal(t, out.String(), "less memory\n")
+	assert.Assert(t, cmp.Contains(strings.Join(o.Notes, "\n"), "fault balloon,after=1ms,mib=300: injected 1×"))
+}
+
 // TestFaultsFromOutside: a full disk, a pause and an NMI in one machine.
 func TestFaultsFromOutside(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
@@ -120,7 +190,7 @@ func TestFaultsFromOutside(t *testing.T) {
 	k := kernelFor(t, m)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
-	plan, err := fault.ParsePlan("disk-full:e4-4k,nth=20\nvcpu-pause,after=1ms,for=50ms\nnmi,after=1ms\ndisk-read:e4-1k,nth=1000000\n")
+	plan, err := fault.ParsePlan("disk-full:e4-4k,nth=20\nvcpu-pause,after=1ms,for=50ms,times=2\nnmi,after=1ms\ndisk-read:e4-1k,nth=1000000\n")
 	assert.NilError(t, err)
 	job := m.RunSuite(t.Context(), runner.SuiteJob{
 		ID: "outside", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: t.TempDir(),
@@ -129,7 +199,7 @@ func TestFaultsFromOutside(t *testing.T) {
 	assert.Assert(t, job.Verdict == result.VerdictTestFailed || job.Verdict == result.VerdictKernelFailed, "%v %s %q", job.Verdict, job.Reason, job.Notes)
 	notes := strings.Join(job.Notes, "\n")
 	for _, want := range []string{
-		"fault disk-full:e4-4k,nth=20: injected ", "fault vcpu-pause,after=1ms,for=50ms: injected 1×", "fault nmi,after=1ms: injected 1×",
+		"fault disk-full:e4-4k,nth=20: injected ", "fault vcpu-pause,times=2,after=1ms,for=50ms: injected 2×", "fault nmi,after=1ms: injected 1×",
 		"fault disk-read:e4-1k,nth=1000000: the program did not get there (the disk had ",
 	} {
 		assert.Check(t, cmp.Contains(notes, want))

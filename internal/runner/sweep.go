@@ -153,9 +153,9 @@ func (s *Sweeper) List(ctx context.Context) (l sweep.Listing, again uint64, err 
 		if i == 1 {
 			noise = fault.Quiet
 		}
-		out, _, log := s.exec(ctx, f.CompileAt(noise, nil), fmt.Sprintf("listing-%d.log", i+1))
+		out, said, log := s.exec(ctx, f.CompileAt(noise, nil), fmt.Sprintf("listing-%d.log", i+1))
 		if why := s.trouble(out); why != "" {
-			return l, 0, fmt.Errorf("list call sites: %s; kernel log: %s", why, log)
+			return l, 0, fmt.Errorf("list call sites, in a run in which each call is counted and none fails: %s%s; kernel log: %s", why, lastLines(said), log)
 		}
 		if len(out.Faults) != 1 || out.Faults[0].Err != "" {
 			return l, 0, fmt.Errorf("list call sites: the number of calls is not known; kernel log: %s", log)

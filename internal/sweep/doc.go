@@ -29,6 +29,12 @@
 // system is a finding, whatever the test says. A test that fails because an
 // allocation failed is degraded, which is what is to be expected.
 //
+// A leak is what the kernel's own detector (kmemleak) calls lost after the test
+// and all that it left behind are gone, or a slab cache's objects; only what is
+// more than in two runs without a fault, and shows twice, counts. kmemleak
+// scans all memory twice and trusts nothing that is younger than five seconds:
+// a point then takes as much longer, where a fault was injected.
+//
 // # Concurrency
 //
 // Run is called once at a time; it calls the Target from several goroutines.

@@ -22,6 +22,8 @@ type Report struct {
 	Total  uint64 `json:"total"`
 	Spread uint64 `json:"spread"`
 	Silent uint64 `json:"silent"`
+	// Own is the number of calls by kmemleak itself, which are no sites.
+	Own uint64 `json:"own,omitempty"`
 	// Sites is the number of call stacks, SitesTried of those a point was
 	// meant for, SitesHit of those at which a fault was injected.
 	Sites      int             `json:"sites"`
@@ -39,7 +41,7 @@ type Report struct {
 
 // Fill computes the numbers from the results.
 func (r *Report) Fill(h Header, results []Result) {
-	r.Total, r.Silent, r.Spread = h.Listing.Total, h.Listing.Silent, h.Spread
+	r.Total, r.Silent, r.Own, r.Spread = h.Listing.Total, h.Listing.Silent, h.Listing.Own, h.Spread
 	r.Sites, r.Planned, r.Results = len(h.Listing.Sites), len(h.Points), results
 	r.Counts = map[Verdict]int{}
 	tried, hit := map[int]bool{}, map[int]bool{}
@@ -125,7 +127,10 @@ func (r *Report) Text(w io.Writer, stack func([]string) []string) error {
 	if r.Sites > 0 {
 		fmt.Fprintf(&b, " from %s", plural(r.Sites, "site"))
 		if r.Silent > 0 {
-			fmt.Fprintf(&b, " (%d of the calls are of unknown sites, which do not count here)", r.Silent)
+			fmt.Fprintf(&b, " (%d calls are of unknown sites, which do not count here)", r.Silent)
+		}
+		if r.Own > 0 {
+			fmt.Fprintf(&b, " (%d calls are kmemleak's own, and left out)", r.Own)
 		}
 		fmt.Fprintf(&b, "; %d sites tried, %d hit", r.SitesTried, r.SitesHit)
 	}

@@ -185,9 +185,28 @@ const pathDebug = "/sys/kernel/debug"
 // knob is a setting and its value before.
 type knob struct{ file, old string }
 
+// unarmed fails the test when somebody else has faults armed already: they use
+// the same knobs, and neither would get what it asked for.
+func unarmed(t testing.TB) {
+	t.Helper()
+	const cure = "run this test without -fault, and sweep others: it injects faults itself"
+	for _, o := range injectors {
+		b, err := os.ReadFile(filepath.Join(pathDebug, string(o), "probability"))
+		if p := strings.TrimSpace(string(b)); err == nil && p != "0" {
+			t.Fatalf("%s is armed from outside (probability %s), and all faults share its knobs; %s", o, p, cure)
+		}
+	}
+	// The first thread's own count is armed by who=task.
+	b, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/fail-nth", os.Getpid()))
+	if n := strings.TrimSpace(string(b)); err == nil && n != "0" {
+		t.Fatalf("the process's first thread is armed from outside (fail-nth %s); %s", n, cure)
+	}
+}
+
 // configure sets the knobs of the kind and returns what sets them back.
 func configure(t testing.TB, k Kind) (restore func()) {
 	t.Helper()
+	unarmed(t)
 	var done []knob
 	restore = func() {
 		for i := len(done) - 1; i >= 0; i-- {

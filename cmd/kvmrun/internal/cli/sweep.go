@@ -30,7 +30,9 @@ kernel. The test need not know.
 
 The kernel is judged, not the test: a splat, a hang, a leak or a file system that
 fsck complains about is a finding; a test that fails because it got no memory is
-"degraded". A test that fails without any fault is refused.
+"degraded". A test that fails without any fault is refused. A leak is what kmemleak
+reports where the kernel has it (profile debug; some seconds more a point), or
+objects of -caches that become more; each beyond what runs without a fault leave.
 
 -points sites (the default) first lists the call stacks that allocate, then
 injects once for each: its first, second and last call. -points all takes every

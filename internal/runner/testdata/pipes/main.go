@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command pipes makes pipes, the last one in a child process, and says which of
-// them failed.
+// them failed; or does one simple thing that its argument names.
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"syscall"
+	"time"
 
 	"github.com/kvmrun/kvmrun/initramfs/guest"
 )
@@ -29,6 +30,17 @@ func main() {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 			if !pipe(1) {
 				os.Exit(1)
+			}
+		case "shrink": // until there is less memory
+			for all := memory(); memory() > all*3/4; {
+				time.Sleep(10 * time.Millisecond)
+			}
+			fmt.Println("less memory")
+		case "messy": // leaves something behind when there is no memory
+			if !pipe(1) {
+				if err := os.WriteFile("/tmp/left", nil, 0o600); err != nil {
+					fmt.Println(err)
+				}
 			}
 		case "fail":
 			fmt.Println("0 failed on purpose")
@@ -53,4 +65,17 @@ func pipe(n int) bool {
 	}
 	fmt.Println(n, word)
 	return word == "ok"
+}
+
+// memory is how much the kernel has, in KiB.
+func memory() (kib int) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err == nil {
+		_, err = fmt.Sscanf(string(b), "MemTotal: %d", &kib)
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	return kib
 }
