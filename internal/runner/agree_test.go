@@ -3,16 +3,24 @@
 package runner_test
 
 import (
+	"bytes"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 )
 
@@ -62,6 +70,139 @@ func isolationsAgree(t *testing.T, m *runner.Machine, k *runner.Kernel, suite st
 		assert.Assert(t, len(together) > 5, "%v", together)
 		assert.Equal(t, cmp.Diff(together, apart), "")
 	})
+}
+
+// apart is the suite testdata/apart, whose tests fail unless each is alone.
+func apart(t *testing.T) runner.Suite {
+	t.Helper()
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "-ldflags=-s -w", "./testdata/apart"))
+	assert.NilError(t, err)
+	return s
+}
+
+func runApart(t *testing.T, m *runner.Machine, j runner.SuiteJob) (job result.Job, log string) {
+	t.Helper()
+	j.ID, j.Dir, j.Args = "apart", t.TempDir(), append([]string{"-test.v=test2json"}, j.Args...)
+	job = m.RunSuite(t.Context(), j)
+	text, err := os.ReadFile(filepath.Join(j.Dir, "console.log"))
+	assert.NilError(t, err)
+	return job, string(text)
+}
+
+// TestDeclaredIsolation: a suite gets the isolation that it declares, unless the
+// user wants another one, or something that needs one process.
+func TestDeclaredIsolation(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	k, s := kernelFor(t, m), apart(t)
+	job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s})
+	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
+	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
+	for _, j := range []runner.SuiteJob{
+		{Isolate: suites.IsolateSuite},
+		{Args: []string{"-test.shuffle=1"}},
+	} {
+		j.Kernel, j.Suite = k, s
+		job, log := runApart(t, m, j)
+		assert.Equal(t, job.Verdict, result.VerdictTestFailed, "%+v", job)
+		n := result.Count(job.Cases)
+		assert.Equal(t, n.Fail, 2, "%+v", job.Cases)
+		assert.Equal(t, strings.Count(log, wire.ForkMark("")), 0)
+	}
+	// Once the template is there, memory is short: one after the other, and to
+	// the end.
+	m.SetFree(func() int { return 0 })
+	job, log = runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Jobs: 4})
+	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
+	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3, "%+v\n%s", job, log)
+}
+
+// TestIsolationWithoutForks: where VMs cannot be forked, one line says why, and
+// each test has a VM of its own all the same.
+func TestIsolationWithoutForks(t *testing.T) {
+	s := apart(t)
+	qemu, err := exec.LookPath("qemu-system-x86_64")
+	assert.NilError(t, err)
+	for name, c := range map[string]struct {
+		machine func(t *testing.T, m *runner.Machine)
+		says    string
+	}{
+		"a memory dump is wanted": {
+			func(_ *testing.T, m *runner.Machine) { m.VMCore = "elf" },
+			"a memory dump is wanted, which only a booted VM gives",
+		},
+		"too little memory": {
+			func(_ *testing.T, m *runner.Machine) { m.SetFree(func() int { return 300 }) },
+			"keep a guest of 256 MiB in memory: 300 MiB are free",
+		},
+		"a device that does not migrate": {
+			func(t *testing.T, m *runner.Machine) {
+				m.QEMU = filepath.Join(t.TempDir(), "qemu")
+				script := fmt.Sprintf("#!/bin/sh\nexec %s \"$@\" -drive if=none,id=nv,driver=null-co -device nvme,drive=nv,serial=x\n", qemu)
+				assert.NilError(t, os.WriteFile(m.QEMU, []byte(script), 0o755))
+			},
+			"freeze machine: run qmp command migrate: State blocked by non-migratable device",
+		},
+		"an old QEMU": {
+			func(t *testing.T, m *runner.Machine) {
+				// As if it had not learned it yet.
+				text, err := os.ReadFile(qemu)
+				assert.NilError(t, err)
+				text = bytes.ReplaceAll(text, []byte("x-ignore-shared"), []byte("x-ignore-nothing")[:15])
+				// Where it finds its modules and its firmware.
+				dir := t.TempDir()
+				assert.NilError(t, os.Mkdir(filepath.Join(dir, "bin"), 0o755))
+				for _, d := range []string{"lib", "share"} {
+					assert.NilError(t, os.Symlink(filepath.Join(filepath.Dir(filepath.Dir(qemu)), d), filepath.Join(dir, d)))
+				}
+				m.QEMU = filepath.Join(dir, "bin", filepath.Base(qemu))
+				assert.NilError(t, os.WriteFile(m.QEMU, text, 0o755))
+			},
+			"freeze machine: run qmp command migrate-set-capabilities: ",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cc, err := cache.Open(t.TempDir())
+			assert.NilError(t, err)
+			var mu sync.Mutex
+			var said []string
+			m := &runner.Machine{Cache: cc, Progress: func(s string) {
+				mu.Lock()
+				defer mu.Unlock()
+				said = append(said, s)
+			}}
+			k := kernelFor(t, m)
+			c.machine(t, m)
+			job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Args: []string{"-test.run=TestA|TestB"}})
+			assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
+			assert.Equal(t, result.Count(job.Cases).Run, 2)
+			assert.Equal(t, strings.Count(log, wire.ForkMark("")), 0)
+			assert.Equal(t, strings.Count(log, "Linux version"), 2)
+			all := strings.Join(said, "\n")
+			assert.Equal(t, strings.Count(all, "cannot be forked"), 1, "%q", said)
+			assert.Assert(t, is.Contains(all, "booting a VM for each test: VMs cannot be forked here: "+c.says))
+		})
+	}
+}
+
+// TestFaultsInIsolatedTests: each test has the faults for itself, and how often
+// they came is said of all together.
+func TestFaultsInIsolatedTests(t *testing.T) {
+	m, k := debugKernel(t)
+	const spec = "fail_function:__x64_sys_pipe2=-EMFILE,nth=1"
+	f, err := fault.Parse(spec)
+	assert.NilError(t, err)
+	s := apart(t)
+	job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Faults: fault.Plan{f}})
+	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
+	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
+	for _, c := range job.Cases {
+		assert.Check(t, is.Contains(c.Output, "no pipe: too many open files"), c.Name)
+	}
+	notes := strings.Join(job.Notes, "\n")
+	assert.Equal(t, strings.Count(notes, "fault "), 1, notes)
+	assert.Assert(t, is.Contains(notes, "fault "+spec+": injected 3×"))
 }
 
 // verdicts runs a suite and returns what came of each test, and of the whole

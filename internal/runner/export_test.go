@@ -32,6 +32,9 @@ func (m *Machine) ExecIn(ctx context.Context, p Program, f Forked) (out Outcome)
 	return out
 }
 
+// SetFree makes the machine believe that this is the host's free memory.
+func (m *Machine) SetFree(mib func() int) { m.free = mib }
+
 // TemplateKey is the key under which a template is kept.
 func (m *Machine) TemplateKey(ctx context.Context, p Program) (string, error) {
 	key, _, err := m.templateKey(ctx, p)

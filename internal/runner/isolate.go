@@ -74,7 +74,7 @@ type isolated struct {
 // unit is a test, or with the name "" what is no test.
 type unit struct {
 	test   string
-	log    string // name of its kernel log
+	log    string // name of its kernel log: its fork's, once it has one
 	run    string // what -test.run must be
 	stdout *spool
 	stderr *spool
@@ -95,7 +95,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		tests = append(tests, "")
 	}
 	for i, t := range tests {
-		u := &unit{test: t, run: onlyTest(j.Args, t), log: fmt.Sprintf("console-%d.log", i+1), done: make(chan struct{})}
+		u := &unit{test: t, run: onlyTest(j.Args, t), log: fmt.Sprintf("console-%d-booted.log", i+1), done: make(chan struct{})}
 		if t == "" {
 			u.run = "^(" + strings.Join(others, "|") + ")$"
 		}
@@ -185,11 +185,11 @@ func (x *isolated) forks(ctx context.Context, wg *sync.WaitGroup) <-chan *guest 
 	}
 	wg.Go(func() {
 		defer close(forks)
-		for _, u := range x.units {
+		for i := range x.units { // whichever of them will have it
 			if !x.awaitMemory(ctx) {
 				return
 			}
-			g, err := x.tmpl.fork(ctx, x.m, forkOptions{dir: x.p.Dir, log: u.log})
+			g, err := x.tmpl.fork(ctx, x.m, forkOptions{dir: x.p.Dir, log: fmt.Sprintf("console-%d.log", i+1)})
 			if err != nil {
 				if ctx.Err() == nil {
 					x.m.progress("booting VMs that could not be forked: %v", err)
@@ -338,6 +338,7 @@ func (x *isolated) join(stop func()) Outcome {
 	}
 	_, _ = s.Write([]byte(verdict))
 	x.all.Disks = joinChecks(x.units)
+	x.all.Notes = append(x.all.Notes, faultNotes(x.all.Faults)...)
 	return x.all
 }
 
@@ -348,8 +349,9 @@ func (x *isolated) add(u *unit) {
 	a.Splats = append(a.Splats, o.Splats...)
 	a.Panicked = a.Panicked || o.Panicked
 	a.EndMarker = a.EndMarker && o.EndMarker
+	faults := faultNotes(o.Faults) // are said of all units together
 	for _, n := range o.Notes {
-		if !slices.Contains(a.Notes, n) {
+		if !slices.Contains(faults, n) && !slices.Contains(a.Notes, n) {
 			a.Notes = append(a.Notes, n)
 		}
 	}
@@ -374,7 +376,15 @@ func (x *isolated) add(u *unit) {
 		a.LastWords, a.Exit = o.LastWords, o.Exit
 	}
 	a.HostMiB = max(a.HostMiB, o.HostMiB)
-	a.Faults = append(a.Faults, o.Faults...)
+	for _, c := range o.Faults {
+		i := slices.IndexFunc(a.Faults, func(b wire.Count) bool { return b.Name == c.Name })
+		if i < 0 {
+			a.Faults = append(a.Faults, c)
+			continue
+		}
+		a.Faults[i].Fired += c.Fired
+		first(&a.Faults[i].Err, c.Err)
+	}
 	if o.Exited == nil {
 		a.Exited.Code = max(a.Exited.Code, 1)
 		return

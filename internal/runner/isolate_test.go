@@ -4,6 +4,7 @@ package runner
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"testing"
 
@@ -88,4 +89,50 @@ func TestOnlyTest(t *testing.T) {
 	} {
 		assert.Equal(t, onlyTest([]string{"-test.v", "-test.run=" + c.run}, c.test), c.want)
 	}
+}
+
+// TestAwaitMemory: a fork waits for memory as long as others hold it, the only
+// one never.
+func TestAwaitMemory(t *testing.T) {
+	asked, free := make(chan struct{}, 10), hostReserve
+	x := &isolated{gone: make(chan struct{}, 1), m: &Machine{free: func() int {
+		n := free
+		asked <- struct{}{}
+		return n
+	}}}
+	assert.Assert(t, x.awaitMemory(t.Context()), "the first one")
+	assert.Equal(t, len(asked), 0)
+
+	may := make(chan bool)
+	wait := func(ctx context.Context) { may <- x.awaitMemory(ctx) }
+	x.alive.Store(2)
+	go wait(t.Context())
+	<-asked // and was not content
+	x.freed()
+	<-asked
+	select {
+	case <-may:
+		t.Fatal("there is no memory for a second one")
+	default:
+	}
+	x.freed()
+	assert.Assert(t, <-may, "nobody holds any")
+
+	// Each is thought to grow as large as the largest so far.
+	x.alive.Store(3)
+	x.needed.Store(50)
+	free = hostReserve + 4*50 - 1
+	go wait(t.Context())
+	<-asked
+	free++
+	x.gone <- struct{}{}
+	assert.Assert(t, <-may)
+	<-asked
+
+	free = 0
+	ctx, cancel := context.WithCancel(t.Context())
+	go wait(ctx)
+	<-asked
+	cancel()
+	assert.Assert(t, !<-may, "given up")
 }

@@ -76,34 +76,28 @@ func TestReplay(t *testing.T) {
 		o := m.Replay(t.Context(), r, y)
 		assert.ErrorContains(t, o.Infra, "set_event")
 	})
+	t.Run("traced, with a fault of the host's side", func(t *testing.T) {
+		if !p.Kernel.Config.Has("EVENT_TRACING=y") {
+			t.Skip("the kernel lacks CONFIG_EVENT_TRACING: use Debian's")
+		}
+		faulty := *r
+		faulty.Faults = []string{"disk-write:scratch,nth=1"}
+		var out bytes.Buffer
+		y := runner.Replay{Test: "TestFacts", Dir: t.TempDir(), Trace: []string{"sched:sched_process_exit"}, Stdout: runner.WithoutMarks{W: &out}}
+		o := m.Replay(t.Context(), &faulty, y)
+		assert.Assert(t, o.Infra == nil && o.EndMarker && o.Exited.Code == 1, "%+v", o)
+		assert.Assert(t, is.Contains(out.String(), "input/output error"))
+		assert.Assert(t, is.Contains(strings.Join(o.Notes, "\n"), "fault disk-write:scratch,nth=1: injected 1×"))
+		trace, err := os.ReadFile(filepath.Join(y.Dir, "trace.txt"))
+		assert.NilError(t, err)
+		assert.Assert(t, bytes.Contains(trace, []byte("sched_process_exit:")), "%.2000s", trace)
+	})
 	t.Run("changed since", func(t *testing.T) {
 		old := *r
 		old.BinarySum = strings.Repeat("0", 64)
 		o := m.Replay(t.Context(), &old, runner.Replay{Test: "TestFacts", Dir: t.TempDir()})
 		assert.ErrorContains(t, o.Infra, "the test binary "+r.Binary+" has changed since that run")
 	})
-}
-
-// TestIsolationWithoutForks: where VMs cannot be forked, one line says why, and
-// each test has a VM of its own all the same.
-func TestIsolationWithoutForks(t *testing.T) {
-	c, err := cache.Open(t.TempDir())
-	assert.NilError(t, err)
-	var said []string
-	m := &runner.Machine{Cache: c, VMCore: "elf", Progress: func(s string) { said = append(said, s) }}
-	p := trivialProgram(t, m)
-	s, err := runner.Describe(t.Context(), p.Init)
-	assert.NilError(t, err)
-	dir := t.TempDir()
-	res := m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: "job", Kernel: p.Kernel, Suite: s, Dir: dir, Isolate: suites.IsolateTest, Args: []string{"-test.v=test2json"},
-	})
-	assert.Equal(t, res.Verdict, result.VerdictPass, "%+v", res)
-	assert.Equal(t, len(res.Cases), len(s.Tests))
-	assert.Assert(t, is.Contains(strings.Join(said, "\n"), "booting a VM for each test: VMs cannot be forked here: a memory dump is wanted"))
-	log, err := os.ReadFile(filepath.Join(dir, "console.log"))
-	assert.NilError(t, err)
-	assert.Equal(t, bytes.Count(log, []byte("Linux version")), len(s.Tests))
 }
 
 func TestFindRecorded(t *testing.T) {

@@ -45,5 +45,7 @@ var Spec = suites.Spec{
 		"IPE_PROP_FS_VERITY=y", "IPE_PROP_FS_VERITY_BUILTIN_SIG=y",
 	},
 	Features: []string{FeatureTrustedKey, FeatureNoPolicy},
-	Timeout:  2 * time.Minute,
+	// What a test activates, all that come after it have.
+	Isolate: suites.IsolateTest,
+	Timeout: 2 * time.Minute,
 }
