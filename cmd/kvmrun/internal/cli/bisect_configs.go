@@ -121,7 +121,7 @@ func (o *options) id(set []int) string {
 			for _, i := range set {
 				names = append(names, o.changes[i].Symbol)
 			}
-			id = strings.Join(names, ", ") + " of " + fmt.Sprint(len(o.changes)) + " options"
+			id = fmt.Sprintf("%d of %d options (%s)", len(set), len(o.changes), strings.Join(names, ", "))
 		}
 	}
 	o.sets[id] = set
