@@ -61,6 +61,10 @@ type Prober struct {
 	bad  string
 	at   map[string]map[Word]int
 	obs  []Observation
+	// nth is the place of each point in the order of their first Probe.
+	nth map[string]int
+	// asked are the points of the last Minimize.
+	asked map[string]bool
 }
 
 // NewProber makes a Prober that knows the point that is bad. Seen are
@@ -70,7 +74,7 @@ func NewProber(c Config, j Job, bad string, seen []Observation) (*Prober, error)
 	if err != nil {
 		return nil, err
 	}
-	l := &Prober{c: c, j: j, bad: bad, rate: rate{known: c.P}, at: map[string]map[Word]int{}}
+	l := &Prober{c: c, j: j, bad: bad, rate: rate{known: c.P}, at: map[string]map[Word]int{}, nth: map[string]int{}, asked: map[string]bool{}}
 	for _, o := range seen {
 		l.note(o)
 	}
@@ -137,8 +141,55 @@ func (l *Prober) Measure(ctx context.Context) (*Result, error) {
 	return nil, nil
 }
 
-// Probe runs a point until it is known to be good or bad, or to say nothing.
+// doubt is the probability that a point, if it were bad, had passed as often as it
+// did, by what the points that are known to be bad show of p.
+func (l *Prober) doubt(id string) float64 {
+	b, g := 0, 0
+	for other, c := range l.at {
+		if other != id && c[Bad] > 0 {
+			b, g = b+c[Bad], g+c[Good]
+		}
+	}
+	return math.Exp(l.rate.log(b, g+l.at[id][Good]) - l.rate.log(b, g))
+}
+
+// Minimize is [Minimize] over points that fail at times. It begins again as long
+// as what is known of p by then asks for more runs.
+func (l *Prober) Minimize(ctx context.Context, n int, needs [][]int, id func(set []int) string) ([]int, error) {
+	for {
+		clear(l.asked)
+		before := len(l.obs)
+		found, err := Minimize(ctx, n, needs, func(ctx context.Context, set []int) (Word, error) {
+			l.asked[id(set)] = true
+			return l.Probe(ctx, id(set), Narrow)
+		})
+		if err != nil || len(l.obs) == before {
+			return found, err
+		}
+	}
+}
+
+// Confidence is the probability that no point that the last Minimize took for good
+// is bad.
+func (l *Prober) Confidence() float64 {
+	sure := 1.0
+	for id := range l.asked {
+		if c := l.at[id]; c[Good] > 0 && c[Bad] == 0 {
+			sure *= 1 - l.doubt(id)
+		}
+	}
+	return sure
+}
+
+// Probe runs a point until it is known to be good or bad, or to say nothing. The
+// n-th of all points that are asked about may be called good wrongly with 1/n(n+1)
+// of what the confidence leaves, which sums up to all of it.
 func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error) {
+	n := l.nth[id]
+	if n == 0 {
+		n = len(l.nth) + 1
+		l.nth[id] = n
+	}
 	for {
 		c := l.at[id]
 		if c[Bad] > 0 {
@@ -147,9 +198,7 @@ func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error
 		if w := l.silent(id); w != "" {
 			return w, nil
 		}
-		b, g := l.at[l.bad][Bad], l.at[l.bad][Good]
-		// So improbable, if it were bad.
-		if c[Good] > 0 && math.Exp(l.rate.log(b, g+c[Good])-l.rate.log(b, g)) <= 1-l.c.Confidence {
+		if c[Good] > 0 && l.doubt(id) <= (1-l.c.Confidence)/float64(n*(n+1)) {
 			return Good, nil
 		}
 		if err := l.try(ctx, id, phase); err != nil {
@@ -158,9 +207,23 @@ func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error
 	}
 }
 
-// Again runs a point once more, whatever is known.
-func (l *Prober) Again(ctx context.Context, id string, phase Phase) error {
-	return l.try(ctx, id, phase)
+// Again runs a point once more, whatever is known, and one that is bad until that
+// shows; it says whether it is as it was.
+func (l *Prober) Again(ctx context.Context, id string, phase Phase) (bool, error) {
+	s := &Search{cfg: l.c}
+	was := l.at[id][Bad] > 0
+	for range s.repeat() {
+		if err := l.try(ctx, id, phase); err != nil {
+			return false, err
+		}
+		switch w := l.obs[len(l.obs)-1].Word; {
+		case w == Bad:
+			return was, nil
+		case w == Good && !was:
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Result makes a result of what was seen, with the runs at a point as evidence.

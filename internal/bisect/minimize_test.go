@@ -4,6 +4,7 @@ package bisect
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -63,6 +64,68 @@ func TestMinimize(t *testing.T) {
 		}
 	}
 	t.Logf("%d tests for each on average", total/500)
+}
+
+// sets are configurations that fail at times. It is Builder and Tester.
+type sets struct {
+	rng      *rand.Rand
+	p        float64
+	culprits []int
+	of       map[string][]int
+	runs     int
+}
+
+func (s *sets) id(set []int) string {
+	id := fmt.Sprint(set)
+	s.of[id] = slices.Clone(set)
+	return id
+}
+
+func (s *sets) Build(_ context.Context, id string) (Build, error) { return Build{Kernel: id}, nil }
+
+func (s *sets) Test(_ context.Context, id string, _ Build) (Observation, error) {
+	s.runs++
+	for _, c := range s.culprits {
+		if !slices.Contains(s.of[id], c) {
+			return Observation{Word: Good}, nil
+		}
+	}
+	if s.rng.Float64() < s.p {
+		return Observation{Word: Bad}, nil
+	}
+	return Observation{Word: Good}, nil
+}
+
+// TestMinimizeFlaky holds the confidence where a bad set passes at times: a set
+// that is wrongly called good leaves too many options in the answer.
+func TestMinimizeFlaky(t *testing.T) {
+	t.Parallel()
+	const worlds = 400
+	right, runs := 0, 0
+	for i := range worlds {
+		rng := rand.New(rand.NewPCG(6, uint64(i)))
+		n := 2 + rng.IntN(60)
+		w := &sets{rng: rng, p: []float64{1, 0.9, 0.5, 0.3}[i%4], culprits: []int{rng.IntN(n), rng.IntN(n)}, of: map[string][]int{}}
+		slices.Sort(w.culprits)
+		w.culprits = slices.Compact(w.culprits)
+		all := make([]int, n)
+		for x := range all {
+			all[x] = x
+		}
+		l, err := NewProber(Config{Repeat: 60}, Job{Builder: w, Tester: w}, w.id(all), nil)
+		assert.NilError(t, err)
+		r, err := l.Measure(t.Context())
+		assert.NilError(t, err)
+		assert.Assert(t, r == nil)
+		got, err := l.Minimize(t.Context(), n, nil, w.id)
+		assert.NilError(t, err)
+		assert.Assert(t, l.Confidence() >= DefaultConfidence && l.Confidence() <= 1, "%v", l.Confidence())
+		if runs += w.runs; slices.Equal(got, w.culprits) {
+			right++
+		}
+	}
+	t.Logf("%d of %d right, %d runs each", right, worlds, runs/worlds)
+	assert.Assert(t, float64(right) >= DefaultConfidence*worlds, "%d of %d", right, worlds)
 }
 
 func TestMinimizeOne(t *testing.T) {

@@ -204,6 +204,9 @@ func (r Report) facts() []fact {
 			add("Not confirmed", "the %s or a parent of it cannot be tested; it follows from the others", r.noun())
 		}
 	}
+	if res.Kind == Options && !res.Confirmed {
+		add("Not confirmed", "once more, one of the ends of the search did not show what it had shown")
+	}
 	if s := r.reverted(); s != "" {
 		add("Reverted", "%s", s)
 	}

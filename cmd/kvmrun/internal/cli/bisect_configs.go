@@ -243,19 +243,21 @@ func (s *bisection) minimize(ctx context.Context, o *options) error {
 	case w != bisect.Good:
 		return end(p.Result(bisect.EndUntestable, good, "the good end says nothing about the symptom: "+string(w)), nil)
 	}
-	found, err := bisect.Minimize(ctx, len(o.changes), o.needs, func(ctx context.Context, set []int) (bisect.Word, error) {
-		return p.Probe(ctx, o.id(set), bisect.Narrow)
-	})
+	found, err := p.Minimize(ctx, len(o.changes), o.needs, o.id)
 	if err != nil {
 		return err
 	}
 	// Once more, what is said to be bad, and what is said to be good.
-	for _, id := range []string{o.id(bisect.Closure(found, o.needs)), good} {
-		if err := p.Again(ctx, id, bisect.Confirm); err != nil {
-			return err
-		}
+	bad = o.id(bisect.Closure(found, o.needs))
+	again, err := p.Again(ctx, bad, bisect.Confirm)
+	if err != nil {
+		return err
 	}
-	r := p.Result(bisect.Options, o.id(bisect.Closure(found, o.needs)), "")
-	r.Confirmed = true
+	fine, err := p.Again(ctx, good, bisect.Confirm)
+	if err != nil {
+		return err
+	}
+	r := p.Result(bisect.Options, bad, "")
+	r.Confirmed, r.Confidence = again && fine, p.Confidence()
 	return end(r, found)
 }
