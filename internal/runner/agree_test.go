@@ -118,6 +118,36 @@ func TestDeclaredIsolation(t *testing.T) {
 	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3, "%+v\n%s", job, log)
 }
 
+// TestRandomInIsolatedTests: no two draw the same random bytes, UUID or temporary
+// name; in processes of their own, nothing at all.
+func TestRandomInIsolatedTests(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	k, s := kernelFor(t, m), apart(t)
+	for _, fresh := range []bool{false, true} {
+		s.Spec.FreshProcess = fresh
+		job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s})
+		assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
+		assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
+		drawn := map[string]string{}
+		for _, c := range job.Cases {
+			n := 0
+			for line := range strings.Lines(c.Output) {
+				_, what, ok := strings.Cut(line, "drawn ")
+				once := strings.HasPrefix(what, "once ")
+				if !ok || once && !fresh {
+					continue
+				}
+				n++
+				assert.Check(t, drawn[what] == "", "%s and %s drew the same: %s", drawn[what], c.Name, what)
+				drawn[what] = c.Name
+			}
+			assert.Check(t, n >= 5, "%s", c.Output)
+		}
+	}
+}
+
 // TestIsolationWithoutForks: where VMs cannot be forked, one line says why, and
 // each test has a VM of its own all the same.
 func TestIsolationWithoutForks(t *testing.T) {

@@ -106,7 +106,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 	var boot Outcome
 	err := errors.New("a fault of the host's side needs a VM that was booted with it")
 	if len(p.Faults.Host()) == 0 {
-		tmpl, boot, err = m.Template(ctx, p)
+		tmpl, boot, err = m.Template(ctx, p.template())
 	}
 	x.all = Outcome{
 		Ready: boot.Ready, Accel: boot.Accel, Args: boot.Args, Splats: boot.Splats, Notes: boot.Notes,
@@ -149,6 +149,15 @@ func heldProgram(p Program) Program {
 	p.Run.Argv = slices.DeleteFunc(slices.Clone(p.Run.Argv), func(a string) bool {
 		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.run=")
 	})
+	return p
+}
+
+// template is what is frozen for a held program: the program as it stands still,
+// or a machine that is ready for it.
+func (p Program) template() Program {
+	if p.Spec.FreshProcess {
+		p.Run.Hold = ""
+	}
 	return p
 }
 

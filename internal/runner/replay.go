@@ -262,7 +262,7 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 		}
 		return m.Exec(ctx, p)
 	}
-	tmpl, boot, err := m.Template(ctx, p)
+	tmpl, boot, err := m.Template(ctx, p.template())
 	if err != nil {
 		boot.Infra = err
 		return boot
