@@ -183,3 +183,29 @@ func (g *gdbSession) end() {
 	g.out.awaitEnd(g.t)
 	assert.NilError(g.t, g.cmd.Wait(), "%s", g.out)
 }
+
+// TestTemplatesInTheCache: a run leaves its template in the cache, where it is
+// listed and can be removed, and the next run does not boot.
+func TestTemplatesInTheCache(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	run := func(logs string) string {
+		t.Helper()
+		got := finish(t, command(t, "run", "-cache", dir, "-suite", must(t, sample), "-run", "TestPass", "-isolate", "test", "-o", logs))
+		assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
+		text, err := os.ReadFile(filepath.Join(logs, must(t, kernelRelease)+"-sample", "console.log"))
+		assert.NilError(t, err)
+		boot, _, ok := strings.Cut(string(text), "kvmrun: forked as")
+		assert.Assert(t, ok, "%s", text)
+		return boot[:strings.LastIndexByte(boot, '\n')] // the time of the fork is its own
+	}
+	first := run(t.TempDir())
+	list := finish(t, command(t, "kernel", "list", "-cache", dir))
+	assert.Check(t, is.Regexp(`(?m)^ *\d+ MiB  template .*  template of `+regexp.QuoteMeta(must(t, kernelRelease))+", suite sample$", list.stdout))
+	assert.Equal(t, run(t.TempDir()), first, "it booted")
+	pruned := finish(t, command(t, "kernel", "prune", "-cache", dir, "-max", "0"))
+	assert.Equal(t, pruned.code, 0, "%s%s", pruned.stdout, pruned.stderr)
+	list = finish(t, command(t, "kernel", "list", "-cache", dir))
+	assert.Check(t, !strings.Contains(list.stdout, "template of"), list.stdout)
+	assert.Check(t, run(t.TempDir()) != first, "the template is gone")
+}

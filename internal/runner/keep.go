@@ -26,6 +26,8 @@ const (
 	// keepTemplates bounds how many are kept: each takes what its guest has
 	// touched, 100 to 300 MiB.
 	keepTemplates = 8
+	// maxTemplates bounds what they take together, in bytes; one may be larger.
+	maxTemplates = 2 << 30
 	// keptFormat is the version of what is kept beside the machine, and of what
 	// the key is made of.
 	keptFormat = 1
@@ -71,6 +73,7 @@ func (m *Machine) Template(ctx context.Context, p Program) (*Template, Outcome, 
 		m.progress("the next run will boot: %v", err)
 	}
 	m.Cache.Trim(templateKind, keepTemplates, 0)
+	m.Cache.TrimBytes(templateKind, maxTemplates, 1, 0)
 	return t, out, nil
 }
 
