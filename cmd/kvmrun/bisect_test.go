@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
@@ -52,6 +54,34 @@ func bisectKernels(t *testing.T, kinds ...string) (paths []string) {
 	return paths
 }
 
+// killed starts a command and kills it by SIGKILL when it has said all of what, in
+// that order. None of its VMs outlives it.
+func killed(t *testing.T, cmd *exec.Cmd, what []string) {
+	t.Helper()
+	stderr, err := cmd.StderrPipe()
+	assert.NilError(t, err)
+	assert.NilError(t, cmd.Start())
+	s := follow(stderr)
+	at := 0
+	for _, w := range what {
+		at = s.await(t, at, w)
+	}
+	var fds []process
+	for _, pid := range children(t, cmd.Process.Pid) {
+		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+			defer unix.Close(fd) //nolint:errcheck // only waited for
+			fds = append(fds, process{pid, fd})
+		}
+	}
+	assert.NilError(t, cmd.Process.Kill())
+	s.awaitEnd(t)
+	_ = cmd.Wait()
+	assert.Equal(t, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(), syscall.SIGKILL)
+	for _, p := range fds {
+		p.awaitEnd(t)
+	}
+}
+
 // TestBisectKernels finds the first bad one of several kernels in real VMs,
 // across one that does not boot, and across being killed in the middle.
 func TestBisectKernels(t *testing.T) {
@@ -59,26 +89,23 @@ func TestBisectKernels(t *testing.T) {
 	ks := bisectKernels(t, "good", "bad", "broken", "bad", "bad")
 	dir := filepath.Join(t.TempDir(), "bisect")
 	cmd := command(t, "bisect", "-kernels", strings.Join(ks, ","), "-good", filepath.Dir(filepath.Dir(ks[0])), "-suite", must(t, sample),
-		"-run", "TestConfigured", "-p", "1", "-j", "1", "-o", dir)
+		"-run", "TestConfigured", "-p", "1", "-j", "2", "-o", dir)
 	// A test that is not there is noticed before anything is made.
 	out := finish(t, command(t, "bisect", "-kernels", strings.Join(ks, ","), "-good", "auto", "-suite", must(t, sample), "-run", "TestNothing", "-o", dir))
 	assert.Equal(t, out.code, 2)
 	assert.Assert(t, strings.Contains(out.stderr, "-run TestNothing: no tests to run"), out.stderr)
 	_, err := os.Stat(dir)
 	assert.ErrorIs(t, err, os.ErrNotExist)
-	stderr, err := cmd.StderrPipe()
-	assert.NilError(t, err)
-	assert.NilError(t, cmd.Start())
-	s := follow(stderr)
-	at := s.await(t, 0, "run 2: ")
-	s.await(t, at, "search: ")
-	assert.NilError(t, cmd.Process.Kill())
-	s.awaitEnd(t)
-	_ = cmd.Wait()
-	assert.Equal(t, cmd.ProcessState.Sys().(syscall.WaitStatus).Signal(), syscall.SIGKILL)
-	before, err := os.ReadFile(filepath.Join(dir, "observations.jsonl"))
-	assert.NilError(t, err)
-
+	// Killed at whatever it does, it goes on from there.
+	var before []byte
+	for _, moment := range [][]string{{"good end: "}, {"run 2: "}, {"search: "}} {
+		killed(t, cmd, moment)
+		now, err := os.ReadFile(filepath.Join(dir, "observations.jsonl"))
+		assert.NilError(t, err)
+		assert.Assert(t, bytes.HasPrefix(now, before))
+		before = now
+		cmd = command(t, "bisect", "-resume", dir)
+	}
 	out = finish(t, command(t, "bisect", "-resume", dir))
 	assert.Equal(t, out.code, 0, "%s%s", out.stdout, out.stderr)
 	assert.Assert(t, strings.Contains(out.stdout, "Bisected to "+ks[1]), out.stdout)
@@ -93,7 +120,16 @@ func TestBisectKernels(t *testing.T) {
 	assert.Assert(t, r.Result.Confirmed)
 	assert.Equal(t, r.Result.Skipped[ks[2]], bisect.BootFailed)
 	assert.Assert(t, r.Result.Runs[bisect.Infra]+r.Result.Runs[bisect.Other] == 0, "%v", r.Result.Runs)
+	type run struct {
+		point string
+		phase bisect.Phase
+	}
+	done := map[run]bool{}
 	for _, o := range r.Observations {
+		if o.Word == bisect.Good || o.Word == bisect.Bad {
+			assert.Assert(t, !done[run{o.Point, o.Phase}], "%s was run twice to %s", o.Point, o.Phase)
+			done[run{o.Point, o.Phase}] = true
+		}
 		if o.Word == bisect.Bad {
 			assert.Assert(t, strings.Contains(o.Reason, "the configuration is broken"), o.Reason)
 			assert.Assert(t, strings.Contains(o.Repro, "kvmrun run -kernel "+o.Point), o.Repro)
