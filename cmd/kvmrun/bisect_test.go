@@ -69,7 +69,7 @@ func killed(t *testing.T, cmd *exec.Cmd, what []string) {
 	var fds []process
 	for _, pid := range children(t, cmd.Process.Pid) {
 		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			defer unix.Close(fd) //nolint:errcheck // only waited for
+			defer unix.Close(fd)
 			fds = append(fds, process{pid, fd})
 		}
 	}

@@ -43,7 +43,8 @@ type Tester interface {
 type Job struct {
 	Builder Builder
 	Tester  Tester
-	// Record keeps an observation; an error of it ends the run. nil keeps none.
+	// Record keeps an observation, one at a time, as soon as it is made; an error
+	// of it ends the run. nil keeps none.
 	Record func(Observation) error
 	// Progress, when set, hears of each step's begin and end, one at a time.
 	Progress func(Event)
@@ -86,30 +87,33 @@ func Run(ctx context.Context, s *Search, j Job) (*Result, error) {
 		if j.Progress != nil {
 			runs, builds = s.Left()
 		}
-		out := make([]Observation, len(steps))
+		var out []Observation // as they came
 		errs := make([]error, len(steps))
 		var wg sync.WaitGroup
+		var end sync.Mutex
 		for i, step := range steps {
 			tell(Event{Step: step, Runs: runs, Builds: builds})
-			wg.Go(func() { out[i], errs[i] = j.try(ctx, step, s.twin) })
+			wg.Go(func() {
+				o, err := j.try(ctx, step, s.twin)
+				end.Lock()
+				defer end.Unlock()
+				if err == nil && j.Record != nil {
+					err = j.Record(o) // at once: the others may take long
+				}
+				if errs[i] = err; err == nil {
+					out = append(out, o)
+					tell(Event{Step: step, Done: &o})
+				}
+			})
 		}
 		wg.Wait()
-		for i, step := range steps {
-			if errs[i] != nil {
-				continue
-			}
-			if j.Record != nil {
-				if err := j.Record(out[i]); err != nil {
-					return nil, err
-				}
-			}
-			s.Observe(out[i])
-			if infra++; out[i].Word != Infra {
+		for _, o := range out {
+			s.Observe(o)
+			if infra++; o.Word != Infra {
 				infra = 0
 			}
-			tell(Event{Step: step, Done: &out[i]})
 			if infra >= maxInfra {
-				return nil, fmt.Errorf("%w: %d tries in a row, the last said: %s", ErrInfra, infra, out[i].Reason)
+				return nil, fmt.Errorf("%w: %d tries in a row, the last said: %s", ErrInfra, infra, o.Reason)
 			}
 		}
 		if err := errors.Join(errs...); err != nil {
