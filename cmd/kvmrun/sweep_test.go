@@ -4,21 +4,123 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 )
 
-// TestSweepOfKernelSelftests sweeps what knows nothing of faults: the kernel's
-// own tests of landlock. It takes some minutes.
-func TestSweepOfKernelSelftests(t *testing.T) {
+// faultKernel is a kernel with fault injection.
+func faultKernel(t *testing.T) string {
+	t.Helper()
 	k := os.Getenv("KVMRUN_DEBUG_KERNEL")
 	if k == "" {
 		t.Skip("KVMRUN_DEBUG_KERNEL is not set: name the vmlinux that `kvmrun kernel build -src debian:6.12 -profile kasan` makes")
 	}
+	return k
+}
+
+// TestSweepKilled: after SIGKILL nothing is left but the logs and the state, and
+// -resume goes on from there.
+func TestSweepKilled(t *testing.T) {
+	t.Parallel()
+	const points = 8
+	dir, tmp := t.TempDir(), t.TempDir()
+	args := []string{"sweep", "-kernel", faultKernel(t), "-points", fmt.Sprint(points), "-j", "1", "-o", dir}
+	program := []string{"--", must(t, prog), "turns", "1"}
+	state := func() []string {
+		b, _ := os.ReadFile(filepath.Join(dir, "sweep.jsonl")) // not yet there
+		return strings.SplitAfter(string(b), "\n")
+	}
+	cmd := command(t, append(args, program...)...)
+	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
+	var msgs strings.Builder
+	cmd.Stderr = &msgs
+	w := watch(t, dir)
+	assert.NilError(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		if t.Failed() {
+			t.Log(msgs.String())
+		}
+	})
+	var machines []process
+	w.until(t, "a machine after two results", func() bool {
+		if len(state()) < 4 {
+			return false
+		}
+		// It starts no further one while they are counted.
+		assert.NilError(t, cmd.Process.Signal(unix.SIGSTOP))
+		for _, pid := range children(t, cmd.Process.Pid) {
+			fd, err := unix.PidfdOpen(pid, 0)
+			assert.NilError(t, err)
+			t.Cleanup(func() { _ = unix.Close(fd) })
+			machines = append(machines, process{pid, fd})
+		}
+		if len(machines) == 0 {
+			assert.NilError(t, cmd.Process.Signal(unix.SIGCONT))
+		}
+		return len(machines) > 0
+	})
+	assert.NilError(t, cmd.Process.Kill())
+	for _, m := range machines {
+		m.awaitEnd(t)
+	}
+	_ = cmd.Wait()
+	done := state()
+	assert.Assert(t, len(done) > 3 && len(done) <= points+1, "%q", done)
+	for _, n := range names(t, dir) {
+		assert.Check(t, n == "sweep.jsonl" || strings.HasSuffix(n, ".log") && n[0] != '.', "left: %s", n)
+	}
+	assert.DeepEqual(t, names(t, tmp), []string(nil))
+
+	cmd = command(t, append(append(args, "-resume"), program...)...)
+	got := finish(t, cmd)
+	assert.Equal(t, got.code, 0, "%s%s", got.stderr, got.stdout)
+	assert.Assert(t, is.Contains(got.stdout, fmt.Sprintf("%[1]d of %[1]d points:", points)))
+	all := state()
+	assert.Equal(t, len(all), 1+points+1, "%q", all)
+	whole := done[:len(done)-1] // the last line may have been cut short
+	assert.DeepEqual(t, all[:len(whole)], whole)
+}
+
+// TestSweepRefused reads what a user is told whose sweep cannot be.
+func TestSweepRefused(t *testing.T) {
+	t.Parallel()
+	k := faultKernel(t)
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"-fault", "failsalb", "--", "true"}, 2, `unknown kind "failsalb"; did you mean failslab?`},
+		{[]string{"-fault", "failslab,in=__do_sys_pipe2", "--", "true"}, 2, "the kernel has no function __do_sys_pipe2; it has "},
+		{[]string{"-fault", "failslab,in=ext4_fill_super", "--", "true"}, 2, "nothing to sweep: it never gets to a point of failslab,in=ext4_fill_super"},
+		{[]string{"-fault", "fail_make_request:vdz", "--", "true"}, 3, "no such block device; it has no disk"},
+		{[]string{"-resume", "-o", t.TempDir(), "--", "true"}, 2, "no sweep was begun there"},
+		{[]string{"--", "sh", "-c", "echo it fails; exit 3"}, 2, "the test fails without any fault, which is no place to look for others: it ended with status 3\nit fails"},
+	} {
+		got := finish(t, command(t, append([]string{"sweep", "-kernel", k}, c.args...)...))
+		assert.Check(t, is.Equal(got.code, c.code), "%q: %s", c.args, got.stderr)
+		assert.Check(t, is.Contains(got.stderr, c.want))
+	}
+	// A kernel without fault injection.
+	if plain := kernel(t); plain != k {
+		got := finish(t, command(t, "sweep", "-kernel", plain, "--", "true"))
+		assert.Check(t, is.Equal(got.code, 2))
+		assert.Check(t, is.Contains(got.stderr, "the kernel lacks CONFIG_FAULT_INJECTION, "))
+	}
+}
+
+// TestSweepOfKernelSelftests sweeps what knows nothing of faults: the kernel's
+// own tests of landlock. It takes some minutes.
+func TestSweepOfKernelSelftests(t *testing.T) {
+	k := faultKernel(t)
 	dir := t.TempDir()
 	cmd := command(t, "sweep", "-kernel", k, "-fault", "failslab", "-points", "sites", "-o", dir, "--", filepath.Join(selftests(t), "base_test"))
 	got := finish(t, cmd)

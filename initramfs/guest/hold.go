@@ -156,7 +156,32 @@ func (a *agent) write(w wire.Write) error {
 		// fei_write in kernel/fail_function.c
 		return fmt.Errorf("write %q to %s: %w: the function is not marked with ALLOW_ERROR_INJECTION; /sys/kernel/debug/error_injection/list has those that are", w.Text, w.Path, err)
 	}
-	return fmt.Errorf("write %q to %s: %w", w.Text, w.Path, err)
+	why := ""
+	if dir := path.Dir(w.Path); errors.Is(err, unix.ENOENT) {
+		switch path.Dir(dir) {
+		case "/sys/block":
+			why = ": the machine has no such block device" + a.disks(path.Dir(dir))
+		case "/sys/kernel/slab":
+			why = ": the kernel has no slab cache of that name (small ones are merged, unless booted with slab_nomerge)"
+		}
+	}
+	return fmt.Errorf("write %q to %s: %w%s", w.Text, w.Path, err, why)
+}
+
+// disks lists, for a message, the block devices that are no mere memory.
+func (a *agent) disks(dir string) string {
+	names, err := a.sys.readDir(dir)
+	if err != nil {
+		return ""
+	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		return strings.HasPrefix(n, "loop") || strings.HasPrefix(n, "ram") || strings.HasPrefix(n, "zram")
+	})
+	if len(names) == 0 {
+		return "; it has no disk"
+	}
+	slices.Sort(names)
+	return "; it has " + strings.Join(names[:min(20, len(names))], ", ")
 }
 
 // disarm undoes arm, as far as others could be hit, and counts.

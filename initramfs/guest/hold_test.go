@@ -95,6 +95,24 @@ func TestArm(t *testing.T) {
 	assert.Equal(t, len(res.files), 0, "%v", res.files)
 }
 
+// TestCannotArm: what is missing in the guest is named.
+func TestCannotArm(t *testing.T) {
+	for path, want := range map[string]string{
+		"/sys/block/vdz/make-it-fail": "the machine has no such block device",
+		"/sys/kernel/slab/x/failslab": "the kernel has no slab cache of that name",
+	} {
+		f := newFake()
+		f.fail[`write `+path+` "1"`] = unix.ENOENT
+		c := startAgent(t, f, nil)
+		r := helperRun("stop")
+		r.Hold = wire.HoldStop
+		c.release = &wire.Release{Arm: wire.Arm{Before: []wire.Write{{Path: path, Text: "1"}}}}
+		res := c.run(t, r)
+		assert.Assert(t, cmp.Contains(res.exited.NotArmed, path))
+		assert.Assert(t, cmp.Contains(res.exited.NotArmed, want))
+	}
+}
+
 func TestReleaseTwice(t *testing.T) {
 	f := newFake()
 	c := startAgent(t, f, nil)

@@ -3,6 +3,7 @@
 package fault
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -276,34 +277,39 @@ func geometric(r *rand.Rand, p float64) uint64 {
 	return 1 + uint64(math.Log(1-r.Float64())/math.Log(1-p))
 }
 
-// didYouMean names the nearest of many: those that contain the name, else the
-// one with the longest common beginning.
+// didYouMean names the nearest of many: those that contain the name, else those
+// that have the longest part of it, if that is most of it.
 func didYouMean(name string, have map[string]bool) string {
-	var within []string
-	best, length := "", 3
+	var near []string
+	most := max(5, len(name)/2+1)
 	for h := range have {
-		if len(name) > 3 && strings.Contains(h, name) {
-			within = append(within, h)
+		n := common(name, h)
+		if n > most {
+			most, near = n, nil
 		}
-		n := 0
-		for n < len(h) && n < len(name) && h[n] == name[n] {
-			n++
-		}
-		if n > length || n == length && n > 3 && (len(h) < len(best) || len(h) == len(best) && h < best) {
-			best, length = h, n
+		if n == most {
+			near = append(near, h)
 		}
 	}
-	if len(within) > 0 {
-		slices.SortFunc(within, func(a, b string) int {
-			if len(a) != len(b) {
-				return len(a) - len(b)
+	if len(near) == 0 {
+		return ""
+	}
+	slices.SortFunc(near, func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b))
+	})
+	return "; it has " + strings.Join(near[:min(3, len(near))], ", ")
+}
+
+// common is the length of the longest string that is in both.
+func common(a, b string) (most int) {
+	row := make([]int, len(b)+1) // of the common end of a[:i] and b[:j]
+	for i := range len(a) {
+		for j := len(b) - 1; j >= 0; j-- {
+			if row[j+1] = 0; a[i] == b[j] {
+				row[j+1] = row[j] + 1
+				most = max(most, row[j+1])
 			}
-			return strings.Compare(a, b)
-		})
-		return "; it has " + strings.Join(within[:min(3, len(within))], ", ")
+		}
 	}
-	if best != "" {
-		return "; it has " + best
-	}
-	return ""
+	return most
 }

@@ -135,6 +135,7 @@ func TestValidate(t *testing.T) {
 		"failslab,in=es_insert_extent":     "no function es_insert_extent; it has ext4_es_insert_extent",
 		"failslab,notin=ext4_es_insert_ex": "it has ext4_es_insert_extent",
 		"failslab,in=qqq":                  "no function qqq",
+		"failslab,in=__se_es_alloc_extent": "it has __es_alloc_extent",
 		"fail_function:__es_alloc_x=1":     "it has __es_alloc_extent",
 		"disk-full:dat":                    "no disk of that name: it has data, scratch",
 		"power-cut,nth=1":                  "name it: it has data, scratch",
@@ -145,6 +146,7 @@ func TestValidate(t *testing.T) {
 	}
 	assert.ErrorContains(t, plan(t, "failslab,nth=1", "failslab,nth=2").Validate(k), "given twice, also as failslab,nth=1")
 	assert.ErrorContains(t, plan(t, "fail_function:should_failslab=-1,nth=1", "fail_function:__es_alloc_extent=0").Validate(k), "one trigger for all functions")
+	assert.Assert(t, !strings.Contains(plan(t, "failslab,in=no_such_function").Validate(k).Error(), "it has"), "little in common")
 	err := plan(t, "fail_futex", "fail_usercopy").Validate(k)
 	assert.ErrorContains(t, err, "CONFIG_FAIL_FUTEX")
 	assert.ErrorContains(t, err, "CONFIG_FAULT_INJECTION_USERCOPY")

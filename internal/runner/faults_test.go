@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,37 @@ func TestPowerCut(t *testing.T) {
 		_, err := os.Stat(filepath.Join(dir, log))
 		assert.NilError(t, err)
 	}
+}
+
+// TestFaultsSeed: the same seed, the same faults, at the same places; another seed,
+// others.
+func TestFaultsSeed(t *testing.T) {
+	m, k := debugKernel(t)
+	run := func(spec string) []string {
+		f, err := fault.Parse(spec)
+		assert.NilError(t, err)
+		dir := t.TempDir()
+		var stdout bytes.Buffer
+		out := m.Exec(t.Context(), runner.Program{
+			Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &stdout, Stderr: os.Stderr, Dir: dir, Log: "console.log", Timeout: 2 * time.Minute,
+			Run: wire.Run{Argv: []string{"/init"}}, Faults: fault.Plan{f},
+		})
+		assert.NilError(t, out.Infra)
+		log, err := os.ReadFile(filepath.Join(dir, "console.log"))
+		assert.NilError(t, err)
+		hits := []string{stdout.String()}
+		for _, l := range strings.Split(string(log), "\n") {
+			if i := strings.Index(l, "name failslab, "); i >= 0 {
+				hits = append(hits, l[i:])
+			}
+		}
+		return hits
+	}
+	first := run("failslab,prob=20,seed=1,in=do_pipe2")
+	assert.Assert(t, len(first) > 1, "no fault at all: %q", first)
+	assert.DeepEqual(t, run("failslab,prob=20,seed=1,in=do_pipe2"), first)
+	other := run("failslab,prob=20,seed=3,in=do_pipe2")
+	assert.Assert(t, !slices.Equal(other, first), "%q", other)
 }
 
 // TestFaultsCollide: a test that injects faults itself says so when there are

@@ -183,8 +183,10 @@ func (s *Sweeper) trouble(out Outcome) string {
 	switch {
 	case len(f.Splats) > 0:
 		return "kernel splat without any fault: " + f.Splats[0]
-	case f.Infra+f.Hang+f.Failed != "":
-		return f.Infra + f.Hang + f.Failed
+	case f.Infra+f.Hang != "":
+		return f.Infra + f.Hang // the machine's end is the program's
+	case f.Failed != "":
+		return f.Failed
 	}
 	return ""
 }

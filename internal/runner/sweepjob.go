@@ -94,7 +94,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 	if o.Resume {
 		if st, h, done, err = sweep.Resume(state, key); err != nil {
 			if errors.Is(err, fs.ErrNotExist) {
-				err = fmt.Errorf("%w; there is none to continue", err)
+				err = fmt.Errorf("%w: no sweep was begun there that could be continued; leave out -resume to begin one", err)
 			}
 			return nil, err
 		}
@@ -125,7 +125,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 			return nil, err
 		}
 		if len(h.Points) == 0 {
-			return nil, fmt.Errorf("%s: nothing to sweep: the test never gets to a point of %s", subject(j), j.Fault)
+			return nil, fmt.Errorf("%s: %w: it never gets to a point of %s", subject(j), sweep.ErrNothing, j.Fault)
 		}
 		h.Key = key
 		if st, err = sweep.Create(state, h); err != nil {
@@ -196,19 +196,26 @@ func (m *Machine) survey(ctx context.Context, s *Sweeper, j SweepJob, o SweepOpt
 		}
 		m.progress("%s: %d of %d calls have no call stack: %s; only -points all and -points N try them", subject(j), n, h.Listing.Total, why)
 	}
-	total := max(h.Listing.Total, again)
-	h.Spread = total - min(h.Listing.Total, again)
+	m.progress("%s: %d calls from %d sites (%d in another run)", subject(j), h.Listing.Total, len(h.Listing.Sites), again)
+	choose(&h, again, o, s.CanFilter)
+	m.progress("%s: %d points", subject(j), len(h.Points))
+	return h, nil
+}
+
+// choose sets the points, given how many calls another run had than the listed
+// one: the greater number counts.
+func choose(h *sweep.Header, again uint64, o SweepOptions, canFilter func(string) bool) {
+	listed := h.Listing.Total
+	h.Listing.Total = max(listed, again)
+	h.Spread = h.Listing.Total - min(listed, again)
 	switch o.Points {
 	case PointsAll:
-		h.Points = h.Listing.Every(total, 0)
+		h.Points = h.Listing.Every(h.Listing.Total, 0)
 	case PointsN:
-		h.Points = h.Listing.Every(total, o.Spread)
+		h.Points = h.Listing.Every(h.Listing.Total, o.Spread)
 	default:
-		h.Points = h.Listing.PerSite(s.CanFilter)
+		h.Points = h.Listing.PerSite(canFilter)
 	}
-	m.progress("%s: %d calls from %d sites (%d in another run); %d points", subject(j), h.Listing.Total, len(h.Listing.Sites), again, len(h.Points))
-	h.Listing.Total = total
-	return h, nil
 }
 
 func subject(j SweepJob) string {

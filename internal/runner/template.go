@@ -189,7 +189,11 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 				return true
 			case msg.Exited != nil && s.p.Run.Hold != "":
 				s.out.Exited = msg.Exited
-				s.infra(fmt.Errorf("freeze a held program: it ended before it was held: status %d %s", msg.Exited.Code, oneLine(msg.Exited.Err)))
+				if why := msg.Exited.Err; why != "" {
+					s.infra(errors.New(oneLine(why)))
+				} else {
+					s.infra(fmt.Errorf("freeze a held program: it ended before it was held: status %d", msg.Exited.Code))
+				}
 				return false
 			case msg.Fault != nil:
 				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(msg.Fault.Message)))

@@ -311,5 +311,8 @@ func (c Config) one(ctx context.Context, p Point) (r Result, err error) {
 	return r, nil
 }
 
+// ErrNothing says that there is no point at which a fault could be injected.
+var ErrNothing = errors.New("nothing to sweep")
+
 // ErrChanged says that a sweep cannot be continued because it is another one.
 var ErrChanged = errors.New("it is of another kernel, test or fault")

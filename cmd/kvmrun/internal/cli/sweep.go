@@ -210,7 +210,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		rep, err := m.Sweep(ctx, j, o)
 		var refused *sweep.Refused
 		switch {
-		case errors.As(err, &refused):
+		case errors.As(err, &refused), errors.Is(err, sweep.ErrNothing), errors.Is(err, sweep.ErrChanged), rep == nil && *resume && errors.Is(err, os.ErrNotExist):
 			return &exitError{exitUsage, err}
 		case rep == nil:
 			return err
