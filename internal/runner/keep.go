@@ -102,8 +102,11 @@ func (m *Machine) templateKey(ctx context.Context, p Program) (string, vmtest.Co
 	if err != nil {
 		return "", cfg, err
 	}
-	run := p.Run
-	run.Nonce = ""
+	var run wire.Run // which matters to what is held
+	if p.Run.Hold != "" {
+		run = p.Run
+		run.Nonce = ""
+	}
 	text, err := json.Marshal(struct {
 		Format                  int
 		Machine, Kernel, Initrd string

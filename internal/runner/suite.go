@@ -231,6 +231,11 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 			break
 		}
 		m.progress("%s: %d tests go on in a fresh VM", j.ID, len(more))
+		if vm == 1 && p.From == nil {
+			if p.From = m.afresh(ctx, p); p.From != nil {
+				defer p.From.Close() //nolint:errcheck // nothing to be written
+			}
+		}
 		p.Log = fmt.Sprintf("console-%d.log", vm+1)
 		p.Run.Env = append(env[:len(env):len(env)], DoneEnv+"="+strings.Join(r.done, "\n"))
 	}
@@ -242,6 +247,27 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		all.Exited = &e
 	}
 	return all
+}
+
+// afresh returns what the further VMs of a suite go on from, nil where each must
+// boot. Its boot is told in console-boot.log.
+func (m *Machine) afresh(ctx context.Context, p Program) *Template {
+	if p.Run.Hold != "" || len(p.Faults) > 0 || m.VMCore != "" {
+		return nil
+	}
+	p.Run, p.Log = wire.Run{}, "console-boot.log"
+	t, boot, err := m.Template(ctx, p)
+	switch {
+	case err != nil:
+		if ctx.Err() == nil {
+			m.progress("booting each fresh VM: VMs cannot be forked here: %v", err)
+		}
+		return nil
+	case len(boot.Splats) > 0: // every VM is to show them
+		_ = t.Close()
+		return nil
+	}
+	return t
 }
 
 // join adds what a further VM of the same job showed.

@@ -275,8 +275,16 @@ func TestKernelFailuresFail(t *testing.T) {
 func TestTheRestRunsInAFreshVM(t *testing.T) {
 	kernel := needKernel(t)
 	const run = "TestPass$|TestZPanicKernel$|TestZPowerOff$|TestZZAfter$"
-	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", run)
+	logs := t.TempDir()
+	got := goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", run, "-logs", logs)
 	assert.Equal(t, got.code, 1)
+	// The further VMs are forked from one that was booted once.
+	for name, forked := range map[string]int{"console.log": 0, "console-boot.log": 0, "console-2.log": 1, "console-3.log": 1} {
+		text, err := os.ReadFile(filepath.Join(logs, name))
+		assert.NilError(t, err)
+		assert.Check(t, is.Equal(bytes.Count(text, []byte("kvmrun: forked as")), forked), name)
+		assert.Check(t, is.Equal(bytes.Count(text, []byte("Linux version")), 1-forked), name)
+	}
 	var lines []string
 	for _, l := range strings.Split(got.stdout, "\n") {
 		// TestZPowerOff prints PASS itself, which may or may not get out.
