@@ -281,6 +281,22 @@ func TestFullCacheDisk(t *testing.T) {
 	assert.Check(t, !regexp.MustCompile(`left: .*/\.tmp-`).MatchString(got.stderr), "%s", got.stderr)
 }
 
+// TestFullDiskWhileCompiling: that the go command has no space is no mistake of
+// the user's, whatever is being asked.
+func TestFullDiskWhileCompiling(t *testing.T) {
+	t.Parallel()
+	bin := t.TempDir()
+	script := "#!/bin/sh\necho 'link: write /tmp/b001/landlock.test: no space left on device' >&2\nexit 1\n"
+	assert.NilError(t, os.WriteFile(filepath.Join(bin, "go"), []byte(script), 0o755))
+	cmd := command(t, "bisect", "-cache", t.TempDir(), "-kernels", kernel(t)+","+kernel(t), "-good", "auto", "-suite", "landlock", "-run", "TestX")
+	cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH"))
+	cmd.Dir = "../.."
+	got := finish(t, cmd)
+	assert.Equal(t, got.code, 3, "%s", got.stderr)
+	assert.Check(t, is.Contains(got.stderr, "b001/landlock.test: no space left on device"))
+	assert.Check(t, is.Contains(got.stderr, "no space left for the cache in "))
+}
+
 // entries are the complete entries of a cache, and its leftovers.
 func entries(t *testing.T, home, kind string) (complete, left []string) {
 	t.Helper()

@@ -18,13 +18,13 @@ func (r Report) HTML(w io.Writer) error {
 		Facts    []fact
 		Path     []step
 		Shown    *Observation
-		At       string
+		At, As   string
 		Pic      picture
 		Noun     string
 		Answer   []Point
 	}{Report: r, Headline: upper(r.headline()), Facts: r.facts(), Path: r.path(), Shown: r.shown(), Pic: r.draw(), Noun: r.noun()}
 	if page.Shown != nil {
-		page.At = r.Name(r.point(page.Shown.Point))
+		page.As, page.At = r.shownAs(), r.Name(r.point(page.Shown.Point))
 	}
 	if r.Result != nil && (r.Result.Kind == Culprit || r.Result.Kind == Range || r.Result.Kind == Options) {
 		page.Answer = r.Result.Found
@@ -175,7 +175,7 @@ circle.build-failed { fill: #999; } circle.infra { fill: var(--infra); } circle.
 <tr><th></th><th>for</th><th>word</th><th>{{.Noun}}</th><th>why</th></tr>
 {{range .Path}}<tr><td>{{.N}}</td><td>{{.Phase}}</td><td class="{{.Word}}">{{.Word}}</td><td>{{.Name}}</td><td>{{.Reason}}</td></tr>
 {{end}}</table>
-{{with .Shown}}<h2>The symptom</h2>
+{{with .Shown}}<h2>{{$.As}}</h2>
 <p>At {{$.At}}: {{.Reason}}</p>
 {{if .Evidence}}<pre>{{.Evidence}}</pre>
 {{end}}{{if .Repro}}<h2>To reproduce it</h2>

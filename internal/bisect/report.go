@@ -287,6 +287,14 @@ func (r Report) shown() *Observation {
 	return best
 }
 
+// shownAs says what the observation shown is.
+func (r Report) shownAs() string {
+	if o := r.shown(); o != nil && o.Word != Bad {
+		return "What was seen"
+	}
+	return "Symptom"
+}
+
 // step is a line of the path taken.
 type step struct {
 	N      int

@@ -48,7 +48,7 @@ func (r Report) Text(w io.Writer) error {
 		fmt.Fprintf(&b, "%s: %s\n", f.Label, f.Text)
 	}
 	if o := r.shown(); o != nil {
-		fmt.Fprintf(&b, "\nSymptom, at %s:\n\n", r.Name(r.point(o.Point)))
+		fmt.Fprintf(&b, "\n%s, at %s:\n\n", r.shownAs(), r.Name(r.point(o.Point)))
 		indent(&b, o.Reason)
 		if o.Evidence != "" {
 			b.WriteByte('\n')
@@ -111,7 +111,7 @@ func (r Report) Markdown(w io.Writer) error {
 		fmt.Fprintf(&b, "- **%s**: %s\n", f.Label, escape(f.Text))
 	}
 	if o := r.shown(); o != nil {
-		fmt.Fprintf(&b, "\n### Symptom\n\nAt %s: %s\n", escape(r.Name(r.point(o.Point))), escape(o.Reason))
+		fmt.Fprintf(&b, "\n### %s\n\nAt %s: %s\n", r.shownAs(), escape(r.Name(r.point(o.Point))), escape(o.Reason))
 		if o.Evidence != "" {
 			fenced(&b, o.Evidence)
 		}

@@ -129,7 +129,7 @@ func (e *NotAncestorError) Error() string {
 	text := fmt.Sprintf("%s, said to be good, is not an ancestor of %s, said to be bad", e.Good, e.Bad)
 	switch {
 	case e.Reverse:
-		return text + ": it is the other way round. To find what fixed something, swap the two and look for the test that passes"
+		return text + ": it is the other way round. To find what mended something, swap the two, with a test that fails where it is mended"
 	case e.Base == "":
 		return text + ": they have no common history"
 	}

@@ -37,8 +37,10 @@ and -bad are versions, releases or files; without -bad it is the last one, and
 
 -src names a git repository, whose commits are built one after the other, each
 from the one before, in a work tree of kvmrun's own: the repository and its work
-tree are only read. Kernels are cached. Paths restrict the commits to those that
-touch them. A culprit that reverts cleanly is also reverted at the bad end.
+tree are only read. Kernels are cached, and one that turns out to be the same as
+another commit's is not run again. Paths restrict the commits to those that touch
+them. A culprit that reverts cleanly, a merge to its first parent, is also reverted
+at the bad end.
 
   kvmrun bisect -configs GOOD.config BAD.config -src ~/linux -suite ext4 -run TestPunch
 
@@ -432,6 +434,9 @@ func (s *bisection) search1(ctx context.Context, h bisect.History) error {
 		if h, err = s.subject.history(ctx, s.good); err != nil {
 			return &exitError{exitUsage, err}
 		}
+	}
+	if c, ok := s.subject.(*commits); ok {
+		c.learn(h)
 	}
 	if s.bad == "" {
 		s.bad = s.subjectName(h.Points[h.Bad()].ID)

@@ -159,6 +159,13 @@ func (c *commits) badName() string {
 	return "HEAD"
 }
 
+// learn takes the names of commits from a history that was kept.
+func (c *commits) learn(h bisect.History) {
+	for _, p := range h.Points {
+		c.names[p.ID] = bisect.Report{Git: true}.Name(p)
+	}
+}
+
 func (c *commits) name(id string) string {
 	if n := c.names[id]; n != "" {
 		return n

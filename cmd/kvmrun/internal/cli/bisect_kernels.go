@@ -217,7 +217,7 @@ func (e *existing) history(_ context.Context, good string) (bisect.History, erro
 			return bisect.History{}, err
 		}
 		if first >= bad {
-			return bisect.History{}, fmt.Errorf("bisect: the good kernel, %s, does not come before the bad one, %s; to find what fixed something, look for a test that fails on the old one",
+			return bisect.History{}, fmt.Errorf("bisect: the good kernel, %s, does not come before the bad one, %s; to find what mended something, swap the two, with a test that fails where it is mended",
 				e.names[e.list[first].id], e.names[e.list[bad].id])
 		}
 	}
