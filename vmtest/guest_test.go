@@ -138,6 +138,9 @@ func findModule(tb testing.TB, name string) (found string) {
 	tb.Helper()
 	release := strings.TrimPrefix(filepath.Base(vmlinuz()), "vmlinuz-")
 	root := filepath.Join(filepath.Dir(vmlinuz()), "..", "lib", "modules", release, "kernel", "drivers")
+	if _, err := os.Stat(root); err != nil { // as Debian has it since 13
+		root = filepath.Join(filepath.Dir(vmlinuz()), "..", "usr", "lib", "modules", release, "kernel", "drivers")
+	}
 	err := filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
 		if base, _, _ := strings.Cut(filepath.Base(path), "."); base == name && strings.Contains(path, ".ko") {
 			found = path
@@ -155,7 +158,7 @@ func module(tb testing.TB, name string) []byte {
 	tb.Helper()
 	found := findModule(tb, name)
 	if found == "" {
-		tb.Skipf("the kernel has no module %s below ../lib/modules: use Debian's cloud kernel", name)
+		tb.Skipf("the kernel has no module %s below ../lib/modules or ../usr/lib/modules: use Debian's cloud kernel", name)
 	}
 	b, err := os.ReadFile(found)
 	assert.NilError(tb, err)

@@ -32,6 +32,9 @@ func bisectKernels(t *testing.T, kinds ...string) (paths []string) {
 	config, err := os.ReadFile(filepath.Join(filepath.Dir(from), "config-"+release))
 	assert.NilError(t, err)
 	lib, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(from), "..", "lib"))
+	if err != nil { // as Debian has it since 13
+		lib, err = filepath.EvalSymlinks(filepath.Join(filepath.Dir(from), "..", "usr", "lib"))
+	}
 	assert.NilError(t, err)
 	dir := t.TempDir()
 	for i, kind := range kinds {
