@@ -82,6 +82,9 @@ func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, notArmed strin
 	a.send(wire.Message{Held: &wire.Held{}})
 	rel = <-p.release
 	err := a.arm(p.pid, rel)
+	if err == nil && r.Hold == wire.HoldStop && len(rel.Env) > 0 {
+		err = a.sys.createFile(wire.ReleaseEnvFile, strings.Join(rel.Env, "\x00")+"\x00")
+	}
 	if err == nil && r.Hold == wire.HoldStop {
 		err = a.sys.createFile(wire.ReleaseFile, strings.Join(rel.Args, "\n"))
 	}

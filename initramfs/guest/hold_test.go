@@ -62,7 +62,7 @@ func TestArm(t *testing.T) {
 	c := startAgent(t, f, nil)
 	r := helperRun("stop")
 	r.Hold, r.Fetch = wire.HoldStop, []string{"/no/such/file"}
-	c.release = &wire.Release{Args: []string{"x"}, Arm: wire.Arm{
+	c.release = &wire.Release{Args: []string{"x"}, Env: []string{"A=b\nc", "D="}, Arm: wire.Arm{
 		Before:   []wire.Write{{Path: "/k/start", Symbol: "f"}, {Path: "/k/end", Symbol: "f", End: true}, {Path: "/k/gone", Text: "1", Optional: true}, {Path: "/k/p", Text: "100"}},
 		After:    []wire.Write{{Path: "/k/p", Text: "0"}, {Path: "/k/gone", Text: "1"}},
 		Counters: []wire.Counter{{Name: "n", Path: "/k/times", Start: 3}, {Name: "m", Path: "/k/garbage"}},
@@ -70,9 +70,9 @@ func TestArm(t *testing.T) {
 		Look:     []string{"/k/look", "/k/unseen"},
 	}}
 	res := c.run(t, r)
-	assert.DeepEqual(t, f.list()[:8], []string{
+	assert.DeepEqual(t, f.list()[:9], []string{
 		"read /proc/kallsyms", `write /k/start "0xffffffff81000100"`, `write /k/end "0xffffffff81000180"`, `write /k/gone "1"`, `write /k/p "100"`,
-		`create /run/kvmrun-release "x"`, `write /k/p "0"`, `write /k/gone "1"`,
+		`create /run/kvmrun-release-env "A=b\nc\x00D=\x00"`, `create /run/kvmrun-release "x"`, `write /k/p "0"`, `write /k/gone "1"`,
 	})
 	assert.DeepEqual(t, res.exited.Faults[0], wire.Count{Name: "n", Fired: 5})
 	assert.Assert(t, res.exited.Faults[1].Err != "")

@@ -4,39 +4,64 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // cutter cuts the power at one write after the other. Each point takes two
-// machines that boot: one whose power is cut, and one that looks at the disks.
+// machines: one whose power is cut, and one that looks at the disks. Both are
+// forked from one that was frozen before the test, or booted where that is
+// impossible. Close it.
 type cutter struct {
 	m       *Machine
 	job     SweepJob
+	tmpl    *Template
+	note    string // why machines are booted, "" when they are forked
 	runs    atomic.Int64
 	timeout time.Duration
 }
 
-func newCutter(m *Machine, j SweepJob) (*cutter, error) {
+func newCutter(ctx context.Context, m *Machine, j SweepJob) (*cutter, error) {
 	if err := os.MkdirAll(j.Program.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make a directory for the logs: %w", err)
 	}
 	p := &j.Program
-	p.Run.Hold = ""
 	p.Spec.CPUs = 1
-	p.Run.Env = slices.DeleteFunc(slices.Clone(p.Run.Env), func(e string) bool { return e == HoldEnv+"=1" })
-	if j.Test != "" {
-		p.Run.Argv = append(p.Run.Argv[:len(p.Run.Argv):len(p.Run.Argv)], "-test.run="+j.Test)
+	p.Twin = true // the same writes each time
+	p.Release = &wire.Release{Args: []string{j.Test}}
+	c := &cutter{m: m, job: j}
+	boot := *p
+	boot.Log = "boot.log"
+	tmpl, out, err := m.MakeTemplate(ctx, boot)
+	if err != nil {
+		if out.Infra != nil {
+			return nil, fmt.Errorf("boot the machine to sweep in: %w", err)
+		}
+		c.note = fmt.Sprintf("boots for each point: %v", err)
 	}
-	return &cutter{m: m, job: j}, nil
+	c.tmpl = tmpl
+	for _, sp := range out.Splats {
+		if !sp.excused() {
+			return nil, errors.Join(fmt.Errorf("boot the machine to sweep in: kernel splat without any fault: %s", sp.Title), c.close())
+		}
+	}
+	return c, nil
+}
+
+func (c *cutter) close() error {
+	if c.tmpl == nil {
+		return nil
+	}
+	return c.tmpl.Close()
 }
 
 // run runs the test with the power cut at the n-th write, or never for 0.
@@ -47,7 +72,7 @@ func (c *cutter) run(ctx context.Context, n uint64, name string) (Outcome, sweep
 		f.Nth = math.MaxInt64
 	}
 	// The log's name is that of the first machine; the second's is beside it.
-	p.Faults, p.Timeout = fault.Plan{f}, c.timeout
+	p.Faults, p.Timeout, p.From = fault.Plan{f}, c.timeout, c.tmpl
 	p.Log = fmt.Sprintf("console-%s-%d.log", name, c.runs.Add(1))
 	var tail tail
 	p.Stdout, p.Stderr, p.Run.Merge = &tail, nil, true

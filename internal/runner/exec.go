@@ -273,8 +273,9 @@ func anonMiB(pid int) int {
 
 // begin starts the machine for a program.
 func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
-	if p.From != nil && m.VMCore == "" && len(p.Faults.Host()) == 0 {
-		g, err := p.From.fork(ctx, m, forkOptions{dir: p.Dir, log: p.log(), twin: p.Twin})
+	// A balloon is a device that the template has not.
+	if p.From != nil && m.VMCore == "" && !p.Faults.Has(fault.Balloon) {
+		g, err := p.From.fork(ctx, m, forkOptions{dir: p.Dir, log: p.log(), twin: p.Twin, faults: p.Faults, disks: p.disks})
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
@@ -757,6 +758,9 @@ func (s *session) run(ctx context.Context) {
 	phase := "boot"
 	hostCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if held {
+		s.host.start(hostCtx, s.vm)
+	}
 	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
 	defer quiet.stop()
 	signals, resize := s.p.Signals, s.p.Resize

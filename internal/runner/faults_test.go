@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -110,6 +111,50 @@ func TestPowerCut(t *testing.T) {
 	for _, log := range []string{"console.log", "console-after-cut.log"} {
 		_, err := os.Stat(filepath.Join(dir, log))
 		assert.NilError(t, err)
+	}
+}
+
+// TestPowerCutSweep cuts the power at writes of a test, in machines that are
+// forked, as are those that look at the disks then.
+func TestPowerCutSweep(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	var said []string
+	m := &runner.Machine{Cache: c, Progress: func(s string) { said = append(said, s) }}
+	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
+	assert.NilError(t, err)
+	p := runner.SuiteProgram(kernelFor(t, m), s, nil)
+	p.Dir = t.TempDir()
+	rep, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestPowerCut$", Fault: fault.Fault{Kind: fault.PowerCut, Target: "e4-4k"}},
+		runner.SweepOptions{Points: runner.PointsN, Spread: 3, Jobs: 1})
+	assert.NilError(t, err)
+	t.Log(strings.Join(said, "\n"))
+	assert.Assert(t, rep.Total > 10, "%+v", rep)
+	assert.Equal(t, rep.Counts[sweep.Clean], 3, "%+v", rep.Results)
+	for _, s := range said {
+		assert.Assert(t, !strings.Contains(s, "boots for each point") && !strings.Contains(s, "could not be forked"), s)
+	}
+
+	// The second machine is told of the first one's, though it is a fork, too.
+	p = runner.SuiteProgram(p.Kernel, s, []string{"-test.v"})
+	p.Dir, p.Log = t.TempDir(), "template.log"
+	tmpl, _, err := m.MakeTemplate(t.Context(), p)
+	assert.NilError(t, err)
+	defer tmpl.Close()
+	var out bytes.Buffer
+	p.From, p.Log, p.Stdout, p.Run.Merge = tmpl, "console.log", &out, true
+	p.Release = &wire.Release{Args: []string{"^TestPowerCut$"}}
+	p.Faults = fault.Plan{{Kind: fault.PowerCut, Target: "e4-4k", Nth: 24}}
+	o := m.Exec(t.Context(), p)
+	assert.NilError(t, o.Infra)
+	assert.Equal(t, o.Cut, "write 24 of disk e4-4k")
+	assert.Assert(t, cmp.Contains(out.String(), "the power was cut; acknowledged until then: "))
+	assert.Assert(t, !strings.Contains(out.String(), "until then: 0"), out.String())
+	assert.Assert(t, cmp.Contains(out.String(), "--- PASS: TestPowerCut"))
+	for _, log := range []string{"console.log", "console-after-cut.log"} {
+		text, err := os.ReadFile(filepath.Join(p.Dir, log))
+		assert.NilError(t, err)
+		assert.Assert(t, !bytes.Contains(text, []byte("Linux version ")), "%s is of a machine that booted", log)
 	}
 }
 

@@ -247,16 +247,16 @@ func (h *heldOutput) pass() {
 	}
 }
 
-// afterCut is the program that runs on the same disks when the power is back.
+// afterCut is the program that runs on the same disks when the power is back: in
+// a fork of the same template, which had not read anything of the disks when it
+// was frozen, or in a machine that boots.
 func (p Program) afterCut(disks []*disk, acks []string) Program {
+	env := []string{wire.CutEnv + "=1", wire.AcksEnv + "=" + strings.Join(acks, "\n")}
 	if p.Release != nil { // the same tests
-		p.Release = &wire.Release{Args: p.Release.Args}
+		p.Release = &wire.Release{Args: p.Release.Args, Env: env}
 	}
 	p.Faults, p.disks, p.atHeld = nil, disks, nil
-	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], wire.CutEnv+"=1", wire.AcksEnv+"="+strings.Join(acks, "\n"))
-	if p.From != nil {
-		p.From = nil // its memory knows other disks
-	}
+	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], env...)
 	p.Log = p.beside("console-after-cut", ".log")
 	return p
 }

@@ -103,9 +103,13 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 	var survey func() (sweep.Header, error)
 	limit := func() {}
 	if j.Fault.Kind == fault.PowerCut {
-		c, err := newCutter(m, j)
+		c, err := newCutter(ctx, m, j)
 		if err != nil {
 			return nil, errors.Join(err, closeState(st))
+		}
+		defer c.close() //nolint:errcheck // it was only read
+		if c.note != "" {
+			m.progress("%s", c.note)
 		}
 		target, survey = c, func() (sweep.Header, error) { return c.survey(ctx, o) }
 	} else {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -256,6 +257,8 @@ type forkOptions struct {
 	dir, log string // of the kernel log
 	twin     bool   // see Program.Twin
 	paused   bool   // somebody else lets it run
+	faults   fault.Plan
+	disks    []*disk // in place of copies of the template's; the fork's to close, unless it fails
 }
 
 // fork starts a machine from the template, whose log is called so in dir. It
@@ -265,23 +268,36 @@ func (t *Template) fork(ctx context.Context, m *Machine, o forkOptions) (*guest,
 	g.con = newConsole(g.nonce)
 	g.con.init = -1 // it has booted before its log begins
 	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(o.dir, o.log), Console: g.con, Log: m.Log, Paused: o.paused}
+	fail := func(err error) (*guest, error) {
+		if o.disks != nil {
+			g.disks = nil // the caller's still
+		}
+		g.close()
+		return nil, err
+	}
+	g.disks = o.disks
 	for _, d := range t.disks {
+		if o.disks != nil {
+			break
+		}
 		c, err := d.clone(o.dir)
 		if err != nil {
-			g.close()
-			return nil, err
+			return fail(err)
 		}
 		g.disks = append(g.disks, c)
-		fc.Disks = append(fc.Disks, vmtest.Disk{File: c.file, Serial: c.spec.Name})
 	}
+	cfg := vmtest.Config{}
+	for _, d := range g.disks {
+		cfg.Disks = append(cfg.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
+	}
+	g.host = newHostFaults(o.faults, &cfg, g.disks)
+	fc.Disks = cfg.Disks
 	var err error
 	if g.vm, err = vmtest.Fork(ctx, t.vm, fc); err != nil {
-		g.close()
-		return nil, fmt.Errorf("fork the VM: %w", err)
+		return fail(fmt.Errorf("fork the VM: %w", err))
 	}
 	if err := g.thaw(o.twin); err != nil {
-		g.close()
-		return nil, fmt.Errorf("wake the fork: %w", err)
+		return fail(fmt.Errorf("wake the fork: %w", err))
 	}
 	return g, nil
 }

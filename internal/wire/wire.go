@@ -116,14 +116,21 @@ type Release struct {
 	// Args is written, one a line, to ReleaseFile for a program that was held
 	// at HoldStop.
 	Args []string `json:"args,omitempty"`
+	// Env is written, as NAME=VALUE and ended by a zero byte each, to
+	// ReleaseEnvFile for such a program, which adds it to its environment.
+	Env []string `json:"env,omitempty"`
 	// Fetch is added to Run's.
 	Fetch []string `json:"fetch,omitempty"`
 	// Nonce, when set, replaces that of Run.
 	Nonce string `json:"nonce,omitempty"`
 }
 
-// ReleaseFile is where a program finds Release.Args.
-const ReleaseFile = "/run/kvmrun-release"
+// ReleaseFile is where a program finds Release.Args, ReleaseEnvFile where
+// Release.Env is, if there is any.
+const (
+	ReleaseFile    = "/run/kvmrun-release"
+	ReleaseEnvFile = "/run/kvmrun-release-env"
+)
 
 // Arm is how faults are injected into the kernel, see package fault.
 type Arm struct {

@@ -3,6 +3,7 @@
 package testmain
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -95,6 +96,17 @@ func hold() error {
 	}
 	if err := ownTemp(); err != nil {
 		return err
+	}
+	env, err := os.ReadFile(wire.ReleaseEnvFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	for kv := range strings.SplitSeq(string(env), "\x00") {
+		if name, value, ok := strings.Cut(kv, "="); ok {
+			if err := os.Setenv(name, value); err != nil {
+				return err
+			}
+		}
 	}
 	text, err := os.ReadFile(wire.ReleaseFile)
 	if err != nil || len(text) == 0 {

@@ -15,7 +15,7 @@ import (
 // (-fault power-cut:DISK,nth=N). write works on the test's disks and calls ack
 // as soon as something must not be lost any more, as after fsync(2). When the
 // power is cut, write never returns: the machine is gone, and with it whatever
-// its disks had not been told to flush. Another one boots with the same disks
+// its disks had not been told to flush. Another one gets the same disks
 // and runs the test again, where check is called instead, with what had been
 // acknowledged. Without a cut, check follows write in the same machine.
 //

@@ -40,8 +40,8 @@ single call, -points N as many, evenly spread. Every finding names the injected
 call stack and the command that repeats it.
 
 With -fault power-cut:DISK the power is cut at each write to that disk; a second
-machine boots with the disks as they are then, without what was not flushed, and
-the test (one that uses fault.PowerCut of suites/kit/fault) looks what is there.
+machine gets the disks as they are then, without what was not flushed, and the
+test (one that uses fault.PowerCut of suites/kit/fault) looks what is there.
 
 An interrupted sweep is continued by the same command with -resume -o DIR.
 
