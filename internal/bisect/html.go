@@ -145,7 +145,7 @@ const pageText = `<!DOCTYPE html>
 body { font: 15px/1.45 sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: var(--ink); background: var(--paper); }
 h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 1.6em; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; vertical-align: top; padding: 2px 10px 2px 0; border-bottom: 1px solid var(--rule); }
-td, pre { overflow-wrap: anywhere; } pre { background: var(--soft); padding: 8px; white-space: pre-wrap; } code { font-size: .95em; }
+td, pre { overflow-wrap: anywhere; } th, .path td:nth-child(-n+3) { white-space: nowrap; overflow-wrap: normal; } pre { background: var(--soft); padding: 8px; white-space: pre-wrap; } code { font-size: .95em; }
 svg { width: 100%; height: auto; border: 1px solid var(--rule); } svg text { font: 12px sans-serif; fill: var(--ink); }
 svg line { stroke: var(--path); } svg line.history { stroke: var(--ink); stroke-width: 2; } svg rect { fill: var(--band); fill-opacity: .6; }
 td.good { color: var(--good); } td.bad { color: var(--badtext); }
@@ -171,7 +171,7 @@ circle.build-failed { fill: #999; } circle.infra { fill: var(--infra); } circle.
 {{end}}<circle class="{{.Word}}" cx="{{printf "%.1f" .X}}" cy="{{printf "%.1f" .Y}}" r="5"><title>{{.Text}}</title></circle>
 {{end}}{{$y := .LegendY}}{{range .Legend}}<circle class="{{.Word}}" cx="{{.X}}" cy="{{$y}}" r="5"/><text x="{{.X}}" y="{{$y}}" dx="10" dy="4">{{.Word}}</text>
 {{end}}{{end}}</svg>
-{{end}}<table>
+{{end}}<table class="path">
 <tr><th></th><th>for</th><th>word</th><th>{{.Noun}}</th><th>why</th></tr>
 {{range .Path}}<tr><td>{{.N}}</td><td>{{.Phase}}</td><td class="{{.Word}}">{{.Word}}</td><td>{{.Name}}</td><td>{{.Reason}}</td></tr>
 {{end}}</table>
