@@ -183,12 +183,17 @@ func (l *Prober) Confidence() float64 {
 
 // Probe runs a point until it is known to be good or bad, or to say nothing. The
 // n-th of all points that are asked about may be called good wrongly with 1/n(n+1)
-// of what the confidence leaves, which sums up to all of it.
+// of what the confidence leaves, which sums up to all of it. Looking back, there is
+// one good point, about which the search will have doubts of its own.
 func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error) {
 	n := l.nth[id]
 	if n == 0 {
 		n = len(l.nth) + 1
 		l.nth[id] = n
+	}
+	most := (1 - l.c.Confidence) / float64(n*(n+1))
+	if phase == LookBack {
+		most = 1 - l.c.Confidence
 	}
 	for {
 		c := l.at[id]
@@ -198,7 +203,7 @@ func (l *Prober) Probe(ctx context.Context, id string, phase Phase) (Word, error
 		if w := l.silent(id); w != "" {
 			return w, nil
 		}
-		if c[Good] > 0 && l.doubt(id) <= (1-l.c.Confidence)/float64(n*(n+1)) {
+		if c[Good] > 0 && l.doubt(id) <= most {
 			return Good, nil
 		}
 		if err := l.try(ctx, id, phase); err != nil {
