@@ -99,6 +99,7 @@ func TestDeclaredIsolation(t *testing.T) {
 	job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s})
 	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
 	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
+	drawDifferently(t, job.Cases, false)
 	for _, j := range []runner.SuiteJob{
 		{Isolate: suites.IsolateSuite},
 		{Args: []string{"-test.shuffle=1"}},
@@ -116,55 +117,56 @@ func TestDeclaredIsolation(t *testing.T) {
 	job, log = runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Jobs: 4})
 	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
 	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3, "%+v\n%s", job, log)
+	// And in processes of their own.
+	m.SetFree(nil)
+	s.Spec.FreshProcess = true
+	job, log = runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s})
+	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
+	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
+	drawDifferently(t, job.Cases, true)
 }
 
-// TestRandomInIsolatedTests: no two draw the same random bytes, UUID or temporary
-// name; in processes of their own, nothing at all.
-func TestRandomInIsolatedTests(t *testing.T) {
-	c, err := cache.Open(t.TempDir())
-	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
-	k, s := kernelFor(t, m), apart(t)
-	for _, fresh := range []bool{false, true} {
-		s.Spec.FreshProcess = fresh
-		job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s})
-		assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
-		assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
-		drawn := map[string]string{}
-		for _, c := range job.Cases {
-			n := 0
-			for line := range strings.Lines(c.Output) {
-				_, what, ok := strings.Cut(line, "drawn ")
-				once := strings.HasPrefix(what, "once ")
-				if !ok || once && !fresh {
-					continue
-				}
-				n++
-				assert.Check(t, drawn[what] == "", "%s and %s drew the same: %s", drawn[what], c.Name, what)
-				drawn[what] = c.Name
+// drawDifferently checks that no two of the tests drew the same random bytes, UUID
+// or temporary name; in processes of their own, nothing at all.
+func drawDifferently(t *testing.T, cases []result.Case, fresh bool) {
+	t.Helper()
+	drawn := map[string]string{}
+	for _, c := range cases {
+		n := 0
+		for line := range strings.Lines(c.Output) {
+			_, what, ok := strings.Cut(line, "drawn ")
+			once := strings.HasPrefix(what, "once ")
+			if !ok || once && !fresh {
+				continue
 			}
-			assert.Check(t, n >= 5, "%s", c.Output)
+			n++
+			assert.Check(t, drawn[what] == "", "%s and %s drew the same: %s", drawn[what], c.Name, what)
+			drawn[what] = c.Name
 		}
+		assert.Check(t, n >= 5, "%s", c.Output)
 	}
 }
 
 // TestIsolationWithoutForks: where VMs cannot be forked, one line says why, and
 // each test has a VM of its own all the same.
 func TestIsolationWithoutForks(t *testing.T) {
-	s := apart(t)
+	cc, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	k, s := kernelFor(t, &runner.Machine{Cache: cc}), apart(t)
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	assert.NilError(t, err)
 	for name, c := range map[string]struct {
 		machine func(t *testing.T, m *runner.Machine)
 		says    string
+		tests   string
 	}{
 		"a memory dump is wanted": {
 			func(_ *testing.T, m *runner.Machine) { m.VMCore = "elf" },
-			"a memory dump is wanted, which only a booted VM gives",
+			"a memory dump is wanted, which only a booted VM gives", "TestA",
 		},
 		"too little memory": {
 			func(_ *testing.T, m *runner.Machine) { m.SetFree(func() int { return 300 }) },
-			"keep a guest of 256 MiB in memory: 300 MiB are free",
+			"keep a guest of 256 MiB in memory: 300 MiB are free", "TestA|TestB",
 		},
 		"a device that does not migrate": {
 			func(t *testing.T, m *runner.Machine) {
@@ -172,7 +174,7 @@ func TestIsolationWithoutForks(t *testing.T) {
 				script := fmt.Sprintf("#!/bin/sh\nexec %s \"$@\" -drive if=none,id=nv,driver=null-co -device nvme,drive=nv,serial=x\n", qemu)
 				assert.NilError(t, os.WriteFile(m.QEMU, []byte(script), 0o755))
 			},
-			"freeze machine: run qmp command migrate: State blocked by non-migratable device",
+			"freeze machine: run qmp command migrate: State blocked by non-migratable device", "TestA",
 		},
 		"an old QEMU": {
 			func(t *testing.T, m *runner.Machine) {
@@ -189,12 +191,10 @@ func TestIsolationWithoutForks(t *testing.T) {
 				m.QEMU = filepath.Join(dir, "bin", filepath.Base(qemu))
 				assert.NilError(t, os.WriteFile(m.QEMU, text, 0o755))
 			},
-			"freeze machine: run qmp command migrate-set-capabilities: ",
+			"freeze machine: run qmp command migrate-set-capabilities: ", "TestA",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cc, err := cache.Open(t.TempDir())
-			assert.NilError(t, err)
 			var mu sync.Mutex
 			var said []string
 			m := &runner.Machine{Cache: cc, Progress: func(s string) {
@@ -202,13 +202,13 @@ func TestIsolationWithoutForks(t *testing.T) {
 				defer mu.Unlock()
 				said = append(said, s)
 			}}
-			k := kernelFor(t, m)
 			c.machine(t, m)
-			job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Args: []string{"-test.run=TestA|TestB"}})
+			n := strings.Count(c.tests, "Test")
+			job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Args: []string{"-test.run=" + c.tests}})
 			assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
-			assert.Equal(t, result.Count(job.Cases).Run, 2)
+			assert.Equal(t, result.Count(job.Cases).Run, n)
 			assert.Equal(t, strings.Count(log, wire.ForkMark("")), 0)
-			assert.Equal(t, strings.Count(log, "Linux version"), 2)
+			assert.Equal(t, strings.Count(log, "Linux version"), n)
 			all := strings.Join(said, "\n")
 			assert.Equal(t, strings.Count(all, "cannot be forked"), 1, "%q", said)
 			assert.Assert(t, is.Contains(all, "booting a VM for each test: VMs cannot be forked here: "+c.says))

@@ -249,16 +249,7 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 		p.Stdout, p.Stderr = y.Stdout, y.Stderr
 		if y.GDB != nil {
 			p.Timeout, p.Patient = 0, true
-			p.atHeld = func(ctx context.Context, g *guest) error {
-				if err := g.vm.Monitor().Run(ctx, "stop", nil, nil); err != nil {
-					return fmt.Errorf("stop the VM for the debugger: %w", err)
-				}
-				command, err := m.listen(ctx, p.Kernel, g)
-				if err == nil {
-					y.GDB(command)
-				}
-				return err
-			}
+			p.atHeld = func(ctx context.Context, g *guest) error { return m.debugged(ctx, p.Kernel, g, y.GDB) }
 		}
 		return m.Exec(ctx, p)
 	}
@@ -374,6 +365,31 @@ func exactly(test string) string {
 		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
 	}
 	return strings.Join(parts, "/")
+}
+
+// debugged stops a machine that runs and waits until a debugger, whose command
+// line is told, has let it go: what has a time of its own begins with the program.
+func (m *Machine) debugged(ctx context.Context, k *Kernel, g *guest, tell func(command string)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := g.vm.Monitor().Events(ctx)
+	if err == nil {
+		err = g.vm.Monitor().Run(ctx, "stop", nil, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("stop the VM for the debugger: %w", err)
+	}
+	command, err := m.listen(ctx, k, g)
+	if err != nil {
+		return err
+	}
+	tell(command)
+	for e := range events {
+		if e.Event == "RESUME" {
+			break
+		}
+	}
+	return nil // also for a machine that is gone, which the session sees
 }
 
 // listen has QEMU wait for a debugger on a port of the host's own, and returns
