@@ -190,7 +190,7 @@ func (r Report) facts() []fact {
 	if res.Confidence > 0 {
 		add("Confidence", "%s, of %s", percent(res.Confidence), plural(res.Candidates, "candidate"))
 	}
-	if n := res.PBad + res.PGood; n > 0 {
+	if n := res.PBad + res.PGood; n > 0 && res.Kind != BadPasses {
 		add("Failure rate", "%.2f (the symptom showed in %d of %s where it is bad)", res.P, res.PBad, plural(n, "run"))
 	}
 	if res.Kind == Culprit {
