@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -115,6 +116,35 @@ func TestSweepRefused(t *testing.T) {
 		assert.Check(t, is.Equal(got.code, 2))
 		assert.Check(t, is.Contains(got.stderr, "the kernel lacks CONFIG_FAULT_INJECTION, "))
 	}
+}
+
+// TestSweepAgain: the command that a finding prints repeats it.
+func TestSweepAgain(t *testing.T) {
+	t.Parallel()
+	cmd := command(t, "sweep", "-kernel", faultKernel(t), "-fault", "failslab,in=do_pipe2", "-points", "1", "-caches", "shmem_inode_cache", "-memory", "500",
+		"-env", "A=b c", "--", "sh", "-c", `sh -c "true | true" || echo "$A" >/tmp/left`)
+	got := finish(t, cmd)
+	assert.Equal(t, got.code, 1, "%s%s", got.stdout, got.stderr)
+	finding := func(out string) string {
+		title, _, ok := strings.Cut(out, "\n")
+		assert.Assert(t, ok && strings.HasPrefix(title, "leak: ") && strings.Contains(title, " objects of shmem_inode_cache are left, "), "%s", out)
+		_, rest, _ := strings.Cut(out, "injected at ")
+		stack, again, ok := strings.Cut(rest, "\n  kernel log: ")
+		assert.Assert(t, ok && strings.Contains(stack, "do_pipe2+0x"), "%s", out)
+		_, again, ok = strings.Cut(again, "\n  again: kvmrun ")
+		assert.Assert(t, ok, "%s", out)
+		again, _, _ = strings.Cut(again, "\n")
+		assert.Assert(t, is.Contains(again, "-caches shmem_inode_cache "))
+		assert.Assert(t, is.Contains(again, "-memory 500"))
+		assert.Assert(t, is.Contains(again, "-env 'A=b c'"))
+		return again
+	}
+	again := finding(got.stdout)
+	rerun := exec.Command("sh", "-c", "exec "+shared.kvmrun+" "+again)
+	rerun.Dir, rerun.Env = cmd.Dir, cmd.Env
+	got = finish(t, rerun)
+	assert.Equal(t, got.code, 1, "%s\n%s%s", again, got.stdout, got.stderr)
+	assert.Equal(t, finding(got.stdout), again)
 }
 
 // TestSweepOfKernelSelftests sweeps what knows nothing of faults: the kernel's

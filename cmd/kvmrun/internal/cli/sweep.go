@@ -133,7 +133,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	command := "kvmrun sweep -kernel " + k.Path + " -fault " + shellWord(f.String())
+	command := "kvmrun sweep -kernel " + shellWord(k.Path) + " -fault " + shellWord(f.String()) + sameFlags(fs, caches)
 	var work []runner.SweepJob
 	var repros []string
 	if *suite != "" {
@@ -185,9 +185,6 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 			return &exitError{exitUsage, err}
 		}
 		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: caches})
-		for _, x := range files {
-			command += " -file " + shellWord(x)
-		}
 		repro := command + " -at %s --"
 		for _, a := range fs.Args() {
 			repro += " " + shellWord(a)
@@ -238,6 +235,33 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		return &exitError{code: exitFail}
 	}
 	return nil
+}
+
+// sameFlags are the flags that were given and that repeating one point needs as
+// well, beside those that say which.
+func sameFlags(fs *flag.FlagSet, caches list) string {
+	var b strings.Builder
+	put := func(name, value string) { b.WriteString(" -" + name + " " + shellWord(value)) }
+	fs.Visit(func(f *flag.Flag) {
+		switch v := f.Value.(type) {
+		case *multi:
+			for _, one := range *v {
+				if f.Name != "kernel" {
+					put(f.Name, one)
+				}
+			}
+			return
+		default:
+		}
+		switch f.Name {
+		case "fault", "suite", "run", "points", "at", "j", "o", "json", "resume":
+		case "caches": // a function's value has no text
+			put(f.Name, caches.String())
+		default:
+			put(f.Name, f.Value.String())
+		}
+	})
+	return b.String()
 }
 
 // sweepOptions reads what says where to inject what.
