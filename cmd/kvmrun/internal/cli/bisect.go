@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/suites"
 )
 
 var bisectCommand = command{
@@ -598,6 +599,9 @@ func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bis
 	defer done()
 	run, err := s.m.RunMatrix(ctx, runner.Matrix{
 		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{s.suite}, Run: s.symptom.Run, Timeout: s.timeout, Jobs: 1, Dir: dir, From: from,
+		// A suite's own isolation would have all runs go on from one boot, which must
+		// not decide for all of them.
+		Isolate: suites.IsolateSuite,
 		Command: "kvmrun run -kernel " + b.Path,
 	})
 	if err != nil {
