@@ -4,6 +4,7 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
@@ -34,6 +35,29 @@ func (m *Machine) ExecIn(ctx context.Context, p Program, f Forked) (out Outcome)
 
 // SetFree makes the machine believe that this is the host's free memory.
 func (m *Machine) SetFree(mib func() int) { m.free = mib }
+
+// LoadKept reads the program's template from the cache, and forgets it.
+func (m *Machine) LoadKept(ctx context.Context, p Program) error {
+	key, cfg, err := m.templateKey(ctx, p)
+	if err != nil {
+		return err
+	}
+	dir, ok := m.Cache.Lookup(templateKind, key)
+	if !ok {
+		return errors.New("not in the cache")
+	}
+	t, err := loadTemplate(dir, cfg, p)
+	if err != nil {
+		return err
+	}
+	return t.Close()
+}
+
+// WithKernelFile returns the program with another file to be booted.
+func (p Program) WithKernelFile(path string) Program {
+	p.kernelFile = path
+	return p
+}
 
 // TemplateKey is the key under which a template is kept.
 func (m *Machine) TemplateKey(ctx context.Context, p Program) (string, error) {

@@ -30,7 +30,7 @@ const (
 	maxTemplates = 2 << 30
 	// keptFormat is the version of what is kept beside the machine, and of what
 	// the key is made of.
-	keptFormat = 1
+	keptFormat = 2
 )
 
 // kept is what the cache has of a template beside the machine and its log.
@@ -44,6 +44,14 @@ type kept struct {
 	Args           []string
 	Notes          []string // of the boot
 	Log            uint32   // CRC-32C of the kernel log
+	Sum            uint32   // that of all the rest, with 0 here
+}
+
+// sum is what Sum must be.
+func (k kept) sum() uint32 {
+	k.Sum = 0
+	text, _ := json.Marshal(k) // as plain data it cannot fail
+	return crcOf(text)
 }
 
 // Template returns a template for programs like p as [Machine.MakeTemplate] does,
@@ -137,6 +145,7 @@ func (t *Template) save(dir string, p Program) error {
 		Format: keptFormat, Ready: t.ready, Held: t.held, PID: t.pid, Stdout: t.stdout, Stderr: t.stderr,
 		Accel: t.boot.Accel, Args: t.boot.Args, Notes: t.boot.Notes, Log: crcOf(log),
 	}
+	k.Sum = k.sum()
 	text, err := json.Marshal(k)
 	if err != nil {
 		return err
@@ -172,7 +181,7 @@ func loadTemplate(dir string, cfg vmtest.Config, p Program) (_ *Template, err er
 		return nil, err
 	}
 	var k kept
-	if err := json.Unmarshal(text, &k); err != nil || k.Format != keptFormat {
+	if err := json.Unmarshal(text, &k); err != nil || k.Format != keptFormat || k.Sum != k.sum() {
 		return nil, fmt.Errorf("load template: %w", vmtest.ErrDamaged)
 	}
 	log, err := os.ReadFile(filepath.Join(dir, keptLog))

@@ -176,7 +176,28 @@ func TestTemplateIsKept(t *testing.T) {
 		assert.Assert(t, f["begun"] == "once" && f["disk"] == "00000000", "%v", f)
 		assert.NilError(t, tmpl.Close())
 	}
+	p.Dir = t.TempDir()
+	assert.NilError(t, m.LoadKept(t.Context(), p))
+	files, err := filepath.Glob(filepath.Join(c.Root(), "template", "*", "*"))
+	assert.NilError(t, err)
+	damaged := 0
+	for _, file := range files {
+		good, err := os.ReadFile(file)
+		assert.NilError(t, err)
+		if filepath.Base(file) == "about" || len(good) == 0 { // for people
+			continue
+		}
+		bad := bytes.Clone(good)
+		bad[len(bad)/2] ^= 0x40
+		assert.NilError(t, os.WriteFile(file, bad, 0o600))
+		assert.Check(t, m.LoadKept(t.Context(), p) != nil, "%s is damaged", file)
+		assert.NilError(t, os.WriteFile(file, good, 0o600))
+		damaged++
+	}
+	assert.Assert(t, damaged >= 5, "%q", files)
+	assert.NilError(t, m.LoadKept(t.Context(), p))
 	for name, change := range map[string]func(*runner.Program){
+		"kernel":  func(p *runner.Program) { *p = p.WithKernelFile(p.Init) },
 		"disks":   func(p *runner.Program) { p.Spec.Disks[0].SizeMiB++ },
 		"cmdline": func(p *runner.Program) { p.Spec.Cmdline = []string{"x"} },
 		"memory":  func(p *runner.Program) { p.Spec.MemoryMiB = 300 },
