@@ -47,6 +47,7 @@ type origin struct {
 	ram, state *os.File // launch closes them
 	rom        string
 	paused     bool
+	preface    string
 }
 
 // memory makes a file without a name that lives in the host's memory.
@@ -286,6 +287,8 @@ type ForkConfig struct {
 	ConsoleFile  string
 	ConsoleLimit int64
 	Console      io.Writer
+	// Preface is what the console's file begins with, of the caller's own.
+	Preface string
 	// Disks take the place of the template's, one for one: of the same size,
 	// with the same serial, format and access. Their content should be what the
 	// template's had when it was frozen, as far as its guest had read it.
@@ -324,7 +327,7 @@ func Fork(ctx context.Context, t *Template, fc ForkConfig) (*VM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("fork machine: %w", context.Cause(ctx))
 	}
-	from := &origin{rom: t.rom, paused: fc.Paused}
+	from := &origin{rom: t.rom, paused: fc.Paused, preface: fc.Preface}
 	if from.ram, err = openAgain(t.ram, os.O_RDWR); err != nil {
 		return nil, fmt.Errorf("open template's memory: %w", err)
 	}

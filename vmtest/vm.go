@@ -188,6 +188,11 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 		return nil, fmt.Errorf("create console file: %w", err)
 	}
 	ours = append(ours, file)
+	if from != nil {
+		if _, err := file.WriteString(from.preface); err != nil {
+			return nil, fmt.Errorf("write console file: %w", err)
+		}
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make console pipe: %w", err)

@@ -111,7 +111,9 @@ func (a *agent) serve(b *bootReport) {
 					ended <- a.attend(p, r, warnings)
 				}(current, m.Run)
 			case m.Release != nil:
-				if current == nil || !current.letGo(m.Release) {
+				warnings := lateWarnings
+				lateWarnings = nil
+				if current == nil || !current.letGo(m.Release, warnings) {
 					a.fault("asked to release a program while none is held")
 					return
 				}
@@ -127,7 +129,9 @@ func (a *agent) serve(b *bootReport) {
 				arrive()
 				a.send(wire.Message{Frozen: a.freeze(current)})
 			case m.Thaw != nil:
-				a.ready(b.modules, append(b.warnings[:len(b.warnings):len(b.warnings)], a.thaw(m.Thaw)...))
+				// There is no answer: making one and reading it costs a fork more
+				// than all else that is done here.
+				lateWarnings = append(lateWarnings, a.thaw(m.Thaw)...)
 			case m.Resize != nil:
 				if current != nil {
 					current.resize(*m.Resize)
@@ -160,17 +164,15 @@ func (a *agent) freeze(p *program) *wire.Frozen {
 			f.Stderr = p.stderr.settle()
 		}
 	}
+	a.sys.linger(a.bootMounts)
+	SpareThreads()
 	a.sys.sync()
 	return f
 }
 
 // thaw makes this machine differ from others that go on from the same frozen
-// one, unless it is to be their twin. It returns warnings. Random numbers come first, before anybody draws one.
+// one. It returns warnings. Random numbers come first, before anybody draws one.
 func (a *agent) thaw(t *wire.Thaw) (warnings []string) {
-	if t.Twin {
-		a.sys.kernelLog(wire.ForkMark(t.ID))
-		return nil
-	}
 	if err := a.sys.reseed(t.Seed); err != nil {
 		// Twins would pass for different machines: no run can be trusted.
 		a.fault("reseed the random number generator: %v", err)
@@ -181,7 +183,6 @@ func (a *agent) thaw(t *wire.Thaw) (warnings []string) {
 	if err := a.sys.setHostname(wire.ForkHost + t.ID); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set host name: %v", err))
 	}
-	a.sys.kernelLog(wire.ForkMark(t.ID))
 	return warnings
 }
 
@@ -201,7 +202,8 @@ func (a *agent) sysrq(keys string) {
 // attend sees a program through to its end, and returns what is to be said
 // then, with the warnings that there are already.
 func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
-	rel, notArmed := a.hold(p, r)
+	rel, thawed, notArmed := a.hold(p, r)
+	warnings = append(warnings, thawed...)
 	if rel == nil {
 		rel = &wire.Release{}
 	}

@@ -105,6 +105,9 @@ func (f *fake) loopbackUp() error                       { return f.call("lo") }
 func (f *fake) setClock(ns int64) error  { return f.call("clock %d", ns) }
 func (f *fake) reseed(seed []byte) error { return f.call("reseed %d", len(seed)) }
 
+func (f *fake) linger(string)    { _ = f.call("linger") }
+func (f *fake) sameMounts() bool { return false }
+
 func (f *fake) kernelLog(text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

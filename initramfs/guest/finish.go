@@ -115,6 +115,9 @@ func (a *agent) cleanUp() (warnings []string) {
 
 // unmountAll unmounts what was not mounted at boot, newest first.
 func (a *agent) unmountAll() (warnings []string) {
+	if a.sys.sameMounts() {
+		return nil
+	}
 	mounts, err := a.sys.mounts()
 	if err != nil {
 		return []string{fmt.Sprintf("read mounts: %v", err)}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -35,6 +36,7 @@ func Main() {
 	sys := &linux{}
 	defer dieOnPanic(sys)
 	ignoreLibcSignals()
+	defaultSIGCHLD()
 	// Ports are read by blocking calls; with as many of these as there are
 	// processors the rest would wait for the runtime to notice.
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), 4))
@@ -58,6 +60,39 @@ func ignoreLibcSignals() {
 	for sig := uintptr(32); sig <= 34; sig++ {
 		// An error leaves things as they were.
 		_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, sig, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
+	}
+}
+
+// defaultSIGCHLD keeps SIGCHLD from being delivered to the Go runtime, which has
+// a handler for every signal and no use for this one: children are waited for.
+// Two deliveries for each program cost a fork under TCG some milliseconds. By
+// default, unlike when told to ignore it, the kernel keeps the zombies (wait(2)).
+func defaultSIGCHLD() {
+	dfl := struct{ handler, flags, restorer, mask uint64 }{} // SIG_DFL
+	// An error leaves things as they were.
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGCHLD), uintptr(unsafe.Pointer(&dfl)), 0, 8, 0, 0)
+}
+
+// SpareThreads has Go's runtime start threads that it may need later. A process
+// calls it before its machine is frozen: in a fork, under TCG, a new thread costs
+// more than all else that goes on until a test begins.
+func SpareThreads() {
+	const n = 4
+	var all sync.WaitGroup
+	all.Add(n)
+	done := make(chan struct{}, n)
+	for range n {
+		go func() {
+			// A thread for each, all at once; given back, the runtime keeps them.
+			runtime.LockOSThread()
+			all.Done()
+			all.Wait()
+			runtime.UnlockOSThread()
+			done <- struct{}{}
+		}()
+	}
+	for range n {
+		<-done
 	}
 }
 

@@ -117,6 +117,23 @@ func helper(name string, args []string) int {
 			}
 			<-c
 		}
+	case "linger": // in a mount namespace of its own, says whether linger's file tells of changes
+		l := &linux{}
+		boot, err := l.mounts()
+		if err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("before:", l.sameMounts())
+		l.linger(boot)
+		fmt.Println("lingering:", l.sameMounts(), l.sameMounts())
+		if err := unix.Mount("none", args[0], "tmpfs", 0, ""); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		fmt.Println("mounted:", l.sameMounts(), l.sameMounts())
+		l.linger(boot)
+		fmt.Println("not as after the boot:", l.sameMounts())
 	case "tty":
 		for fd := range 3 {
 			_, err := unix.IoctlGetTermios(fd, unix.TCGETS)

@@ -51,10 +51,16 @@ func forkHeld(exe string, argv []string, attr *syscall.ProcAttr) (int, error) {
 	return pid, nil
 }
 
+// word is the host's, with the warnings that came before it.
+type word struct {
+	*wire.Release
+	warnings []string
+}
+
 // letGo passes the host's word on to the program that is held, once.
-func (p *program) letGo(r *wire.Release) bool {
+func (p *program) letGo(r *wire.Release, warnings []string) bool {
 	select {
-	case p.release <- r:
+	case p.release <- word{r, warnings}:
 		return true
 	default: // not held, or let go already
 		return false
@@ -63,10 +69,10 @@ func (p *program) letGo(r *wire.Release) bool {
 
 // hold waits until the program stands still, tells the host, and lets it go on
 // when the host says so. It returns what was asked for then, nil for a program
-// that ended without standing still.
-func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, notArmed string) {
+// that ended without standing still, and the warnings that there are by then.
+func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, warnings []string, notArmed string) {
 	if r.Hold == "" || p.failed != nil {
-		return nil, ""
+		return nil, nil, ""
 	}
 	for {
 		err := unix.Waitid(unix.P_PID, p.pid, nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)
@@ -77,10 +83,11 @@ func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, notArmed strin
 	// The state follows the name, which may contain anything (proc(5)).
 	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid)) // empty for one that is gone
 	if i := bytes.LastIndexByte(stat, ')'); i < 0 || !bytes.HasPrefix(stat[i:], []byte(") T")) {
-		return nil, ""
+		return nil, nil, ""
 	}
 	a.send(wire.Message{Held: &wire.Held{}})
-	rel = <-p.release
+	got := <-p.release
+	rel, warnings = got.Release, got.warnings
 	err := a.arm(p.pid, rel)
 	if err == nil && r.Hold == wire.HoldStop && len(rel.Env) > 0 {
 		err = a.sys.createFile(wire.ReleaseEnvFile, strings.Join(rel.Env, "\x00")+"\x00")
@@ -93,7 +100,7 @@ func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, notArmed strin
 		sig, notArmed = unix.SIGKILL, err.Error()
 	}
 	_ = unix.Kill(p.pid, sig)
-	return rel, notArmed
+	return rel, warnings, notArmed
 }
 
 // arm sets the kernel up to inject faults.

@@ -39,10 +39,10 @@ type program struct {
 	status  <-chan unix.WaitStatus
 	failed  *wire.Exited // why it could not be started
 	stdout  *stream
-	stderr  *stream            // nil when merged, or on a terminal
-	stdin   io.Closer          // the writing end; closed when the program has ended
-	tty     *os.File           // the terminal's master side
-	release chan *wire.Release // lets a held program go on; nil for others
+	stderr  *stream   // nil when merged, or on a terminal
+	stdin   io.Closer // the writing end; closed when the program has ended
+	tty     *os.File  // the terminal's master side
+	release chan word // lets a held program go on; nil for others
 }
 
 // start starts what r asks for. A program that cannot be started is one that
@@ -89,7 +89,7 @@ func (a *agent) tryStart(r *wire.Run) (*program, error) {
 
 	p := &program{}
 	if r.Hold != "" {
-		p.release = make(chan *wire.Release, 1)
+		p.release = make(chan word, 1)
 	}
 	var child []int // descriptors to close in any case
 	defer func() {
@@ -376,11 +376,15 @@ func (s *stream) finish(deadline time.Time) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	if err := s.r.SetReadDeadline(deadline); err != nil {
-		// Cannot be: pipes and terminals are pollable.
-		_ = s.r.Close()
+	select {
+	case <-s.done: // without a deadline
+	default:
+		if err := s.r.SetReadDeadline(deadline); err != nil {
+			// Cannot be: pipes and terminals are pollable.
+			_ = s.r.Close()
+		}
+		<-s.done
 	}
-	<-s.done
 	_ = s.r.Close()
 	return s.n
 }

@@ -123,6 +123,11 @@ func (r *reaper) waitIdle(limit time.Duration) bool {
 	r.mu.Unlock()
 	select {
 	case <-idle:
+		return true // without a timer
+	default:
+	}
+	select {
+	case <-idle:
 		return true
 	case <-time.After(limit):
 		return false

@@ -37,6 +37,12 @@ type system interface {
 	// reseed mixes the bytes into the kernel's random number generator and makes
 	// everything it gives from now on depend on them.
 	reseed(seed []byte) error
+	// linger opens what will be needed again, so that it need not be opened then:
+	// to be called before the machine is frozen, with what mounts returned after
+	// the boot.
+	linger(bootMounts string)
+	// sameMounts says that the mounts are surely those after the boot.
+	sameMounts() bool
 	// kernelLog writes one line or several to the kernel's log.
 	kernelLog(text string)
 	// killAll kills every other process.
@@ -46,8 +52,72 @@ type system interface {
 	powerOff()
 }
 
-// linux is the real one.
-type linux struct{}
+// linux is the real one. What is open belongs to linger; the zero value has
+// nothing open.
+type linux struct {
+	kmsg, random, mountinfo file
+}
+
+// file is a descriptor that stays open, if it is above 0.
+type file int
+
+// open returns the descriptor, or a new one, and what to do with it in the end.
+func (f file) open(path string, flags int) (fd int, done func(), err error) {
+	if f > 0 {
+		return int(f), func() {}, nil
+	}
+	fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	return fd, func() { _ = unix.Close(fd) }, err
+}
+
+// linger keeps open what every fork uses once. Under TCG it is not the files'
+// opening that takes time but the translation of the kernel's code for it, which
+// each fork begins anew.
+func (l *linux) linger(bootMounts string) {
+	keep := func(f *file, path string, flags int) {
+		if *f > 0 {
+			return
+		}
+		if fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0); err == nil {
+			*f = file(fd)
+		}
+	}
+	keep(&l.kmsg, devKmsg, unix.O_WRONLY)
+	keep(&l.random, devRandom, unix.O_WRONLY)
+	// Opened before it is read, so that no change is missed.
+	keep(&l.mountinfo, mountinfo, unix.O_RDONLY)
+	if now, err := l.mounts(); err != nil || now != bootMounts {
+		if l.mountinfo > 0 {
+			_ = unix.Close(int(l.mountinfo))
+		}
+		l.mountinfo = 0
+	}
+}
+
+// sameMounts asks by poll(2), which tells of changes since the file was opened or
+// asked about (proc_pid_mounts(5)): the text is long, and each line has several
+// parts.
+func (l *linux) sameMounts() bool {
+	if l.mountinfo <= 0 {
+		return false
+	}
+	p := []unix.PollFd{{Fd: int32(l.mountinfo), Events: unix.POLLPRI}}
+	n, err := unix.Poll(p, 0)
+	if n == 0 && err == nil {
+		return true
+	}
+	// It says so once.
+	_ = unix.Close(int(l.mountinfo))
+	l.mountinfo = 0
+	return false
+}
+
+// Files that linger keeps open.
+const (
+	devKmsg   = "/dev/kmsg"
+	devRandom = "/dev/random"
+	mountinfo = "/proc/self/mountinfo"
+)
 
 func (*linux) mkdir(dir string) error { return os.MkdirAll(dir, 0o755) }
 
@@ -57,7 +127,7 @@ func (*linux) mount(m mount) error {
 
 func (*linux) unmount(target string, flags int) error { return unix.Unmount(target, flags) }
 
-func (l *linux) mounts() (string, error) { return l.readFile("/proc/self/mountinfo") }
+func (l *linux) mounts() (string, error) { return l.readFile(mountinfo) }
 
 // readFile is os.ReadFile without its machinery: on the way to Ready every
 // function that is called for the first time costs, and the poller most of all.
@@ -127,7 +197,15 @@ func (*linux) writeFile(path, text string) error {
 	return errors.Join(err, unix.Close(fd))
 }
 
-func (*linux) createFile(path, text string) error { return os.WriteFile(path, []byte(text), 0o644) }
+// createFile is os.WriteFile without its machinery, see readFile.
+func (*linux) createFile(path, text string) error {
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = (&port{fd: fd}).Write([]byte(text))
+	return errors.Join(err, unix.Close(fd))
+}
 
 func (*linux) setHostname(name string) error { return unix.Sethostname([]byte(name)) }
 
@@ -160,12 +238,12 @@ func (*linux) setClock(unixNS int64) error {
 	return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
 }
 
-func (*linux) reseed(seed []byte) error {
-	fd, err := unix.Open("/dev/random", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+func (l *linux) reseed(seed []byte) error {
+	fd, done, err := l.random.open(devRandom, unix.O_WRONLY)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // ioctls only
+	defer done()
 	// struct rand_pool_info of linux/random.h; see random(4).
 	info := make([]byte, 8+len(seed))
 	binary.NativeEndian.PutUint32(info, uint32(8*len(seed)))
@@ -192,14 +270,14 @@ const (
 // (kernel/printk/printk.c: PRINTKRB_RECORD_MAX is 1024).
 const maxKmsg = 960
 
-func (*linux) kernelLog(text string) {
-	fd, err := unix.Open("/dev/kmsg", unix.O_WRONLY|unix.O_CLOEXEC, 0)
+func (l *linux) kernelLog(text string) {
+	fd, done, err := l.kmsg.open(devKmsg, unix.O_WRONLY)
 	if err != nil {
 		// A kernel without printk: the console is what is left.
 		fmt.Fprintln(os.Stderr, text)
 		return
 	}
-	defer unix.Close(fd) //nolint:errcheck // each write was a record
+	defer done()
 	for _, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
 		if len(line) > maxKmsg {
 			line = line[:maxKmsg] + "..."

@@ -357,6 +357,13 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	out.BootFailed = out.Ready == nil && !s.up && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 }
 
+// agentParams are the kernel parameters for the agent. What the kernel does not
+// know it puts into init's environment, which programs do not inherit; it says so
+// in its log. Under TCG the runtime takes whatever the agent does for the first
+// time for a goroutine that does not yield, and a preemption by signal costs a
+// fork more than all that the agent does in it.
+var agentParams = []string{"GODEBUG=asyncpreemptoff=1"}
+
 // prepared is what has been made on the host for one VM.
 type prepared struct {
 	config vmtest.Config
@@ -377,7 +384,7 @@ func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
 	out := &prepared{config: vmtest.Config{
 		QEMU:      m.QEMU,
 		Accel:     m.Accel,
-		Cmdline:   p.Spec.Cmdline,
+		Cmdline:   slices.Concat(agentParams, p.Spec.Cmdline),
 		MemoryMiB: p.Spec.MemoryMiB,
 		CPUs:      p.Spec.CPUs,
 		Ports:     wire.Ports,
@@ -756,6 +763,21 @@ func (s *session) run(ctx context.Context) {
 	limit := time.NewTimer(s.bootLimit())
 	defer limit.Stop()
 	phase := "boot"
+	up := func() {
+		if s.p.OnReady != nil {
+			s.p.OnReady(*s.out.Ready)
+		}
+		phase = "run"
+		if limit.Stop(); s.p.Timeout > 0 {
+			limit.Reset(s.p.Timeout)
+		}
+	}
+	if s.from != nil { // it was ready before it was frozen
+		if !s.ready(&s.from.ready) {
+			return
+		}
+		up()
+	}
 	hostCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if held {
@@ -776,13 +798,7 @@ func (s *session) run(ctx context.Context) {
 				if !s.ready(msg.Ready) {
 					return
 				}
-				if s.p.OnReady != nil {
-					s.p.OnReady(*msg.Ready)
-				}
-				phase = "run"
-				if limit.Stop(); s.p.Timeout > 0 {
-					limit.Reset(s.p.Timeout)
-				}
+				up()
 			case msg.Started != nil:
 				if s.pid = msg.Started.PID; s.p.Run.Hold == "" {
 					s.host.start(hostCtx, s.vm)

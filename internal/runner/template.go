@@ -121,6 +121,9 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	return t, out, nil
 }
 
+// settle is how long a guest stands by before it is frozen.
+const settle = 100 * time.Millisecond
+
 // maxHeldOutput bounds what a program may print before it is held, in bytes.
 const maxHeldOutput = 1 << 20
 
@@ -187,6 +190,13 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 					}
 				}
 				t.stdout, t.stderr = stdout.Bytes(), stderr.Bytes()
+				// What is still under way in the kernel, such as its waiting for
+				// all readers (RCU), would go on in each fork.
+				select {
+				case <-time.After(settle):
+				case <-s.vm.Done():
+				case <-ctx.Done():
+				}
 				return true
 			case msg.Exited != nil && s.p.Run.Hold != "":
 				s.out.Exited = msg.Exited
@@ -276,6 +286,7 @@ func (t *Template) fork(ctx context.Context, m *Machine, o forkOptions) (*guest,
 		return nil, err
 	}
 	g.disks = o.disks
+	fc.Preface = wire.ForkMark(g.id(o.twin)) + "\n"
 	for _, d := range t.disks {
 		if o.disks != nil {
 			break
@@ -302,17 +313,25 @@ func (t *Template) fork(ctx context.Context, m *Machine, o forkOptions) (*guest,
 	return g, nil
 }
 
+// id is what a fork is called, by itself and in its log.
+func (g *guest) id(twin bool) string {
+	if twin {
+		return "twin"
+	}
+	return strings.ToLower(g.nonce[:8])
+}
+
 // thaw makes the machine another one than its siblings, before anything else. A
 // twin stays as it is.
 func (g *guest) thaw(twin bool) error {
-	send := wire.NewWriter(g.vm.Port(wire.PortControl))
 	if twin {
-		return send.Send(wire.Message{Thaw: &wire.Thaw{ID: "twin", Twin: true}})
+		return nil
 	}
+	send := wire.NewWriter(g.vm.Port(wire.PortControl))
 	seed := make([]byte, wire.SeedSize)
 	_, _ = rand.Read(seed) // never fails
 	return send.Send(wire.Message{Thaw: &wire.Thaw{
-		ID: strings.ToLower(g.nonce[:8]), UnixNS: time.Now().UnixNano(), Seed: seed,
+		ID: g.id(twin), UnixNS: time.Now().UnixNano(), Seed: seed,
 	}})
 }
 

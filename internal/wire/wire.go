@@ -28,7 +28,7 @@ import (
 )
 
 // Version is the protocol's; both sides must agree.
-const Version = 2
+const Version = 3
 
 // Names of the virtio-serial ports.
 const (
@@ -220,14 +220,11 @@ type Frozen struct {
 
 // Thaw is the first message to a machine that goes on from a frozen one, which
 // is not the only one to do so: it makes this one differ and tells it the time.
-// It is answered by Ready, like a boot.
+// There is no answer: what went wrong is in Done's warnings.
 type Thaw struct {
-	ID     string `json:"id"`     // becomes part of the host name and of a line in the kernel log
+	ID     string `json:"id"`     // becomes part of the host name
 	UnixNS int64  `json:"unixNS"` // the wall clock, in nanoseconds since 1970
 	Seed   []byte `json:"seed"`   // random bytes for the kernel's generator, at least SeedSize of them
-	// Twin leaves everything as it was when the machine was frozen, and ID,
-	// UnixNS and Seed unused but for the line in the log.
-	Twin bool `json:"twin,omitempty"`
 }
 
 // SeedSize is how many random bytes are worth sending in Thaw: what the kernel
@@ -238,13 +235,14 @@ const SeedSize = 64
 // ForkHost begins the host name of a machine that was thawed; its ID follows.
 const ForkHost = "kvmrun-"
 
-// ForkMark is the line that the agent writes to the kernel log for Thaw.
+// ForkMark is the line with which a fork's kernel log begins. The host writes it:
+// in the guest it would come before the program's first output, and cost.
 func ForkMark(id string) string { return "kvmrun: forked as " + id }
 
 // Shutdown asks the agent to power the machine off.
 type Shutdown struct{}
 
-// Ready is the agent's first message, and its answer to Thaw.
+// Ready is the agent's first message after the boot.
 type Ready struct {
 	Version  int      `json:"version"`
 	Release  string   `json:"release"`            // uname -r

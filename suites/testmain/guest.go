@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kvmrun/kvmrun/initramfs/guest"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -86,6 +88,7 @@ func runGuest(m *testing.M) int {
 // faults, and then runs the tests that the host names, if it names any.
 func hold() error {
 	flag.Parse()
+	guest.SpareThreads()
 	// To this very thread, which stops before its system call returns: a signal
 	// to the process may be taken by another thread, while this one runs on.
 	runtime.LockOSThread()
@@ -97,22 +100,44 @@ func hold() error {
 	if err := ownTemp(); err != nil {
 		return err
 	}
-	env, err := os.ReadFile(wire.ReleaseEnvFile)
+	env, err := plainRead(wire.ReleaseEnvFile)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	for kv := range strings.SplitSeq(string(env), "\x00") {
+	for kv := range strings.SplitSeq(env, "\x00") {
 		if name, value, ok := strings.Cut(kv, "="); ok {
 			if err := os.Setenv(name, value); err != nil {
 				return err
 			}
 		}
 	}
-	text, err := os.ReadFile(wire.ReleaseFile)
-	if err != nil || len(text) == 0 {
+	text, err := plainRead(wire.ReleaseFile)
+	if err != nil || text == "" {
 		return err
 	}
-	return flag.Set("test.run", string(text))
+	return flag.Set("test.run", text)
+}
+
+// plainRead is os.ReadFile by nothing but system calls: each function that runs
+// for the first time in a fork is translated first, and the test waits for it.
+func plainRead(file string) (string, error) {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("open %s: %w", file, err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	var text []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := unix.Read(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return string(text), err
+		}
+		text = append(text, buf[:n]...)
+	}
 }
 
 // ownTemp gives a process that goes on in a fork a directory for temporary files
@@ -123,12 +148,13 @@ func ownTemp() error {
 	if err != nil || !strings.HasPrefix(host, wire.ForkHost) {
 		return err
 	}
+	// By the plain system calls, as in plainRead.
 	dir := filepath.Join(os.TempDir(), host)
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
+	if err := unix.Mkdir(dir, 0o777); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make %s: %w", dir, err)
 	}
-	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil { // as /tmp
-		return err
+	if err := unix.Chmod(dir, 0o1777); err != nil { // as /tmp
+		return fmt.Errorf("change mode of %s: %w", dir, err)
 	}
 	return os.Setenv("TMPDIR", dir)
 }
@@ -181,7 +207,7 @@ func (k *kmsg) drain() {
 	buf := make([]byte, 16<<10) // one record; the kernel's limit is below (PRINTK_MESSAGE_MAX 2048)
 	for {
 		n, err := syscall.Read(k.r, buf)
-		if err == syscall.EPIPE || err == syscall.EINTR {
+		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EINTR) {
 			continue // records were overwritten before we came: go on with the oldest
 		}
 		if err != nil || n <= 0 {
@@ -194,8 +220,9 @@ func (k *kmsg) drain() {
 		}
 		// Further lines begin with a blank and carry the dictionary.
 		text, _, _ = strings.Cut(text, "\n")
-		var prio int
-		if _, err := fmt.Sscanf(head, "%d,", &prio); err != nil {
+		first, _, _ := strings.Cut(head, ",")
+		prio, err := strconv.Atoi(first)
+		if err != nil {
 			continue
 		}
 		// Facility 0 is the kernel itself; user space writes with another.
