@@ -26,9 +26,6 @@ const (
 	// A VM has 512 MiB by default (vmtest.DefaultMemoryMiB), QEMU itself needs
 	// some 100 MiB; below the second limit only one VM runs at a time.
 	memFail, memWarn = 640 * mib, 2048 * mib
-	// Guest memory that several processes see lies in /dev/shm; containers
-	// have 64 MiB there by default.
-	shmWarn = 512 * mib
 	// A fetched kernel takes up to 160 MiB with the vmlinux extracted from it;
 	// a source tree takes 1.4 GiB and a build several more.
 	diskFail, diskWarn = 512 * mib, 8192 * mib
@@ -209,22 +206,6 @@ func memInfo(text, key string) (uint64, bool) {
 		return kib * 1024, err == nil
 	}
 	return 0, false
-}
-
-func checkShm(h Host) Check {
-	c := Check{Name: "/dev/shm", Status: Warn, Cure: "in a container: docker run --shm-size=2g; otherwise: sudo mount -o remount,size=2g /dev/shm"}
-	size, free, err := h.Space("/dev/shm")
-	switch {
-	case err != nil:
-		c.Detail = fmt.Sprintf("not usable: %v", err)
-		c.Cure = "sudo mount -t tmpfs tmpfs /dev/shm"
-	case free < shmWarn:
-		c.Detail = fmt.Sprintf("%d MiB free of %d MiB; a VM whose memory is shared may not fit", free/mib, size/mib)
-	default:
-		c.Status, c.Cure = OK, ""
-		c.Detail = fmt.Sprintf("%d MiB free", free/mib)
-	}
-	return c
 }
 
 func checkDisk(h Host) Check {

@@ -44,7 +44,6 @@ func Run(ctx context.Context, h Host) *Report {
 		checkQEMU(ctx, h, inst),
 		checkKVM(ctx, h),
 		checkMemory(h),
-		checkShm(h),
 		checkDisk(h),
 		checkE2fsprogs(h, inst),
 		checkPAM(h, inst),

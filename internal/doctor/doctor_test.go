@@ -43,7 +43,7 @@ func good() *fakeHost {
 			"/lib/x86_64-linux-gnu/libpam.so.0":         "",
 			"/lib/x86_64-linux-gnu/security/pam_cap.so": "",
 		},
-		space: map[string]uint64{"/dev/shm": 12 << 30, "/": 78 << 30, "/home/me": 100 << 30},
+		space: map[string]uint64{"/": 78 << 30, "/home/me": 100 << 30},
 		accel: []string{"kvm", "", ""},
 	}
 }
@@ -149,9 +149,6 @@ func TestChecks(t *testing.T) {
 		{"container without limit", func(f *fakeHost) { f.files["/sys/fs/cgroup/memory.max"] = "max\n" }, "memory", OK, "23198 MiB available", ""},
 		{"no meminfo", func(f *fakeHost) { delete(f.files, "/proc/meminfo") }, "memory", Warn, "unknown", "/proc"},
 		{"strange meminfo", func(f *fakeHost) { f.files["/proc/meminfo"] = "MemTotal:\nMemAvailable: x kB\n" }, "memory", Warn, "unknown", "Linux"},
-
-		{"small shm", func(f *fakeHost) { f.space["/dev/shm"] = 64 << 20 }, "/dev/shm", Warn, "64 MiB free of 128 MiB", "--shm-size"},
-		{"no shm", func(f *fakeHost) { delete(f.space, "/dev/shm") }, "/dev/shm", Warn, "no such file", "mount -t tmpfs"},
 
 		{"small disk", func(f *fakeHost) { f.space["/home/me"] = 1 << 30 }, "cache", Warn, "1024 MiB free for /home/me/.cache/kvmrun; not enough to build", "kernel prune"},
 		{"full disk", func(f *fakeHost) { f.space["/home/me"] = 1 << 20 }, "cache", Fail, "1 MiB free", "XDG_CACHE_HOME"},

@@ -46,7 +46,7 @@ func TestIsolationsAgree(t *testing.T) {
 // and on one that looks closer.
 func TestAllSuitesIsolated(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes an hour under TCG: run it without -short, as .ci/kernels all does")
+		t.Skip("takes a quarter of an hour under TCG: run it without -short, as .ci/kernels all does")
 	}
 	m, k := debugKernel(t)
 	for _, k := range []*runner.Kernel{kernelFor(t, m), k} {
