@@ -16,12 +16,15 @@
 //
 //	failslab                        slab allocations
 //	fail_page_alloc                 page allocations
-//	fail_make_request:DEVICE        block requests, of the device in /sys/block
+//	fail_make_request:DEVICE        block requests, of the device in /sys/block; what a
+//	                                file system then rightly complains about is a
+//	                                splat, too, unless an allow-list names it
 //	fail_futex                      futex calls
 //	fail_usercopy                   copies from and to user space
 //	fail_function:FUNCTION=VALUE    a function marked ALLOW_ERROR_INJECTION returns
 //	                                VALUE: a number, or an errno such as -ENOMEM
-//	fail_io_timeout:DEVICE          block requests are lost and time out
+//	fail_io_timeout:DEVICE          block requests are lost and time out; virtio-blk has
+//	                                no handler for that: who waits for one, waits on
 //
 // Kinds of the host:
 //
