@@ -17,6 +17,8 @@ import (
 
 const sampleSuite = "github.com/kvmrun/kvmrun/suites/testmain/testdata/sample"
 
+var ext4Suite = goBuild("ext4.test", "test", "-c", "-ldflags=-s -w", "github.com/kvmrun/kvmrun/suites/ext4")
+
 // TestReplayOfGoTest: a test that go test ran, with a binary that is gone, again:
 // as it was, in a shell on a terminal, and under gdb by the very command that is
 // printed.
@@ -27,6 +29,9 @@ func TestReplayOfGoTest(t *testing.T) {
 	run.Path, run.Args = must(t, func() (string, error) { return exec.LookPath("go") }),
 		[]string{"go", "test", "-v", sampleSuite, "-kernel", kernel(t), "-isolate", "test", "-logs", dir, "-run", "TestSub"}
 	run.Dir = ""
+	gocache, err := exec.Command("go", "env", "GOCACHE").Output() // not below the tests' own XDG_CACHE_HOME
+	assert.NilError(t, err)
+	run.Env = append(run.Env, "GOCACHE="+strings.TrimSpace(string(gocache)))
 	got := finish(t, run)
 	assert.Equal(t, got.code, 0, "%s%s", got.stdout, got.stderr)
 
@@ -100,10 +105,8 @@ func TestFaultReplayUnderGDB(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "logs")
-			src, err := filepath.Abs("../..")
-			assert.NilError(t, err)
 			run := finish(t, command(t, append([]string{
-				"run", "-kernel", vmlinux, "-src", src, "-suite", "ext4", "-run", "^TestPowerCut$", "-o", dir,
+				"run", "-kernel", vmlinux, "-suite", must(t, ext4Suite), "-run", "^TestPowerCut$", "-o", dir,
 			}, args...)...))
 			assert.Equal(t, run.code, 0, "%s%s", run.stdout, run.stderr)
 			cmd := command(t, "replay", "-gdb", "-o", t.TempDir(), dir, "TestPowerCut")
