@@ -3,8 +3,12 @@
 package runner_test
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,8 +24,9 @@ import (
 )
 
 // BenchmarkSweep measures fresh machines a second, and the processor time of
-// each: of a program that stands still before it makes a pipe, without a fault on KVMRUN_KERNEL, and at
-// points of failslab on KVMRUN_DEBUG_KERNEL, beside that kernel's boot.
+// each: of a program that stands still before it makes a pipe, without a fault on
+// KVMRUN_KERNEL, and at points of failslab on KVMRUN_DEBUG_KERNEL, beside that
+// kernel's boot.
 func BenchmarkSweep(b *testing.B) {
 	for _, c := range []struct{ name, env string }{{"plain", "KVMRUN_KERNEL"}, {"points", "KVMRUN_DEBUG_KERNEL"}} {
 		b.Run(c.name, func(b *testing.B) {
@@ -77,6 +82,102 @@ func BenchmarkSweep(b *testing.B) {
 			b.ReportMetric(s.Boot.Seconds()/(took.Seconds()*2/points), "boots/point")
 		})
 	}
+}
+
+// BenchmarkSweepMany sweeps KVMRUN_SWEEP_POINTS points of a program of some
+// hundred allocations on KVMRUN_DEBUG_KERNEL, two at a time, and compares the
+// first tenth with the last: what does not stay the same there would not for
+// more points either.
+func BenchmarkSweepMany(b *testing.B) {
+	points, _ := strconv.Atoi(os.Getenv("KVMRUN_SWEEP_POINTS"))
+	path := os.Getenv("KVMRUN_DEBUG_KERNEL")
+	if points < 20 || path == "" {
+		b.Skip("set KVMRUN_SWEEP_POINTS to a number from 20 and KVMRUN_DEBUG_KERNEL to a kernel with failslab; 5000 points take about half an hour")
+	}
+	ch, err := cache.Open(b.TempDir())
+	assert.NilError(b, err)
+	m := &runner.Machine{Cache: ch}
+	k, err := m.OpenKernel(b.Context(), path, "", "")
+	assert.NilError(b, err)
+	dir := b.TempDir()
+	s, err := m.NewSweeper(b.Context(), runner.SweepJob{
+		Program: runner.Program{Kernel: k, Init: goBuild(b, "build", "-ldflags=-s -w", "./testdata/pipes"), Dir: dir, Run: wire.Run{Argv: []string{"/init", "many"}, Hold: wire.HoldStop}},
+		Fault:   fault.Fault{Kind: fault.Slab},
+	}, false)
+	assert.NilError(b, err)
+	defer s.Close()
+	assert.Equal(b, s.Note, "")
+	state, err := sweep.Create(filepath.Join(b.TempDir(), "state"), sweep.Header{})
+	assert.NilError(b, err)
+	c := sweep.Config{Target: s, Jobs: 2}
+	for i := range points {
+		const calls = 400 // the program has more
+		c.Points = append(c.Points, sweep.Point{ID: i + 1, Nth: uint64(i%calls + 1)})
+	}
+	type sample struct {
+		at                             time.Time
+		cpu                            time.Duration
+		rss, available, fds, gor, logs int
+	}
+	look := func() (o sample) {
+		runtime.GC()
+		o.at, o.cpu, o.rss, o.available, o.gor = time.Now(), cpu(b), residentKiB(b, "VmRSS"), memAvailable(b), runtime.NumGoroutine()
+		for d, n := range map[string]*int{"/proc/self/fd": &o.fds, dir: &o.logs} {
+			entries, err := os.ReadDir(d)
+			assert.NilError(b, err)
+			*n = len(entries)
+		}
+		return o
+	}
+	verdicts := map[sweep.Verdict]int{}
+	var at []sample // each tenth's end
+	began := look()
+	c.OnResult = func(r sweep.Result) error {
+		verdicts[r.Verdict]++
+		n := 0
+		for _, k := range verdicts {
+			n += k
+		}
+		if n%(points/10) == 0 {
+			at = append(at, look())
+			o := at[len(at)-1]
+			b.Logf("%d points after %v: %d KiB resident, %d MiB available, %d descriptors, %d goroutines, %d files; %v",
+				n, o.at.Sub(began.at).Round(time.Second), o.rss, o.available, o.fds, o.gor, o.logs, verdicts)
+		}
+		return state.Add(r)
+	}
+	results, err := c.Run(b.Context())
+	assert.NilError(b, err)
+	assert.NilError(b, state.Close())
+	assert.Equal(b, len(results), points)
+	ended := look()
+	for b.Loop() { // the figures above are the benchmark
+		runtime.Gosched()
+	}
+	first, before, last := at[0], at[8], at[9]
+	rate := func(from, to sample) float64 { return float64(points/10) / to.at.Sub(from.at).Seconds() }
+	each := func(from, to sample) float64 { return float64((to.cpu - from.cpu).Milliseconds()) / float64(points/10) }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(rate(began, first), "points/s-first")
+	b.ReportMetric(rate(before, last), "points/s-last")
+	b.ReportMetric(each(began, first), "cpu-ms/point-first")
+	b.ReportMetric(each(before, last), "cpu-ms/point-last")
+	b.ReportMetric(float64(residentKiB(b, "VmHWM"))/1024, "MiB-peak")
+	b.ReportMetric(float64(last.rss-first.rss)/1024, "MiB-grown")
+	b.ReportMetric(float64(began.available-ended.available), "MiB-available-less")
+	// Two machines are under way at each tenth's end, each with some of these.
+	assert.Check(b, ended.fds <= began.fds && ended.gor <= began.gor+2, "descriptors: %d, then %d; goroutines: %d, then %d", began.fds, ended.fds, began.gor, ended.gor)
+}
+
+// residentKiB is a line of proc_pid_status(5) of this process: VmRSS or VmHWM.
+func residentKiB(b *testing.B, name string) (kib int) {
+	b.Helper()
+	text, err := os.ReadFile("/proc/self/status")
+	assert.NilError(b, err)
+	_, rest, _ := strings.Cut(string(text), name+":")
+	_, err = fmt.Sscan(rest, &kib)
+	assert.NilError(b, err)
+	return kib
 }
 
 // cpu is the processor time of this process and of those that have ended.

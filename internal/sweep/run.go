@@ -246,12 +246,19 @@ func (c Config) Run(ctx context.Context) ([]Result, error) {
 	}()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	stacks := map[string][]string{} // thousands of points have dozens of stacks
 	for range max(1, c.Jobs) {
 		wg.Go(func() {
 			for p := range next {
 				r, err := c.one(ctx, p)
 				mu.Lock()
 				if err == nil && ctx.Err() == nil {
+					key := strings.Join(r.Stack, "\n")
+					if same, ok := stacks[key]; ok {
+						r.Stack = same
+					} else {
+						stacks[key] = r.Stack
+					}
 					results[p.ID] = r
 					if c.OnResult != nil {
 						err = c.OnResult(r)

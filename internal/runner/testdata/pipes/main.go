@@ -31,6 +31,14 @@ func main() {
 			if !pipe(1) {
 				os.Exit(1)
 			}
+		case "many": // and closes them; held, too
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			for range 100 {
+				var fds [2]int
+				if syscall.Pipe2(fds[:], syscall.O_CLOEXEC) == nil {
+					_, _ = syscall.Close(fds[0]), syscall.Close(fds[1])
+				}
+			}
 		case "shrink": // until there is less memory
 			for all := memory(); memory() > all*3/4; {
 				time.Sleep(10 * time.Millisecond)
