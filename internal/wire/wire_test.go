@@ -28,6 +28,17 @@ var everyKind = []wire.Message{
 	{Signal: &wire.Signal{Number: -1}},
 	{Freeze: &wire.Freeze{}},
 	{Thaw: &wire.Thaw{ID: "i", UnixNS: -1, Seed: []byte{0, 255}}},
+	{Thaw: &wire.Thaw{ID: "i", UnixNS: 1, Seed: bytes.Repeat([]byte{1}, 256)}}, // has no short form
+	{Release: &wire.Release{}},
+	{Release: &wire.Release{Nonce: "n"}},
+	{Release: &wire.Release{Nonce: "n", Args: []string{"\x00^TestX$/a\nb"}}},
+	{Release: &wire.Release{Nonce: strings.Repeat("n", 256), Args: []string{"x"}}}, // these have none
+	{Release: &wire.Release{Nonce: "n", Args: []string{""}}},
+	{Release: &wire.Release{Nonce: "n", Args: []string{"a", "b"}}},
+	{Release: &wire.Release{Nonce: "n", Env: []string{"A=b"}}},
+	{Release: &wire.Release{Nonce: "n", Fetch: []string{"/f"}}},
+	{Release: &wire.Release{Nonce: "n", Arm: wire.Arm{Nth: 1}}},
+	{Release: &wire.Release{Nonce: "n", Arm: wire.Arm{Counters: []wire.Counter{{Name: "c"}}}}},
 	{Shutdown: &wire.Shutdown{}},
 	{Frozen: &wire.Frozen{Stdout: 1 << 40, Stderr: 2}},
 	{Ready: &wire.Ready{Version: 1, Release: "6.12", UptimeNS: 1 << 62, Modules: []string{"m"}, Warnings: []string{"w"}}},
@@ -88,6 +99,10 @@ func TestBadFrames(t *testing.T) {
 		{"two values", frame(`{"shutdown":{}}{"shutdown":{}}`), "decode message"},
 		{"wrong type", frame(`{"signal":{"number":"x"}}`), "decode message"},
 		{"number too large", frame(`{"resize":{"rows":65536}}`), "decode message"},
+		{"short form of nothing", frame("\x00"), "decode message"},
+		{"short form of another kind", frame("\x00X"), "decode message"},
+		{"short form, cut in the seed", frame("\x00T12345678\x03ab"), "decode message"},
+		{"short form, cut in the nonce", frame("\x00R\x03ab"), "decode message"},
 		{"deep", frame(`{"run":` + strings.Repeat("[", 100000)), "decode message"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

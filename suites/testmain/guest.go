@@ -150,11 +150,11 @@ func ownTemp() error {
 	}
 	// By the plain system calls, as in plainRead.
 	dir := filepath.Join(os.TempDir(), host)
-	if err := unix.Mkdir(dir, 0o777); err != nil && !errors.Is(err, unix.EEXIST) {
+	mask := unix.Umask(0)         // nothing else runs yet
+	err = unix.Mkdir(dir, 0o1777) // as /tmp
+	unix.Umask(mask)
+	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make %s: %w", dir, err)
-	}
-	if err := unix.Chmod(dir, 0o1777); err != nil { // as /tmp
-		return fmt.Errorf("change mode of %s: %w", dir, err)
 	}
 	return os.Setenv("TMPDIR", dir)
 }
