@@ -27,6 +27,14 @@ const helperEnv = "KVMRUN_GUEST_HELPER"
 // self is the test binary's path on the host and in the guest.
 const self = "/proc/self/exe"
 
+// forever never returns. Not select {}, which the runtime takes for a deadlock
+// where nothing else is left to run, and ends the process.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
 // helper is a program for the agent to run.
 func helper(name string, args []string) int {
 	n := 0
@@ -65,7 +73,7 @@ func helper(name string, args []string) int {
 			os.Getenv("X"), sid == os.Getpid() && unix.Getpgrp() == os.Getpid(), strings.Join(open, " "), mask.Val[0])
 	case "kill": // itself
 		_ = unix.Kill(os.Getpid(), unix.Signal(n))
-		select {}
+		forever()
 	case "flood": // n bytes on stdout, n on stderr
 		both := make(chan error)
 		for _, f := range []*os.File{os.Stdout, os.Stderr} {
@@ -93,7 +101,7 @@ func helper(name string, args []string) int {
 		}
 	case "block": // until killed, saying when it is ready
 		fmt.Println("ready")
-		select {}
+		forever()
 	case "term": // waits for SIGTERM
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM)
@@ -160,7 +168,7 @@ func helper(name string, args []string) int {
 		buf := bytes.Repeat([]byte("x"), 4096)
 		for {
 			if _, err := os.Stdout.Write(buf); err != nil {
-				select {} // stays, for the agent to kill
+				forever() // stays, for the agent to kill
 			}
 		}
 	case "write": // path, mode in octal, content

@@ -41,6 +41,14 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// forever never returns. Not select {}, which the runtime takes for a deadlock
+// where nothing else is left to run, and ends the process.
+func forever() error {
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
 // helper is a second process that uses the cache in args[0].
 func helper(name string, args []string) error {
 	root := args[0]
@@ -56,7 +64,7 @@ func helper(name string, args []string) error {
 				return err
 			}
 			fmt.Println("building")
-			select {}
+			return forever()
 		})
 		return err
 	case "count": // appends a byte to args[1] for each build
@@ -366,7 +374,8 @@ func TestGetAfterKilledBuilder(t *testing.T) {
 	assert.ErrorIs(t, <-waiting, context.Canceled)
 
 	assert.NilError(t, cmd.Process.Kill())
-	_ = cmd.Wait()
+	// It was there all the time.
+	assert.Error(t, cmd.Wait(), "signal: killed")
 	_, ok := c.Lookup("kind", "key")
 	assert.Assert(t, !ok)
 	path, hit, err := c.Get(context.Background(), "kind", "key", filler("whole"))
@@ -386,7 +395,7 @@ func TestSweepOfOtherEntries(t *testing.T) {
 			_, err := out.ReadString('\n')
 			assert.NilError(t, err)
 			assert.NilError(t, cmd.Process.Kill())
-			_ = cmd.Wait()
+			assert.Error(t, cmd.Wait(), "signal: killed")
 			if how == "build" {
 				_, _, err = c.Get(context.Background(), "kind", "other", filler(""))
 			} else {

@@ -15,6 +15,14 @@ import (
 	"unsafe"
 )
 
+// forever never returns. Not select {}, which the runtime takes for a deadlock
+// where nothing else is left to run: init would die, and the kernel panic.
+func forever() {
+	for {
+		time.Sleep(time.Hour)
+	}
+}
+
 func main() {
 	must(os.MkdirAll("/proc", 0o755))
 	must(os.MkdirAll("/sys", 0o755))
@@ -34,7 +42,7 @@ func main() {
 		os.Exit(7) // "Attempted to kill init!"
 	case "hang":
 		say("hanging\n")
-		select {}
+		forever()
 	case "flood":
 		// Megabytes of everything a parser could stumble on, then an end the
 		// host can check.
@@ -98,7 +106,7 @@ func main() {
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
 	case "sysrq-o":
 		must(os.WriteFile("/proc/sysrq-trigger", []byte("o"), 0))
-		select {}
+		forever()
 	default:
 		say(fmt.Sprintf("unknown vmtest.do=%q\n", do))
 		off(syscall.LINUX_REBOOT_CMD_POWER_OFF)
