@@ -17,7 +17,7 @@ ACTIONLINT_VERSION := v1.7.12
 # Prints the path of KERNEL.
 FETCH = case '$(KERNEL)' in *:*) bin/kvmrun kernel fetch '$(KERNEL)';; *) realpath '$(KERNEL)';; esac
 
-SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name 'go.*.in' 2>/dev/null)
+SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name '*.in' 2>/dev/null)
 
 .PHONY: demo test lint bench setup setup-test clean
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	_ "embed" // sh.go.in
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,23 +53,10 @@ var commands = []string{
 	"uniq", "unshare", "uptime", "wc", "which", "xargs", "yes",
 }
 
-// shSource makes the program answer to "sh" by whatever way it is called:
-// gobusybox goes by the last symbolic link, which system(3) does not show it
-// (it passes the bare name as argv[0]).
-const shSource = `package main
-
-import (
-	"os"
-	"path/filepath"
-	"strings"
-)
-
-func init() {
-	if len(os.Args) > 0 && strings.TrimPrefix(filepath.Base(os.Args[0]), "-") == "sh" {
-		os.Args[0] = "gosh"
-	}
-}
-`
+// shSource makes the program a POSIX shell where it is called "sh".
+//
+//go:embed sh.go.in
+var shSource string
 
 // Build returns the directory with the program and its list of commands for
 // this machine's architecture, building it in the cache when it is missing.

@@ -106,3 +106,75 @@ func TestCancelled(t *testing.T) {
 	_, err := build(ctx, newCache(t), goCmd, nil)
 	assert.Assert(t, errors.Is(err, context.Canceled), err)
 }
+
+// TestShell runs the real program as "sh", and the host's own sh, which must
+// say the same. It needs no VM.
+func TestShell(t *testing.T) {
+	user, err := os.UserCacheDir()
+	assert.NilError(t, err)
+	// Where kvmrun itself keeps it: building it takes a minute.
+	c, err := cache.Open(filepath.Join(user, "kvmrun"))
+	assert.NilError(t, err)
+	dir, err := Build(context.Background(), c, func(l string) { t.Log(l) })
+	assert.NilError(t, err)
+
+	script := filepath.Join(t.TempDir(), "script")
+	assert.NilError(t, os.WriteFile(script, []byte("#!/bin/sh\necho \"$0: $# $1 $2\"\nfalse\necho not reached with -e\n"), 0o755))
+	for _, args := range [][]string{
+		{"-c", "echo one; exit 3"},
+		{"-c", "echo one two | (read a b; echo $b)"},
+		{"-c", "false"},
+		{"-c", "no-such-command 2>/dev/null"},
+		// As system(3) of glibc 2.41 calls it, and what that is good for.
+		{"-c", "--", "echo system"},
+		{"-c", "--", "-no-such-command 2>/dev/null"},
+		{"-c", `echo "$0: $# $1 $2"`},
+		{"-c", `echo "$0: $# $1 $2"`, "name", "a b", "-c"},
+		{"-c", "--", `echo "$0: $# $*"`, "--", "--"},
+		{"-ec", "false; echo not reached"},
+		{"-e", "-c", "false; echo not reached"},
+		{"-ce", "false; echo not reached"},
+		{"-o", "errexit", "-c", "false; echo not reached"},
+		{"-e", "+e", "-c", "false; echo reached"},
+		{"-uc", "echo $unset"},
+		{"-c", "set -- x y; echo $2; trap 'echo bye' EXIT; exit 7"},
+		{script},
+		{script, "a", "b c"},
+		{"-e", script, "--", "-x"},
+		{"--", script, "-e"},
+		{"-s", "a", "b"},
+		{"-e", "-s"},
+		{"-e"},
+		{},
+		{"/no/such/script"},
+		{"-c"},
+		{"-c", "if"},
+		{"-Z", "-c", "echo it must not run"},
+	} {
+		t.Run(strings.Join(args, " "), func(t *testing.T) {
+			run := func(sh string) (string, int) {
+				var stderr strings.Builder
+				cmd := exec.Cmd{Path: sh, Args: append([]string{"sh"}, args...), Stderr: &stderr}
+				cmd.Stdin = strings.NewReader("echo \"$# $1 $2\"\nfalse\necho not reached with -e\n")
+				out, err := cmd.Output()
+				var exit *exec.ExitError
+				if err != nil && !errors.As(err, &exit) {
+					t.Fatal(err)
+				}
+				code := cmd.ProcessState.ExitCode()
+				if code != 0 && len(out) == 0 {
+					t.Logf("%s: %d %s", sh, code, stderr.String())
+				}
+				return string(out), code
+			}
+			out, code := run(filepath.Join(dir, initramfs.BusyboxBinary))
+			wantOut, wantCode := run("/bin/sh")
+			assert.Equal(t, out, wantOut)
+			if args := strings.Join(args, " "); strings.Contains(args, "unset") || strings.HasPrefix(args, "/no/") {
+				assert.Assert(t, code != 0 && wantCode != 0, "%d %d", code, wantCode) // shells differ
+				return
+			}
+			assert.Equal(t, code, wantCode)
+		})
+	}
+}

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package busybox builds u-root's commands into one program, the guest's shell
-// and tools: cat, ip, ls, mount, ps, sh and so on.
+// and tools: cat, ip, ls, mount, ps, sh and so on. Called "sh", it takes the
+// options and parameters of sh(1p), as scripts and system(3) need them.
 //
 // # Contract
 //

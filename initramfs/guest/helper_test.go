@@ -224,8 +224,8 @@ func helper(name string, args []string) int {
 			return 1
 		}
 		_, _ = os.Stdout.Write(b)
-	case "system": // as system(3): execl("/bin/sh", "sh", "-c", command, NULL)
-		cmd := exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", args[0]}, Stdout: os.Stdout, Stderr: os.Stderr}
+	case "system": // as system(3) of glibc 2.41: execl("/bin/sh", "sh", "-c", "--", command, NULL)
+		cmd := exec.Cmd{Path: "/bin/sh", Args: []string{"sh", "-c", "--", args[0]}, Stdout: os.Stdout, Stderr: os.Stderr}
 		if err := cmd.Run(); err != nil {
 			fmt.Println(err)
 			return 1
