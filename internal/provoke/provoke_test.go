@@ -250,9 +250,16 @@ func (p *proof) run(number int, b batch) {
 		p.judge(r, job, took, dir)
 	}
 	// What is left are the controls, and what belongs to nobody.
+	times := map[string]int{}
 	for _, c := range job.Cases {
+		times[c.Name]++
 		if strings.HasPrefix(c.Name, "TestQuiet") && c.Status != result.StatusPass {
 			p.t.Errorf("%s: %s: %v %s; logs in %s", job.ID, c.Name, c.Status, c.Reason, dir)
+		}
+	}
+	for _, name := range run {
+		if strings.HasPrefix(name, "TestQuiet") && times[name] != 1 {
+			p.t.Errorf("%s: %s has %d results; logs in %s", job.ID, name, times[name], dir)
 		}
 	}
 	for _, s := range job.Splats {

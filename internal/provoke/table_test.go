@@ -124,6 +124,7 @@ var batches = []batch{
 	}},
 	{rows: []row{
 		{test: "SysrqCrash", title: "kernel panic: sysrq triggered crash", kind: oops.DoS},
+		{test: "AfterMuted", title: "kernel panic: sysrq triggered crash", kind: oops.DoS},
 		{test: "InitKilled", title: "kernel panic: Attempted to kill init!", kind: oops.DoS},
 		{test: "OOMPanic", title: "kernel panic: Out of memory: compulsory panic_on_oom is enabled", kind: oops.DoS},
 		{test: "PanicOnWarn", title: "WARNING in lkdtm_WARNING", kind: oops.Warning},

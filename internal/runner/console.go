@@ -66,7 +66,7 @@ const maxPost = 1 << 20
 type mark struct {
 	offset int64
 	test   string
-	begin  bool
+	at     wire.TestMoment
 }
 
 // expectation is what a test said at offset that it would provoke.
@@ -154,9 +154,9 @@ func (c *console) endLine() {
 			close(c.ended)
 		}
 	default:
-		if test, begin, ok := wire.ParseTestMark(say); ok && len(c.marks) < maxMarks {
-			c.marks = append(c.marks, mark{offset: c.offset, test: test, begin: begin})
-			if begin && c.onTest != nil {
+		if test, at, ok := wire.ParseTestMark(say); ok && len(c.marks) < maxMarks {
+			c.marks = append(c.marks, mark{offset: c.offset, test: test, at: at})
+			if at == wire.TestBegins && c.onTest != nil {
 				c.onTest(test)
 			}
 		}
@@ -219,7 +219,7 @@ func (c *console) testsAt(offset int64) []string {
 		if m.offset > offset {
 			break
 		}
-		if m.begin {
+		if m.at == wire.TestBegins {
 			running = append([]string{m.test}, running...)
 			continue
 		}

@@ -198,9 +198,9 @@ type Outcome struct {
 	// Looks are the texts of the files in Release.Arm.Look, by path; one that
 	// could not be read is missing.
 	Looks map[string]string
-	// Ended are the top-level tests that began and ended, Running those that
-	// began and did not.
-	Ended, Running []string
+	// Ended are the top-level tests that began and ended, Failed those of them
+	// that failed, and Running those that began and did not end.
+	Ended, Failed, Running []string
 	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
 	// it did not share with its template.
 	HostMiB int
@@ -347,7 +347,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
-	out.Ended, out.Running = con.progressOf()
+	out.Ended, out.Failed, out.Running = con.progressOf()
 	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
 	out.Scanner = con.problem()
 	if out.Exit.ConsoleErr != nil {

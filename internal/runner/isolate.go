@@ -329,6 +329,9 @@ func (x *isolated) join(stop func()) Outcome {
 		case u.test != "" && !slices.Contains(o.Ended, u.test) && (o.Exited == nil || o.Exited.Code != 0):
 			s.end(false, false)
 			s.fail(u.test, why, text)
+		case u.test != "" && o.Exited == nil && len(s.untold(o)) > 0: // its result died with the VM
+			s.end(false, false)
+			s.fail(u.test, why, text)
 		}
 		bad := o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s splat) bool { return !s.excused() })
 		failed = failed || bad

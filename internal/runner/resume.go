@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -105,17 +106,20 @@ func onlyTop(expr string) bool {
 	return true
 }
 
-// progressOf returns the tests that ended and those that began and did not,
-// by the marks in the kernel log.
-func (c *console) progressOf() (ended, running []string) {
+// progressOf returns the tests that ended, those of them that failed, and those
+// that began and did not end, by the marks in the kernel log.
+func (c *console) progressOf() (ended, failed, running []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range c.marks {
-		if !m.begin {
+		if m.at != wire.TestBegins {
 			ended = append(ended, m.test)
 		}
+		if m.at == wire.TestFails {
+			failed = append(failed, m.test)
+		}
 	}
-	return ended, c.testsAt(c.offset)
+	return ended, failed, c.testsAt(c.offset)
 }
 
 // stream joins the output of a suite's VMs. It passes on everything at once but
@@ -134,10 +138,13 @@ type stream struct {
 	// begun are the tests that did begin, by the kernel log: their "=== RUN"
 	// need not wait for what follows.
 	begun map[string]bool
-	// shown are the tests that were said to begin, line the beginning of the
-	// line that is being written.
-	shown map[string]bool
-	line  []byte
+	// shown are the tests that were said to begin, told the top-level ones whose
+	// result was, line the beginning of the line that is being written.
+	shown, told map[string]bool
+	line        []byte
+	// again are the top-level tests that run once more, because their result
+	// died with their VM: what began there has begun.
+	again map[string]bool
 	// start is what of the current line was held back while it may still
 	// become one of those; line says that the current line is none of them.
 	held []byte
@@ -152,7 +159,7 @@ func newStream(w io.Writer, args []string) *stream {
 	if w == nil {
 		w = io.Discard
 	}
-	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}, shown: map[string]bool{}}
+	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}, shown: map[string]bool{}, told: map[string]bool{}, again: map[string]bool{}}
 	for _, a := range args {
 		if v, ok := strings.CutPrefix(a, "-test.v="); ok {
 			s.verbose = v != "false"
@@ -191,13 +198,31 @@ func (s *stream) began(test string) {
 	}()
 }
 
+// begins returns the test whose beginning the line held back is, "" if it is
+// none.
+func (s *stream) begins() string {
+	name, ok := strings.CutPrefix(string(s.held), s.mark+runLine)
+	name, whole := strings.CutSuffix(name, "\n")
+	if !ok || !whole {
+		return ""
+	}
+	return name
+}
+
 // sure says whether the line held back is the beginning of a test that did
 // begin. Subtests have no mark of their own, and need none: the kernel's state
 // is looked at before the test above them.
 func (s *stream) sure() bool {
-	name, ok := strings.CutPrefix(string(s.held), s.mark+runLine)
-	name, whole := strings.CutSuffix(name, "\n")
-	return ok && whole && (s.begun[name] || strings.Contains(name, "/"))
+	name := s.begins()
+	return name != "" && (s.begun[name] || strings.Contains(name, "/"))
+}
+
+// said says whether the line held back is the beginning of a test that an
+// earlier VM began and could not tell the end of.
+func (s *stream) said() bool {
+	name := s.begins()
+	top, _, _ := strings.Cut(name, "/")
+	return s.again[top] && s.shown[name]
 }
 
 // Write implements io.Writer; its error is that of the underlying writer.
@@ -222,10 +247,13 @@ func (s *stream) Write(p []byte) (int, error) {
 			continue
 		}
 		s.held = append(s.held, part...)
-		if !s.candidate(s.held) || len(s.held) > maxLine {
+		switch {
+		case !s.candidate(s.held) || len(s.held) > maxLine:
 			s.flush()
 			s.pass = !ends
-		} else if s.sure() {
+		case s.said():
+			s.held = s.held[:0]
+		case s.sure():
 			s.flush()
 		}
 	}
@@ -240,12 +268,48 @@ func (s *stream) put(b []byte) {
 			if name, ok := strings.CutPrefix(string(s.line), s.mark+runLine); ok && len(s.shown) < maxMarks {
 				s.shown[name] = true
 			}
+			if name := s.ends(string(s.line)); name != "" && len(s.told) < maxMarks {
+				s.told[name] = true
+			}
 			s.line = s.line[:0]
 		}
 	}
 	if s.err == nil && len(b) > 0 {
 		_, s.err = s.w.Write(b)
 	}
+}
+
+// ends returns the top-level test whose result the line is, "" if it is none.
+// Where there is no mark, the line may begin with what the test has printed.
+func (s *stream) ends(line string) string {
+	begin := s.mark + "--- "
+	_, result, _ := strings.Cut(line[max(0, strings.LastIndex(line, begin)):], begin)
+	status, rest, _ := strings.Cut(result, ": ")
+	name, took, ok := strings.Cut(rest, " (")
+	if !ok || !strings.HasSuffix(took, "s)") || strings.Contains(name, "/") || !slices.Contains([]string{"PASS", "FAIL", "SKIP"}, status) {
+		return ""
+	}
+	return name
+}
+
+// untold returns the tests that ended in a VM without a word of how: each says
+// so, or, unless -v is given, each that failed does. From now on they may run
+// again.
+func (s *stream) untold(out *Outcome) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	said := out.Failed
+	if s.verbose {
+		said = out.Ended
+	}
+	var lost []string
+	for _, t := range said {
+		if !s.told[t] {
+			lost = append(lost, t)
+			s.again[t] = true
+		}
+	}
+	return lost
 }
 
 func (s *stream) flush() {
@@ -309,7 +373,6 @@ type relayed struct {
 // one has to run, or none. Whatever kept a test from its verdict, it gets one
 // here.
 func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more []string) {
-	r.done = append(r.done, out.Ended...)
 	ours := out.Infra == nil && out.Ready != nil && out.Exit.Cause != vmtest.Cancelled
 	poisoned := out.Exited != nil && poisonedExit(out.Exited.Code) && out.EndMarker
 	hung := ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
@@ -317,6 +380,17 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == ExitPoisoned ||
 		slices.ContainsFunc(out.Splats, func(s splat) bool { return !s.excused() })
 	s.end(poisoned, r.bad && out.Exited != nil)
+	// What a test said last may not have left the VM when the next one ended
+	// that: it has no verdict yet.
+	var untold []string
+	if hung || lost {
+		untold = s.untold(out)
+	}
+	for _, t := range out.Ended {
+		if !slices.Contains(untold, t) {
+			r.done = append(r.done, t)
+		}
+	}
 	var why, text string
 	switch {
 	case hung:
@@ -338,7 +412,11 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 			r.done = append(r.done, t)
 		}
 	}
+	const gone = "the VM ended before this test's result had left it"
 	if !poisoned && !lost && !hung || j.KeepGoing || len(j.Suite.Tests) == 0 || !resumable(j.Args) {
+		for _, t := range untold {
+			s.fail(t, gone, "")
+		}
 		return nil
 	}
 	more = remaining(j.Suite.Tests, j.Args, r.done)
@@ -358,6 +436,10 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 		return more
 	}
 	for _, t := range more {
+		if slices.Contains(untold, t) {
+			s.fail(t, gone+", and it was not run again: "+stop, "")
+			continue
+		}
 		s.fail(t, "not run: "+stop, "")
 	}
 	r.done, r.bad = append(r.done, more...), true

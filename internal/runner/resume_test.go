@@ -76,6 +76,44 @@ func TestStreamLeavesAGoodRunAlone(t *testing.T) {
 	}
 }
 
+// TestStreamAgain: a test whose result died with its VM begins once, and so do
+// its subtests.
+func TestStreamAgain(t *testing.T) {
+	for _, c := range []struct{ v, first, second, want string }{
+		{
+			"true", "=== RUN   TestA\n=== RUN   TestA/x\n=== RUN   TestB\n",
+			"=== RUN   TestA\n=== RUN   TestA/x\n=== RUN   TestA/y\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\n=== RUN   TestC\n",
+			"=== RUN   TestA\n=== RUN   TestA/x\n=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: the VM ended during this test: invalid\n" +
+				"=== RUN   TestA/y\n--- PASS: TestA (0.00s)\n    --- PASS: TestA/x (0.00s)\n=== RUN   TestC\n",
+		},
+		{
+			"test2json", "\x16=== RUN   TestA\n",
+			"\x16=== RUN   TestA\nhello\x16--- PASS: TestA (0.00s)\n",
+			"\x16=== RUN   TestA\n\x16=== RUN   TestB\n\x16=== NAME  TestB\n    kvmrun: the VM ended during this test: invalid\n\x16--- FAIL: TestB (0.00s)\nhello\x16--- PASS: TestA (0.00s)\n",
+		},
+	} {
+		for size := 1; size < 40; size++ {
+			var b bytes.Buffer
+			job := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC"}}, Args: []string{"-test.v=" + c.v}}
+			s := newStream(&b, job.Args)
+			write := func(text string) {
+				for i := 0; i < len(text); i += size {
+					_, err := s.Write([]byte(text[i:min(len(text), i+size)]))
+					assert.NilError(t, err)
+				}
+			}
+			write(c.first)
+			var r relayed
+			more := job.after(s, &Outcome{Ready: &wire.Ready{}, Ended: []string{"TestA"}, Running: []string{"TestB"}}, &r, false)
+			assert.DeepEqual(t, more, []string{"TestA", "TestC"})
+			assert.DeepEqual(t, r.done, []string{"TestB"})
+			write(c.second)
+			s.end(false, false)
+			assert.Equal(t, b.String(), c.want, "in pieces of %d", size)
+		}
+	}
+}
+
 // TestStreamPassesAtOnce: what cannot be one of the held lines is not delayed.
 func TestStreamPassesAtOnce(t *testing.T) {
 	var b bytes.Buffer
@@ -151,6 +189,7 @@ func TestAfter(t *testing.T) {
 		more     []string
 		bad      bool
 		contains string
+		said     string // by the VM
 	}{
 		"all well":       {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}})},
 		"poisoned":       {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), more: []string{"TestB", "TestC"}, bad: true},
@@ -158,6 +197,15 @@ func TestAfter(t *testing.T) {
 		"failed besides": {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}, bad: true},
 		"last splat":     {out: alive(Outcome{Exited: exit(1), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}, Splats: bug}), bad: true},
 		"lost":           {out: alive(Outcome{Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true, contains: "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended during this test"},
+		"lost, untold":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestA", "TestC"}, bad: true},
+		"told":           {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "x--- PASS: TestA (0.00s)\n", more: []string{"TestC"}, bad: true},
+		"half told":      {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "--- PASS: TestA (0.0", more: []string{"TestA", "TestC"}, bad: true},
+		"of a subtest":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "    --- PASS: TestA/x (0.00s)\n", more: []string{"TestA", "TestC"}, bad: true},
+		"hung, untold":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}, Hung: "silence"}), more: []string{"TestA", "TestC"}, bad: true},
+		"quiet":          {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true},
+		"quiet failure":  {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestA", "TestC"}, bad: true},
+		"not resumable":  {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=true", "-test.count=2"}}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it\n"},
+		"untold at last": {out: alive(Outcome{Ended: []string{"TestA"}, Hung: "x", Running: []string{"TestB"}}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it, and it was not run again: 3 VMs hung before\n"},
 		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
 		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
 		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
@@ -172,8 +220,13 @@ func TestAfter(t *testing.T) {
 			var b bytes.Buffer
 			c.job.Suite.Tests = []string{"TestA", "TestB", "TestC"}
 			r := c.before
-			c.job.Args = []string{"-test.v=true"}
-			more := c.job.after(newStream(&b, c.job.Args), c.out, &r, c.last)
+			if c.job.Args == nil {
+				c.job.Args = []string{"-test.v=true"}
+			}
+			s := newStream(&b, c.job.Args)
+			_, err := s.Write([]byte(c.said))
+			assert.NilError(t, err)
+			more := c.job.after(s, c.out, &r, c.last)
 			assert.DeepEqual(t, more, c.more)
 			assert.Equal(t, r.bad, c.bad)
 			assert.Check(t, strings.Contains(b.String(), c.contains), b.String())
@@ -192,7 +245,7 @@ func TestExpectedSplats(t *testing.T) {
 		bug += "[    1.000000] " + l + "\n"
 	}
 	mark := func(line string) string { return "[    0.900000] " + line + "\n" }
-	begin, end := mark(wire.TestMark("TestA", true)), mark(wire.TestMark("TestA", false))
+	begin, end := mark(wire.TestMark("TestA", wire.TestBegins)), mark(wire.TestMark("TestA", wire.TestEnds))
 	for name, c := range map[string]struct {
 		log  string
 		want bool
@@ -222,8 +275,8 @@ func TestPhases(t *testing.T) {
 		"[    1.000000] Call Trace:\n[    1.000000]  <TASK>\n[    1.000000]  caller+0x1/0x2\n[    1.000000]  </TASK>\n[    1.000000] ---[ end trace 0000000000000000 ]---\n"
 	say := func(text string) string { return "[    1.000000] " + text + "\n" }
 	con := newConsole("nonce")
-	_, _ = con.Write([]byte(bug + say(startsInit) + bug + say(wire.TestMark("TestA", true)) + bug + say(wire.TestMark("TestA", false)) + bug +
-		say(wire.TestMark("TestB", true)) + say(wire.TestMark("TestB", false)) + bug))
+	_, _ = con.Write([]byte(bug + say(startsInit) + bug + say(wire.TestMark("TestA", wire.TestBegins)) + bug + say(wire.TestMark("TestA", wire.TestEnds)) + bug +
+		say(wire.TestMark("TestB", wire.TestBegins)) + say(wire.TestMark("TestB", wire.TestEnds)) + bug))
 	con.close()
 	var got []string
 	for _, s := range con.splats() {

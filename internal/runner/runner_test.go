@@ -16,8 +16,8 @@ import (
 
 func TestConsoleFindsMarksAcrossWrites(t *testing.T) {
 	c := newConsole("NONCE")
-	log := "[    1.0] Linux version\r\n[    2.0] " + wire.TestMark("TestA", true) + "\n[    2.1] x\n[    2.2] " +
-		wire.TestMark("TestA", false) + "\n" + strings.Repeat("y", 1<<20) + "\n[    3.0] " + wire.EndMark("NONCE") + "\n"
+	log := "[    1.0] Linux version\r\n[    2.0] " + wire.TestMark("TestA", wire.TestBegins) + "\n[    2.1] x\n[    2.2] " +
+		wire.TestMark("TestA", wire.TestEnds) + "\n" + strings.Repeat("y", 1<<20) + "\n[    3.0] " + wire.EndMark("NONCE") + "\n"
 	for i := 0; i < len(log); i += 7 {
 		_, err := c.Write([]byte(log[i:min(len(log), i+7)]))
 		assert.NilError(t, err)
@@ -59,7 +59,7 @@ func TestConsoleKeepsTheAgentsLastWords(t *testing.T) {
 func TestConsoleAttributesSplats(t *testing.T) {
 	c := newConsole("N")
 	bug := "[    2.5] BUG: kernel NULL pointer dereference, address: 0000000000000008\n[    2.5] RIP: 0010:ext4_foo+0x1/0x2\n[    2.5] Call Trace:\n[    2.5]  <TASK>\n[    2.5]  ext4_foo+0x1/0x2\n[    2.5]  ext4_bar+0x1/0x2\n[    2.5]  </TASK>\n"
-	_, _ = c.Write([]byte("[    2.0] " + wire.TestMark("TestA", true) + "\n" + bug + "[    2.6] " + wire.TestMark("TestA", false) + "\n[    3.0] quiet\n"))
+	_, _ = c.Write([]byte("[    2.0] " + wire.TestMark("TestA", wire.TestBegins) + "\n" + bug + "[    2.6] " + wire.TestMark("TestA", wire.TestEnds) + "\n[    3.0] quiet\n"))
 	c.close()
 	s := c.splats()
 	assert.Assert(t, len(s) > 0, "the report was not found")

@@ -486,27 +486,31 @@ const (
 	AcksEnv = "KVMRUN_ACKS"
 )
 
+// A TestMoment is what a [TestMark] says of a test.
+type TestMoment int
+
+// A test begins, ends without having failed, and ends having failed.
 const (
-	testBegin = "kvmrun: test begin "
-	testEnd   = "kvmrun: test end "
+	TestBegins TestMoment = iota
+	TestEnds
+	TestFails
 )
 
+var testMarks = [...]string{TestBegins: "kvmrun: test begin ", TestEnds: "kvmrun: test end ", TestFails: "kvmrun: test failed "}
+
 // TestMark is the kernel log line that says that a test begins or ends, so
-// that what the kernel prints in between can be attributed to it.
-func TestMark(test string, begin bool) string {
-	if begin {
-		return testBegin + test
-	}
-	return testEnd + test
-}
+// that what the kernel prints in between can be attributed to it. How it ended
+// is said again in the test's output, which may not leave a dying VM any more.
+func TestMark(test string, at TestMoment) string { return testMarks[at] + test }
 
 // ParseTestMark is the inverse of TestMark.
-func ParseTestMark(line string) (test string, begin, ok bool) {
-	if test, ok = strings.CutPrefix(line, testBegin); ok {
-		return test, true, true
+func ParseTestMark(line string) (test string, at TestMoment, ok bool) {
+	for at, begin := range testMarks {
+		if test, ok := strings.CutPrefix(line, begin); ok {
+			return test, TestMoment(at), true
+		}
 	}
-	test, ok = strings.CutPrefix(line, testEnd)
-	return test, false, ok
+	return "", 0, false
 }
 
 const testExpects = "kvmrun: test expects "

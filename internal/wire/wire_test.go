@@ -184,13 +184,13 @@ func TestConcurrentSend(t *testing.T) {
 }
 
 func TestMarks(t *testing.T) {
-	for _, begin := range []bool{true, false} {
-		name, b, ok := wire.ParseTestMark(wire.TestMark("TestX/sub test", begin))
+	for _, at := range []wire.TestMoment{wire.TestBegins, wire.TestEnds, wire.TestFails} {
+		name, got, ok := wire.ParseTestMark(wire.TestMark("TestX/sub test", at))
 		assert.Assert(t, ok)
-		assert.Equal(t, b, begin)
+		assert.Equal(t, got, at)
 		assert.Equal(t, name, "TestX/sub test")
 	}
-	for _, line := range []string{"", "kvmrun: test", wire.EndMark("n"), wire.FatalMark + "x", " " + wire.TestMark("T", true)} {
+	for _, line := range []string{"", "kvmrun: test", wire.EndMark("n"), wire.FatalMark + "x", " " + wire.TestMark("T", wire.TestBegins)} {
 		_, _, ok := wire.ParseTestMark(line)
 		assert.Assert(t, !ok, line)
 	}
@@ -239,7 +239,7 @@ func TestExpectMarks(t *testing.T) {
 		assert.Assert(t, ok)
 		assert.DeepEqual(t, [2]string{test, title}, c)
 	}
-	for _, line := range []string{"", "kvmrun: test expects ", `kvmrun: test expects "T"`, `kvmrun: test expects "T" x`, `kvmrun: test expects T "x"`, wire.TestMark("T", true)} {
+	for _, line := range []string{"", "kvmrun: test expects ", `kvmrun: test expects "T"`, `kvmrun: test expects "T" x`, `kvmrun: test expects T "x"`, wire.TestMark("T", wire.TestBegins)} {
 		_, _, ok := wire.ParseExpectMark(line)
 		assert.Check(t, !ok, line)
 	}

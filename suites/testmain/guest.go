@@ -60,7 +60,7 @@ func runGuest(m *testing.M) int {
 			os.Exit(runner.ExitPoisonedWell)
 		}
 		running.Add(1)
-		log.write(wire.TestMark(name, true))
+		log.write(wire.TestMark(name, wire.TestBegins))
 		from := log.position()
 		// Cleanups run last in, first out: this one comes after the test's
 		// own, and after its parallel subtests.
@@ -69,8 +69,12 @@ func runGuest(m *testing.M) int {
 			if t.Skipped() && !kit.SkipEarned(t) {
 				t.Error("skip not earned: a test of a suite skips by kit.NeedKconfig, NeedLinux, NeedFeature or NotShort, so that the reason can be checked")
 			}
-			log.write(wire.TestMark(name, false))
-			failed.Store(failed.Load() || t.Failed())
+			ends := wire.TestEnds
+			if t.Failed() {
+				ends = wire.TestFails
+				failed.Store(true)
+			}
+			log.write(wire.TestMark(name, ends))
 			running.Add(-1)
 		})
 		f(t)

@@ -3,12 +3,17 @@
 package suite
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
@@ -106,6 +111,55 @@ func sysrq(t *testing.T, key string) {
 
 func TestSysrqCrash(t *testing.T) { sysrq(t, "c") }
 func TestQuiet23(t *testing.T)    { quiet(t) }
+
+// TestQuietMuted passes, and its result never leaves the VM: the agent that
+// would pass it on is stopped, and the kernel dies in the next test. It must run
+// again, and pass on a fresh VM.
+func TestQuietMuted(t *testing.T) {
+	quiet(t)
+	if !strings.Contains(os.Getenv(runner.DoneEnv), "TestAfterMuted") {
+		t.Run("sub", quiet)
+		mute(t)
+	}
+}
+func TestAfterMuted(t *testing.T) { sysrq(t, "c") }
+
+// mute stops all threads of PID 1, which no signal does, for good.
+func mute(t *testing.T) {
+	t.Helper()
+	err := make(chan error)
+	go func() {
+		runtime.LockOSThread() // who attaches is a thread, and has to stay
+		err <- func() error {
+			for stopped := map[int]bool{}; ; {
+				threads, err := filepath.Glob("/proc/1/task/*")
+				if err != nil || len(threads) == len(stopped) {
+					return err
+				}
+				for _, thread := range threads {
+					tid, err := strconv.Atoi(filepath.Base(thread))
+					if err != nil {
+						return err
+					}
+					if stopped[tid] {
+						continue
+					}
+					if err := unix.PtraceAttach(tid); err != nil {
+						return fmt.Errorf("stop thread %d of PID 1: %w", tid, err)
+					}
+					if _, err := unix.Wait4(tid, nil, unix.WALL, nil); err != nil {
+						return err
+					}
+					stopped[tid] = true
+				}
+			}
+		}()
+		forever()
+	}()
+	if err := <-err; err != nil {
+		t.Fatal(err)
+	}
+}
 
 func TestSysrqReboot(t *testing.T)   { sysrq(t, "b") }
 func TestSysrqPowerOff(t *testing.T) { sysrq(t, "o") }
