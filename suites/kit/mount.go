@@ -5,6 +5,7 @@ package kit
 import (
 	"os"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,4 +36,25 @@ func Tmpfs(t testing.TB, flags uintptr) string {
 	})
 	// The mount point itself, which MkdirTemp made for root only, is covered.
 	return dir
+}
+
+// SwapOff ends swapping to a file or block device, swapoff(2), and does so again
+// where a signal ends it early: the kernel, which has to read everything back,
+// then returns EINTR and goes on swapping (try_to_unuse, mm/swapfile.c), and Go's
+// runtime sends signals to its own threads. The error is a *os.PathError.
+func SwapOff(path string) error {
+	p, err := unix.BytePtrFromString(path)
+	if err != nil {
+		return &os.PathError{Op: "swapoff", Path: path, Err: err}
+	}
+	for {
+		_, _, e := unix.Syscall(unix.SYS_SWAPOFF, uintptr(unsafe.Pointer(p)), 0, 0)
+		switch e {
+		case 0:
+			return nil
+		case unix.EINTR:
+			continue
+		}
+		return &os.PathError{Op: "swapoff", Path: path, Err: e}
+	}
 }

@@ -4,8 +4,11 @@ package uffdwp
 
 import (
 	"encoding/binary"
+	"errors"
 	"os"
+	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
@@ -33,14 +36,8 @@ func swapOn(t *testing.T) string {
 	assert.NilError(t, err)
 	_, _, e := unix.Syscall(unix.SYS_SWAPON, ptr(p), 0, 0)
 	assert.Equal(t, e, unix.Errno(0), "swapon %s", dev)
-	t.Cleanup(func() { swapOff(dev) })
+	t.Cleanup(func() { _ = kit.SwapOff(dev) }) // the test may have done it
 	return dev
-}
-
-func swapOff(dev string) unix.Errno {
-	p, _ := unix.BytePtrFromString(dev)
-	_, _, e := unix.Syscall(unix.SYS_SWAPOFF, ptr(p), 0, 0)
-	return e
 }
 
 // pageOut has the region written to swap, page by page.
@@ -106,7 +103,7 @@ func TestSwapoffKeepsProtection(t *testing.T) {
 		u := th.watch(0, r)
 		u.protect(r.sub(0, 2))
 		th.pageOut(r)
-		assert.Equal(t, swapOff(dev), unix.Errno(0))
+		assert.NilError(t, kit.SwapOff(dev))
 		for i := range r.n {
 			assert.Assert(t, th.pagemap(r.at(i))&pmPresent != 0, "page %d is back", i)
 			th.wantWP(r.at(i), i < 2, "after swapoff")
@@ -115,6 +112,34 @@ func TestSwapoffKeepsProtection(t *testing.T) {
 		th.storeThrough(u, r, 0, 0xA)
 		th.storeThrough(u, r, 1, 0xB)
 		th.store(r.at(2), 0xC, u)
+	})
+}
+
+// TestSwapoffInterrupted: swapoff(2) gives up when a signal comes. Swapping goes
+// on then, and a second call finds everything.
+func TestSwapoffInterrupted(t *testing.T) {
+	eachKind(t, swapKinds, func(t *testing.T, s *subject, k kind) {
+		dev := swapOn(t)
+		th := s.th(0)
+		r := th.populated(k, 512, 1)
+		th.pageOut(r)
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		pid, tid, done := unix.Getpid(), unix.Gettid(), make(chan error, 1)
+		go func() {
+			var err error
+			for range 200 { // so few that it ends all the same
+				err = errors.Join(err, unix.Tgkill(pid, tid, unix.SIGURG))
+				time.Sleep(100 * time.Microsecond)
+			}
+			done <- err
+		}()
+		assert.NilError(t, kit.SwapOff(dev))
+		assert.NilError(t, <-done)
+		for i := range r.n {
+			assert.Assert(t, th.pagemap(r.at(i))&pmPresent != 0, "page %d is back", i)
+		}
+		th.verify(r, 1)
 	})
 }
 
