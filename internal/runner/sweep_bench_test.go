@@ -92,7 +92,7 @@ func BenchmarkSweepMany(b *testing.B) {
 	points, _ := strconv.Atoi(os.Getenv("KVMRUN_SWEEP_POINTS"))
 	path := os.Getenv("KVMRUN_DEBUG_KERNEL")
 	if points < 20 || path == "" {
-		b.Skip("set KVMRUN_SWEEP_POINTS to a number from 20 and KVMRUN_DEBUG_KERNEL to a kernel with failslab; 5000 points take about half an hour")
+		b.Skip("set KVMRUN_SWEEP_POINTS to a number from 20 and KVMRUN_DEBUG_KERNEL to a kernel with failslab; 5000 points take a quarter of an hour under TCG")
 	}
 	ch, err := cache.Open(b.TempDir())
 	assert.NilError(b, err)
