@@ -293,8 +293,7 @@ func (s *stream) ends(line string) string {
 }
 
 // untold returns the tests that ended in a VM without a word of how: each says
-// so, or, unless -v is given, each that failed does. From now on they may run
-// again.
+// so, or, unless -v is given, each that failed does.
 func (s *stream) untold(out *Outcome) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -306,10 +305,18 @@ func (s *stream) untold(out *Outcome) []string {
 	for _, t := range said {
 		if !s.told[t] {
 			lost = append(lost, t)
-			s.again[t] = true
 		}
 	}
 	return lost
+}
+
+// repeat tells the stream that the tests may run again.
+func (s *stream) repeat(tests []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range tests {
+		s.again[t] = true
+	}
 }
 
 func (s *stream) flush() {
@@ -381,10 +388,18 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 		slices.ContainsFunc(out.Splats, func(s splat) bool { return !s.excused() })
 	s.end(poisoned, r.bad && out.Exited != nil)
 	// What a test said last may not have left the VM when the next one ended
-	// that: it has no verdict yet.
+	// that: it has no verdict yet. One that failed has, which running it again
+	// must not turn.
 	var untold []string
 	if hung || lost {
-		untold = s.untold(out)
+		for _, t := range s.untold(out) {
+			if slices.Contains(out.Failed, t) {
+				s.fail(t, "it failed, and the VM ended before what it said had left it", "")
+				continue
+			}
+			untold = append(untold, t)
+		}
+		s.repeat(untold)
 	}
 	for _, t := range out.Ended {
 		if !slices.Contains(untold, t) {
