@@ -51,7 +51,8 @@ const MaxFrame = 1 << 20
 // base64 and with its envelope it stays well below MaxFrame.
 const Chunk = 256 << 10
 
-// Message is a union: exactly one field is set.
+// Message is a union: exactly one field is set. An empty list in it says the
+// same as none, and may be received as none.
 type Message struct {
 	// Host to guest.
 	Run      *Run      `json:"run,omitempty"`
@@ -362,9 +363,11 @@ func parsePlain(b []byte) (Message, error) {
 		if len(rest) < n {
 			break
 		}
-		return Message{Thaw: &Thaw{
-			UnixNS: int64(binary.BigEndian.Uint64(b[header:])), Seed: rest[:n:n], ID: string(rest[n:]),
-		}}, nil
+		t := &Thaw{UnixNS: int64(binary.BigEndian.Uint64(b[header:])), ID: string(rest[n:])}
+		if n > 0 {
+			t.Seed = rest[:n:n]
+		}
+		return Message{Thaw: t}, nil
 	case len(b) >= header+1 && b[1] == plainRelease:
 		rest := b[header+1:]
 		n := int(b[header])
