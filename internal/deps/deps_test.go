@@ -4,6 +4,7 @@ package deps
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,30 @@ func TestImportsPointOneWay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestSuitesStandAlone keeps suites from importing one another, in their tests
+// too: what two of them need belongs into the kit.
+func TestSuitesStandAlone(t *testing.T) {
+	common := []string{module + "suites", module + "suites/kit", module + "suites/kit/fault", module + "suites/testmain"}
+	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}: {{join .Imports \" \"}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}", "./suites/...")
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	seen := 0
+	for _, l := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		suite, list, _ := strings.Cut(l, ": ")
+		if slices.Contains(common, suite) {
+			continue
+		}
+		seen++
+		for _, dep := range strings.Fields(list) {
+			if strings.HasPrefix(dep, module+"suites/") && !slices.Contains(common, dep) && dep != suite {
+				t.Errorf("%s imports %s: a suite never imports another one", suite, dep)
+			}
+		}
+	}
+	assert.Assert(t, seen >= 5, "%d suites were looked at", seen)
 }
 
 // TestOnlyTheFenceImportsGoQEMU keeps go-qemu's transport out.

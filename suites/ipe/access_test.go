@@ -102,12 +102,12 @@ func mapped(fd, prot int) (uintptr, error) {
 func unmap(t testing.TB, p uintptr) {
 	t.Helper()
 	_, _, e := unix.Syscall(unix.SYS_MUNMAP, p, 4096, 0)
-	kit.WantErrno(t, "munmap", errnoErr(e), 0)
+	kit.WantErrno(t, "munmap", kit.Errno(e), 0)
 }
 
 func mprotect(p uintptr, prot int) error {
 	_, _, e := unix.Syscall(unix.SYS_MPROTECT, p, 4096, uintptr(prot))
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 func mapOnly(t testing.TB, fd, prot int) error {
@@ -134,30 +134,23 @@ var empty = [1]byte{}
 
 func finitModule(_ testing.TB, f target) error {
 	_, _, e := unix.Syscall(unix.SYS_FINIT_MODULE, uintptr(f.fd), uintptr(unsafe.Pointer(&empty)), 0)
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 func initModule(_ testing.TB, _ target) error {
 	b := make([]byte, 4096)
 	_, _, e := unix.Syscall(unix.SYS_INIT_MODULE, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), uintptr(unsafe.Pointer(&empty)))
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 // kexecLoad loads nothing, which unloads what is loaded: nothing.
 func kexecLoad(testing.TB, target) error {
 	_, _, e := unix.Syscall6(unix.SYS_KEXEC_LOAD, 0, 0, 0, 0, 0, 0)
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 func kexecFileLoad(_ testing.TB, f target) error {
 	const noInitramfs = 4 // KEXEC_FILE_NO_INITRAMFS
 	_, _, e := unix.Syscall6(unix.SYS_KEXEC_FILE_LOAD, uintptr(f.fd), ^uintptr(0), 1, uintptr(unsafe.Pointer(&empty)), noInitramfs, 0)
-	return errnoErr(e)
-}
-
-func errnoErr(e unix.Errno) error {
-	if e == 0 {
-		return nil
-	}
-	return e
+	return kit.Errno(e)
 }

@@ -16,8 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
-
-	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
 // Types of audit records (include/uapi/linux/audit.h).
@@ -212,30 +210,4 @@ func (l *listener) exclude(typ uint32) (undo func() error, err error) {
 		return nil, err
 	}
 	return func() error { return l.request(delRule, b) }, nil
-}
-
-// kmsgSince returns the kernel log's text from now on.
-func kmsg(t testing.TB) func() string {
-	t.Helper()
-	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	assert.NilError(t, err)
-	t.Cleanup(func() { _ = unix.Close(fd) })
-	_, err = unix.Seek(fd, 0, unix.SEEK_END)
-	assert.NilError(t, err)
-	return func() string {
-		var s strings.Builder
-		b := make([]byte, 8192) // the longest record
-		for {
-			n, err := unix.Read(fd, b)
-			switch {
-			case errors.Is(err, unix.EAGAIN):
-				return s.String()
-			case errors.Is(err, unix.EPIPE):
-				continue
-			case err != nil:
-				t.Fatalf("read /dev/kmsg: %s", kit.ErrnoName(err))
-			}
-			s.Write(b[:n])
-		}
-	}
 }

@@ -157,20 +157,6 @@ func openNode(t testing.TB, path string, flags int) uintptr {
 	return uintptr(fd)
 }
 
-// setMacAdmin adds or takes CAP_MAC_ADMIN in the thread's effective set.
-func setMacAdmin(t testing.TB, on bool) {
-	t.Helper()
-	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var d [2]unix.CapUserData
-	assert.NilError(t, unix.Capget(&h, &d[0]))
-	const bit = 1 << (unix.CAP_MAC_ADMIN % 32)
-	d[unix.CAP_MAC_ADMIN/32].Effective &^= bit
-	if on {
-		d[unix.CAP_MAC_ADMIN/32].Effective |= bit
-	}
-	assert.NilError(t, unix.Capset(&h, &d[0]))
-}
-
 // TestWriteNeedsMacAdmin: every write needs CAP_MAC_ADMIN, before its content
 // is looked at; it is the opener's that counts.
 func TestWriteNeedsMacAdmin(t *testing.T) {
@@ -187,13 +173,13 @@ func TestWriteNeedsMacAdmin(t *testing.T) {
 		t.Run(c.node, func(t *testing.T) {
 			kit.OnThread(t, func() {
 				with := int(openNode(t, node(c.node), unix.O_WRONLY))
-				setMacAdmin(t, false)
+				kit.DropCaps(t, unix.CAP_MAC_ADMIN)
 				without := int(openNode(t, node(c.node), unix.O_WRONLY))
 				put := func(fd int, s string) error { _, err := unix.Write(fd, []byte(s)); return err }
 				kit.WantErrno(t, "opened and written without", put(without, c.valid), unix.EPERM)
 				kit.WantErrno(t, "invalid, opened and written without", put(without, c.invalid), unix.EPERM)
 				kit.WantErrno(t, "opened with, written without", put(with, c.valid), c.want)
-				setMacAdmin(t, true)
+				kit.RaiseCaps(t, unix.CAP_MAC_ADMIN)
 				kit.WantErrno(t, "opened without, written with", put(without, c.valid), unix.EPERM)
 				kit.WantErrno(t, "opened and written with", put(with, c.valid), c.want)
 			})
@@ -204,7 +190,7 @@ func TestWriteNeedsMacAdmin(t *testing.T) {
 // TestSwitchReadNeedsNoCapability: reading is a matter of file permissions.
 func TestSwitchReadNeedsNoCapability(t *testing.T) {
 	kit.OnThread(t, func() {
-		setMacAdmin(t, false)
+		kit.DropCaps(t, unix.CAP_MAC_ADMIN)
 		for _, n := range []string{"success_audit", "enforce"} {
 			s := read(t, node(n))
 			kit.Want(t, s == "0" || s == "1", "%s reads %q", n, s)
@@ -221,11 +207,8 @@ func TestNewPolicyNotReadable(t *testing.T) {
 
 func TestSwitchNeedsOwner(t *testing.T) {
 	kit.OnThread(t, func() {
-		for _, nr := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
-			if _, _, e := unix.RawSyscall(nr, 1000, 1000, 1000); e != 0 {
-				t.Fatal(e)
-			}
-		}
+		assert.NilError(t, kit.SetGID(1000))
+		assert.NilError(t, kit.SetUID(1000))
 		for _, n := range []string{"success_audit", "enforce", "new_policy"} {
 			kit.WantErrno(t, "write "+n+" as another user", write(node(n), []byte("1")), unix.EACCES)
 		}
@@ -297,10 +280,10 @@ func TestEnforceAuditInKernelLog(t *testing.T) {
 	mustWrite(t, limit, "0") // the kernel prints all of them
 	defer mustWrite(t, limit, old)
 	mustWrite(t, node("enforce"), "1")
-	l, text := listen(t), kmsg(t)
+	l, log := listen(t), kit.OpenKernelLog(t, true)
 	mustWrite(t, node("enforce"), "0")
 	l.drain()
-	assert.Check(t, cmp.Contains(text(), fmt.Sprintf("audit: type=%d audit(", macStatus)))
+	assert.Check(t, cmp.Contains(strings.Join(log.Read(), "\n"), fmt.Sprintf("audit: type=%d audit(", macStatus)))
 }
 
 // TestEnforceAuditExcluded: audit's own exclude filter holds for IPE.
@@ -320,11 +303,7 @@ func TestEnforceAuditExcluded(t *testing.T) {
 // TestAuditNeedsCapability: the records are for CAP_AUDIT_READ only.
 func TestAuditNeedsCapability(t *testing.T) {
 	kit.OnThread(t, func() {
-		h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var d [2]unix.CapUserData
-		assert.NilError(t, unix.Capget(&h, &d[0]))
-		d[unix.CAP_AUDIT_READ/32].Effective &^= 1 << (unix.CAP_AUDIT_READ % 32)
-		assert.NilError(t, unix.Capset(&h, &d[0]))
+		kit.DropCaps(t, unix.CAP_AUDIT_READ)
 		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_AUDIT)
 		assert.NilError(t, err)
 		defer func() { _ = unix.Close(fd) }()

@@ -329,7 +329,7 @@ func TestPolicyNodesNeedMacAdmin(t *testing.T) {
 	p := nextPolicy(allowAll)
 	load(t, p)
 	kit.OnThread(t, func() {
-		setMacAdmin(t, false)
+		kit.DropCaps(t, unix.CAP_MAC_ADMIN)
 		for _, n := range []string{"active", "update", "delete"} {
 			kit.WantErrno(t, "write 1 to "+n, write(p.node(n), []byte("1")), unix.EPERM)
 			kit.WantErrno(t, "write x to "+n, write(p.node(n), []byte("x")), unix.EPERM)
@@ -658,11 +658,11 @@ func TestReadImpliesExec(t *testing.T) {
 	enforcePolicy(t, allowAll, "DEFAULT op=EXECUTE action=DENY", bootRule)
 	kit.OnThread(t, func() {
 		_, _, e := unix.Syscall(unix.SYS_PERSONALITY, 0x0400000, 0, 0) // READ_IMPLIES_EXEC
-		assert.NilError(t, errnoErr(e))
+		assert.NilError(t, kit.Errno(e))
 		kit.WantErrno(t, "mmap for reading", mapOnly(t, targets["other"].fd, unix.PROT_READ), unix.EACCES)
 		kit.WantErrno(t, "mmap for reading, verified", mapOnly(t, targets["boot"].fd, unix.PROT_READ), 0)
 		_, _, e = unix.Syscall(unix.SYS_PERSONALITY, 0, 0, 0)
-		assert.NilError(t, errnoErr(e))
+		assert.NilError(t, kit.Errno(e))
 		kit.WantErrno(t, "mmap for reading, default personality", mapOnly(t, targets["other"].fd, unix.PROT_READ), 0)
 	})
 }

@@ -59,15 +59,8 @@ func WantErrno(t testing.TB, what string, got error, want unix.Errno) bool {
 	if want == 0 && got == nil || want != 0 && errors.Is(got, want) {
 		return true
 	}
-	t.Errorf("%s: got %s, want %s", what, ErrnoName(got), ErrnoName(errnoOrNil(want)))
+	t.Errorf("%s: got %s, want %s", what, ErrnoName(got), ErrnoName(Errno(want)))
 	return false
-}
-
-func errnoOrNil(e unix.Errno) error {
-	if e == 0 {
-		return nil
-	}
-	return e
 }
 
 // ErrnoName returns the symbolic name of the errno in err ("EACCES"), the

@@ -3,10 +3,10 @@
 package landlock
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -113,9 +113,9 @@ func TestCreateRulesetPointer(t *testing.T) {
 	_, err = create(nil, 8, 0)
 	kit.WantErrno(t, "no attr, size 8", err, unix.EFAULT)
 	_, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 1, 8, 0)
-	kit.WantErrno(t, "attr at address 1", errnoErr(e), unix.EFAULT)
+	kit.WantErrno(t, "attr at address 1", kit.Errno(e), unix.EFAULT)
 	_, _, e = unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 1, 7, 0)
-	kit.WantErrno(t, "size before address", errnoErr(e), unix.EINVAL)
+	kit.WantErrno(t, "size before address", kit.Errno(e), unix.EINVAL)
 }
 
 func TestCreateRulesetEmpty(t *testing.T) {
@@ -297,7 +297,7 @@ func TestRestrictSelfNeedsNoNewPrivsOrAdmin(t *testing.T) {
 	assert.NilError(t, err)
 	defer func() { _ = unix.Close(null) }()
 	kit.OnThread(t, func() {
-		dropCaps(t, unix.CAP_SYS_ADMIN)
+		kit.DropCaps(t, unix.CAP_SYS_ADMIN)
 		kit.WantErrno(t, "neither", restrict(rs, 0), unix.EPERM)
 		kit.WantErrno(t, "neither, before bad flags", restrict(rs, 1<<31), unix.EPERM)
 		kit.WantErrno(t, "neither, before a bad descriptor", restrict(-1, 0), unix.EPERM)
@@ -365,26 +365,13 @@ func TestListedAsLSM(t *testing.T) {
 
 // TestBootMessage looks for setup.c's message in the kernel log.
 func TestBootMessage(t *testing.T) {
-	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	assert.NilError(t, err)
-	defer func() { _ = unix.Close(fd) }()
-	b := make([]byte, 8192) // CONSOLE_EXT_LOG_MAX, the longest record
-	for first := true; ; first = false {
-		n, err := unix.Read(fd, b)
-		if errors.Is(err, unix.EPIPE) {
-			continue // overwritten while we read
-		}
-		if errors.Is(err, unix.EAGAIN) {
-			t.Fatal(`no "landlock: Up and running." in the kernel log`)
-		}
-		assert.NilError(t, err)
-		if bytes.Contains(b[:n], []byte(";landlock: Up and running.")) {
-			return
-		}
-		// "priority,sequence,..."
-		if f := strings.SplitN(string(b[:n]), ",", 3); first && f[1] != "0" {
-			t.Logf("the kernel log was overwritten up to record %s, the message may be gone", f[1])
-			return
-		}
+	log := kit.OpenKernelLog(t, false)
+	found := slices.ContainsFunc(log.Read(), func(record string) bool {
+		return strings.HasPrefix(record, "landlock: Up and running.")
+	})
+	if !found && log.Lost > 0 {
+		t.Logf("the first %d records of the kernel log were overwritten, the message may be gone", log.Lost)
+		return
 	}
+	kit.Want(t, found, `no "landlock: Up and running." in the kernel log`)
 }

@@ -105,7 +105,7 @@ func TestInheritedByFork(t *testing.T) {
 		assert.NilError(t, err)
 		steps := []rawStep{openDirStep(path), exitStep()}
 		assert.NilError(t, runForked(steps))
-		return errnoErr(steps[0].err)
+		return kit.Errno(steps[0].err)
 	}
 	confined(t, func() {
 		kit.WantErrno(t, "fork of a confined thread", try(), unix.EACCES)
@@ -143,7 +143,7 @@ func TestCredTransfer(t *testing.T) {
 	assert.NilError(t, runForked(steps))
 	want := map[int]unix.Errno{2: unix.EACCES, 7: unix.EACCES}
 	for i, s := range steps {
-		kit.WantErrno(t, fmt.Sprintf("step %d", i), errnoErr(s.err), want[i])
+		kit.WantErrno(t, fmt.Sprintf("step %d", i), kit.Errno(s.err), want[i])
 	}
 	assert.Check(t, cmp.Equal(steps[6].ret, steps[9].ret), "the parent has not got its child's keyring")
 	kit.Want(t, steps[3].ret != steps[6].ret, "the parent has kept its own keyring")

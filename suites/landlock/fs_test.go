@@ -317,7 +317,7 @@ func TestIoctlDev(t *testing.T) {
 	ioctl := func(fd int, req uint) error {
 		var buf [64]uint64
 		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(req), uintptr(unsafe.Pointer(&buf)))
-		return errnoErr(e)
+		return kit.Errno(e)
 	}
 	try := func(confinedBy layer, deniedErrno unix.Errno) {
 		confined(t, func() {

@@ -225,7 +225,7 @@ func TestListenPort1023(t *testing.T) {
 	for _, port := range []int{1023, 1024} {
 		fd := tcp4.bound(t, port)
 		confined(t, func() {
-			dropCaps(t, unix.CAP_NET_BIND_SERVICE)
+			kit.DropCaps(t, unix.CAP_NET_BIND_SERVICE)
 			kit.WantErrno(t, fmt.Sprintf("listen on %d, allowed", port), unix.Listen(fd, 1), 0)
 		}, listenLayer(map[int]uint64{port: listenTCP}))
 	}

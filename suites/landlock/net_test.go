@@ -386,7 +386,7 @@ func TestPort1023(t *testing.T) {
 	confined(t, func() {
 		kit.WantErrno(t, "with capability and rule", tcp4.bind(t, 1023), 0)
 		kit.WantErrno(t, "with capability, no rule", tcp4.bind(t, 1022), unix.EACCES)
-		dropCaps(t, unix.CAP_NET_BIND_SERVICE)
+		kit.DropCaps(t, unix.CAP_NET_BIND_SERVICE)
 		kit.WantErrno(t, "no capability, rule", tcp4.bind(t, 1023), unix.EACCES)
 		kit.WantErrno(t, "unprivileged port with a rule", tcp4.bind(t, 1024), 0)
 	}, l)
@@ -527,7 +527,7 @@ func fastOpen(fd int, to rawAddr) error {
 		p, n = uintptr(unsafe.Pointer(&to[0])), uintptr(len(to))
 	}
 	_, _, e := unix.Syscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL, p, n)
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 // fastOpenFixed tells whether the kernel is known to have the fix. It came to

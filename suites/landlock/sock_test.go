@@ -184,7 +184,7 @@ func (p proto) raw(port int) rawAddr {
 // rawCall is bind(2) or connect(2) with the first n bytes of the address.
 func rawCall(call uintptr, fd int, a rawAddr, n int) error {
 	_, _, e := unix.Syscall(call, uintptr(fd), uintptr(unsafe.Pointer(&a[0])), uintptr(n))
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 // netLayer handles bind and connect and allows by port.

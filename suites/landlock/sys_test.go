@@ -90,13 +90,6 @@ func needABI(t testing.TB, want int) {
 	t.Fatalf("landlock ABI is %d on %s, want at least %d", have, kit.Release(), want)
 }
 
-func errnoErr(e unix.Errno) error {
-	if e == 0 {
-		return nil
-	}
-	return e
-}
-
 // create is landlock_create_ruleset(2).
 func create(a *attr, size uintptr, flags uint32) (int, error) {
 	return createRaw(unsafe.Pointer(a), size, flags)
@@ -115,7 +108,7 @@ func createRaw(p unsafe.Pointer, size uintptr, flags uint32) (int, error) {
 func addRaw(fd int, typ uintptr, p unsafe.Pointer, flags uint32) error {
 	_, _, e := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, uintptr(fd), typ, uintptr(p), uintptr(flags), 0, 0)
 	runtime.KeepAlive(p)
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 type portAttr struct{ Access, Port uint64 }
@@ -137,7 +130,7 @@ func addPath(fd, parent int, access uint64) error {
 // restrict is landlock_restrict_self(2).
 func restrict(fd int, flags uint32) error {
 	_, _, e := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, uintptr(fd), uintptr(flags), 0)
-	return errnoErr(e)
+	return kit.Errno(e)
 }
 
 // layer is one ruleset: what it handles and what its rules allow.
@@ -194,18 +187,6 @@ func confined(t testing.TB, fn func(), layers ...layer) {
 		enforce(t, layers...)
 		fn()
 	})
-}
-
-// dropCaps clears capabilities from the thread's effective set.
-func dropCaps(t testing.TB, caps ...uint) {
-	t.Helper()
-	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var d [2]unix.CapUserData
-	assert.NilError(t, unix.Capget(&h, &d[0]))
-	for _, c := range caps {
-		d[c/32].Effective &^= 1 << (c % 32)
-	}
-	assert.NilError(t, unix.Capset(&h, &d[0]))
 }
 
 func noNewPrivs(t testing.TB) {

@@ -160,15 +160,8 @@ func ambient(op int, c int) error { return prctl(unix.PR_CAP_AMBIENT, uintptr(op
 // syscall would change those of all threads.
 func become(t testing.TB, uid, gid int) {
 	t.Helper()
-	for _, c := range []struct {
-		nr uintptr
-		id int
-	}{{unix.SYS_SETRESGID, gid}, {unix.SYS_SETRESUID, uid}} {
-		_, _, e := unix.RawSyscall(c.nr, uintptr(c.id), uintptr(c.id), uintptr(c.id))
-		if e != 0 {
-			t.Fatalf("become user %d, group %d: %v", uid, gid, e)
-		}
-	}
+	assert.NilError(t, kit.SetGID(uint32(gid)))
+	assert.NilError(t, kit.SetUID(uint32(uid)))
 }
 
 // programs are copies of the test binary, which is also the program that tells

@@ -207,9 +207,8 @@ func execAtEnd(s session, res sessionResult) (any, error) {
 			return nil, fmt.Errorf("step %d returned %d", i, r.RC)
 		}
 	}
-	id := uintptr(s.ExecUID)
-	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, id, id, id); e != 0 {
-		return nil, fmt.Errorf("become user %d: %w", s.ExecUID, e)
+	if err := kit.SetUID(uint32(s.ExecUID)); err != nil {
+		return nil, fmt.Errorf("become user %d: %w", s.ExecUID, err)
 	}
 	err := unix.Exec(s.Exec, []string{s.Exec}, []string{kit.HelperEnv + "=state"})
 	return nil, fmt.Errorf("execve: %s", kit.ErrnoName(err))
