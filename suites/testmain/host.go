@@ -109,11 +109,23 @@ type usageError struct{ error }
 // first line makes go test print "[no tests to run]" behind its ok, so that it
 // does not look like a pass without -v either.
 func skipAll(m *testing.M, why string) int {
+	neverCached()
 	fmt.Println("testing: warning: no tests to run")
 	fmt.Println("kvmrun:", why)
 	keepTestsOnly(m)
 	wrap(m, func(t *testing.T, _ string, _ func(*testing.T)) { t.Skip(why) })
 	return m.Run()
+}
+
+// neverCached keeps the go command from keeping this run's result, which says
+// nothing of a run with another kernel, environment or host. It would have to be
+// told in the test log of all that decides; without a test log it keeps nothing
+// (cmd/go/internal/test: runCache.saveOutput). A run with a kernel has none either,
+// as m.Run writes it, which is then called in the guest alone.
+func neverCached() {
+	if f := flag.Lookup("test.testlogfile"); f != nil {
+		_ = f.Value.Set("")
+	}
 }
 
 func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
