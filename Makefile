@@ -22,7 +22,8 @@ SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmt
 .PHONY: demo test lint bench setup setup-test clean
 
 demo: setup bin/kvmrun
-	@bin/kvmrun run -kernel $(KERNEL)
+# Ubuntu's 6.8 has no IPE.
+	@bin/kvmrun run -kernel $(KERNEL) $(if $(filter ubuntu:%,$(KERNEL)),-allow-nothing)
 
 test: setup-test bin/kvmrun
 	@kernel=$$($(FETCH)) && \

@@ -113,7 +113,7 @@ func (s Symptom) judge(j result.Job) (w Word, reason, evidence string) {
 	for i := range j.Cases {
 		c := &j.Cases[i]
 		switch {
-		case c.Status == result.StatusPass || c.Status == result.StatusSkip:
+		case c.Status == result.StatusPass || c.Status == result.StatusSkip || c.Status == result.StatusNotRun:
 		case s.Splat == "" && output.MatchString(c.Reason+"\n"+c.Output):
 			failed = deeper(failed, c)
 		default:
@@ -131,6 +131,9 @@ func (s Symptom) judge(j result.Job) (w Word, reason, evidence string) {
 		c := &j.Cases[i]
 		if c.Status == result.StatusSkip && strings.Count(c.Name, "/") <= s.depth() {
 			return Other, c.Name + " was skipped, which says nothing: " + c.Reason, ""
+		}
+		if c.Status == result.StatusNotRun {
+			return Other, c.Name + " did not run: " + c.Reason, ""
 		}
 		if c.Status == result.StatusPass {
 			passed++

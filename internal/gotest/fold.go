@@ -23,6 +23,9 @@ type FoldConfig struct {
 	// MaxPassed replaces MaxOutput once the test has passed or was skipped.
 	// Default 4 KiB.
 	MaxPassed int
+	// Log names the file that has all of the output, for whom a part of it is
+	// not enough; "" for none.
+	Log string
 	// MaxTotal is how many bytes of output are kept of all tests together.
 	// When they are used up, the output of tests that passed goes first, the
 	// oldest before the others. Default 4 MiB.
@@ -401,7 +404,7 @@ func (f *Folder) Finish() Summary {
 		}
 	}
 	for _, c := range f.cases {
-		c.Output = c.out.String()
+		c.Output = c.out.text(f.cfg.Log)
 		s.Cases = append(s.Cases, c.Case)
 	}
 	if f.lost > 0 {
@@ -541,8 +544,9 @@ func (o *output) drop() int {
 
 func (o *output) size() int { return len(o.head) + len(o.tail) }
 
-// String returns what was kept, with a mark where bytes were left out.
-func (o *output) String() string {
+// text returns what was kept, with a mark where bytes were left out, which names
+// the file that has them, unless that is "".
+func (o *output) text(log string) string {
 	tail := o.tail
 	left := o.left
 	if keep := o.max / 2; len(tail) > keep {
@@ -556,7 +560,11 @@ func (o *output) String() string {
 	if len(o.head) > 0 && o.head[len(o.head)-1] != '\n' {
 		sep = "\n"
 	}
-	return fmt.Sprintf("%s%s[... %d bytes left out ...]\n%s", o.head, sep, left, tail)
+	where := ""
+	if log != "" {
+		where = "; all of them: " + log
+	}
+	return fmt.Sprintf("%s%s[... %d bytes left out%s ...]\n%s", o.head, sep, left, where, tail)
 }
 
 // firstBytes returns the first n bytes of b, all of them if there are fewer,

@@ -87,8 +87,7 @@ func writeDoc(w *bufio.Writer, d *Doc, indent string) {
 	}
 }
 
-// resultLine returns a test's result line. Reasons of failures are left out:
-// TAP has no place for them but the YAML block.
+// resultLine returns a test's result line. The reason of a failure is a comment.
 func resultLine(number int, t *Test) string {
 	var b strings.Builder
 	status := t.Status()
@@ -110,6 +109,11 @@ func resultLine(number int, t *Test) string {
 		}
 	case t.Directive == Todo:
 		b.WriteString(" # TODO")
+	case status == StatusFail && reason != "" && t.Directive == None:
+		if d, _ := parseDirective(reason); d != None {
+			return b.String() // as which it would be read
+		}
+		b.WriteString(" #")
 	default:
 		return b.String()
 	}

@@ -211,7 +211,7 @@ func (r *Row) judge() {
 		r.Reason = "the suite is green; " + r.Mutant.Test + " should fail with: " + r.Mutant.Symptom
 		return
 	}
-	if job.Verdict == result.VerdictInfra || job.Verdict == result.VerdictInvalid {
+	if job.Verdict == result.VerdictInfra || job.Verdict == result.VerdictInvalid || job.Verdict == result.VerdictNothingTested {
 		r.Outcome, r.Reason = NotRun, job.Reason
 		return
 	}
@@ -234,7 +234,7 @@ func (r *Row) judge() {
 	case len(others) > 0:
 		r.Outcome, r.Tests, r.Symptom = KilledElsewhere, others, symptom[others[0]]
 		r.Reason = "none of " + r.Mutant.Test + " failed"
-	case len(job.Cases) == 0:
+	case result.Count(job.Cases).Run == 0:
 		r.Outcome, r.Reason = DoesNotBoot, job.Verdict.String()+": "+job.Reason
 	default:
 		// The kernel hung or died, or said something, between tests.
@@ -271,7 +271,7 @@ func tops(cases []result.Case) []top {
 			out = append(out, top{name: name})
 		}
 		t := &out[i]
-		if c.Status == result.StatusPass || c.Status == result.StatusSkip && !c.Unearned {
+		if c.Status == result.StatusPass || c.Status == result.StatusNotRun || c.Status == result.StatusSkip && !c.Unearned {
 			continue
 		}
 		t.failed = true

@@ -5,6 +5,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -34,6 +35,10 @@ func GitHub(w io.Writer, run result.Run) error {
 			mark = "✅"
 		case result.VerdictInfra, result.VerdictInvalid:
 			mark = "⚠️"
+		case result.VerdictNothingTested:
+			if run.AllowNothing {
+				mark = "⚠️"
+			}
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s: %s |\n", mark, markdown(names[i]), markdown(j.Suite),
 			counts(result.Count(j.Cases)), seconds(j.Elapsed), j.Verdict, markdown(j.Reason))
@@ -68,7 +73,7 @@ func jobMarkdown(j *result.Job, kernel string) string {
 	}
 	for i := range j.Cases {
 		c := &j.Cases[i]
-		if !failed(c) {
+		if !failed(c) || c.Status == result.StatusNotRun {
 			continue
 		}
 		if b.Len() > maxMarkdown/4 {
@@ -79,7 +84,14 @@ func jobMarkdown(j *result.Job, kernel string) string {
 		if r := reason(c); r != "" {
 			title += ": " + r
 		}
-		details(&b, title, c.Output)
+		text := strings.Join(lines(c, maxLines, j.Dir), "\n")
+		if len(text) > maxFence && j.Dir != "" {
+			title += " (all of its output: " + filepath.Join(j.Dir, outputFile) + ")"
+		}
+		details(&b, title, text)
+	}
+	for _, u := range unruns(j.Cases) {
+		fmt.Fprintf(&b, "\n- not run: %s\n", strings.TrimSuffix(list(u.names)+": "+markdown(u.reason), ": "))
 	}
 	for _, n := range j.Notes {
 		fmt.Fprintf(&b, "\nNote: %s\n", markdown(n))
@@ -88,6 +100,15 @@ func jobMarkdown(j *result.Job, kernel string) string {
 		b.WriteString("\nTo run it again:\n\n" + fence(j.Repro))
 	}
 	return b.String()
+}
+
+// list returns all names, each as by [markdown].
+func list(names []string) string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = markdown(n)
+	}
+	return strings.Join(out, ", ")
 }
 
 func details(b *strings.Builder, title, text string) {

@@ -59,12 +59,13 @@ type (
 
 // JUnit writes run as JUnit XML, a testsuite for each job. A job that did not
 // pass has one more testcase, "(verdict)", which says so: it is an error for
-// infrastructure faults and a failure otherwise.
+// infrastructure faults and a failure otherwise. A test that did not run is an
+// error.
 func JUnit(w io.Writer, run result.Run) error {
 	all := junitSuites{Name: "kvmrun " + line(run.ID), Time: junitTime(run.Elapsed)}
 	names := labels(run.Jobs)
 	for i := range run.Jobs {
-		s := junitJob(&run.Jobs[i], names[i])
+		s := junitJob(run, &run.Jobs[i], names[i])
 		all.Tests += s.Tests
 		all.Failures += s.Failures
 		all.Errors += s.Errors
@@ -88,7 +89,7 @@ func JUnit(w io.Writer, run result.Run) error {
 	return nil
 }
 
-func junitJob(j *result.Job, kernel string) junitSuite {
+func junitJob(run result.Run, j *result.Job, kernel string) junitSuite {
 	class := line(j.Suite) + " on " + kernel
 	s := junitSuite{Name: class, ID: line(j.ID), Time: junitTime(j.Elapsed)}
 	if !j.Started.IsZero() {
@@ -105,7 +106,7 @@ func junitJob(j *result.Job, kernel string) junitSuite {
 	for i := range j.Cases {
 		s.add(junitTest(&j.Cases[i], class))
 	}
-	if j.Verdict != result.VerdictPass {
+	if bad(run, j) {
 		detail := &junitDetail{Message: line(j.Reason), Type: j.Verdict.String(), Text: splatText(j.Splats)}
 		c := junitCase{Class: class, Name: "(verdict)", Time: junitTime(0)}
 		if j.Verdict == result.VerdictInfra || j.Verdict == result.VerdictInvalid {
@@ -134,13 +135,15 @@ func (s *junitSuite) add(c junitCase) {
 func junitTest(c *result.Case, class string) junitCase {
 	t := junitCase{Class: class, Name: caseName(c), Time: junitTime(c.Elapsed)}
 	switch {
+	case c.Status == result.StatusNotRun:
+		t.Error = &junitDetail{Message: reason(c), Type: c.Status.String()}
 	case failed(c):
 		text := block(c.Output) + splatText(c.Splats)
 		t.Failure = &junitDetail{Message: reason(c), Type: c.Status.String(), Text: text}
 	case c.Status == result.StatusSkip:
 		t.Skipped = &junitDetail{Message: reason(c)}
 	}
-	if t.Failure == nil {
+	if t.Failure == nil && t.Error == nil {
 		t.Output = block(c.Output)
 	}
 	return t

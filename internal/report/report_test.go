@@ -102,7 +102,28 @@ func runs() map[string]result.Run {
 		},
 		Splats: []result.Splat{hostileSplat}, Dir: evil, Notes: []string{evil}, Repro: evil,
 	}
+	diff := "    policy_test.go:5: audit records differ (-want +got):\n"
+	for i := range 300 {
+		diff += fmt.Sprintf("        + line %d\n", i)
+	}
+	unrun := result.Job{
+		ID: "6.12-five", Kernel: "/k/vmlinuz-6.12.117", Release: "6.12.117-cloud-amd64", Suite: "five", Accel: "tcg",
+		Verdict: result.VerdictTestFailed, Reason: "1 of 2 tests failed, 3 not run", Started: start,
+		Cases: []result.Case{
+			pass("TestA", time.Second),
+			{Name: "TestB", Status: result.StatusFail, Reason: "policy_test.go:5: audit records differ (-want +got):", Output: diff},
+			{Name: "TestC", Status: result.StatusNotRun, Reason: "the suite's time of 20s was used up"},
+			{Name: "TestD", Status: result.StatusNotRun, Reason: "the suite's time of 20s was used up"},
+			{Name: "TestE", Status: result.StatusNotRun},
+		},
+		Elapsed: 20 * time.Second, Dir: "/runs/r1/6.12-five",
+	}
+	nothing := skipped
+	nothing.Verdict, nothing.Reason = result.VerdictNothingTested, "nothing tested: 2 tests skipped"
 	return map[string]result.Run{
+		"notrun":  {ID: "r5", Started: start, Elapsed: time.Second, Jobs: []result.Job{unrun}},
+		"nothing": {ID: "r6", Started: start, Elapsed: time.Second, Jobs: []result.Job{passed, nothing}},
+		"allowed": {ID: "r7", Started: start, Elapsed: time.Second, AllowNothing: true, Jobs: []result.Job{passed, nothing}},
 		"empty":   {ID: "r0"},
 		"passed":  {ID: "r1", Started: start, Elapsed: 8 * time.Second, Jobs: []result.Job{passed, skipped}},
 		"one":     {ID: "r2", Started: start, Elapsed: 4 * time.Second, Jobs: []result.Job{passed}},

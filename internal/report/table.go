@@ -25,12 +25,15 @@ type TableOptions struct {
 }
 
 // Limits of the table: how many failed tests, splats and reasons for skips it
-// shows for one job.
+// shows for one job, and of their output.
 const (
-	maxShown   = 20
-	minKernel  = 12
-	tableGap   = 2
-	detailStep = "  "
+	maxShown    = 20
+	maxLines    = 200  // of one failed test's output
+	maxJobLines = 1000 // of all of a job's, but for minLines of each
+	minLines    = 4
+	minKernel   = 12
+	tableGap    = 2
+	detailStep  = "  "
 )
 
 // Table writes run for people: a line for each job, then what went wrong and
@@ -67,7 +70,7 @@ func summary(run result.Run) string {
 		return "nothing was run"
 	}
 	var all result.Counts
-	var passed, broken, bad int
+	var passed, broken, bad, nothing int
 	for i := range run.Jobs {
 		for k := range run.Jobs[i].Cases {
 			all.Add(&run.Jobs[i].Cases[k])
@@ -77,6 +80,8 @@ func summary(run result.Run) string {
 			passed++
 		case result.VerdictInfra, result.VerdictInvalid:
 			broken++
+		case result.VerdictNothingTested:
+			nothing++
 		default:
 			bad++
 		}
@@ -85,7 +90,7 @@ func summary(run result.Run) string {
 	for _, p := range []struct {
 		n    int
 		word string
-	}{{passed, "passed"}, {bad, "failed"}, {broken, "could not be run"}} {
+	}{{passed, "passed"}, {bad, "failed"}, {nothing, "tested nothing"}, {broken, "could not be run"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
 		}
@@ -206,7 +211,7 @@ func verdictColor(v result.Verdict) string {
 	switch v {
 	case result.VerdictPass:
 		return colorPass
-	case result.VerdictInfra, result.VerdictInvalid:
+	case result.VerdictInfra, result.VerdictInvalid, result.VerdictNothingTested:
 		return colorWarn
 	}
 	return colorFail
@@ -241,10 +246,10 @@ func (t *table) job(j *result.Job, kernel string) {
 			t.line("%s%sagain: %s", detailStep, detailStep, line(r))
 		}
 	}
-	shown, more := 0, 0
+	shown, more, room := 0, 0, maxJobLines
 	for i := range j.Cases {
 		c := &j.Cases[i]
-		if !failed(c) {
+		if !failed(c) || c.Status == result.StatusNotRun {
 			continue
 		}
 		if shown == maxShown {
@@ -260,9 +265,17 @@ func (t *table) job(j *result.Job, kernel string) {
 			text += ": " + r
 		}
 		t.detail(colorFail, "fail", text)
+		out := lines(c, max(minLines, min(maxLines, room)), j.Dir)
+		room -= len(out)
+		for _, l := range out {
+			t.line("%s", strings.TrimRight(detailStep+detailStep+l, " "))
+		}
 	}
 	if more > 0 {
 		t.detail("", "", fmt.Sprintf("and %d more failed tests", more))
+	}
+	for _, u := range unruns(j.Cases) {
+		t.detail(colorFail, "not run", strings.TrimSuffix(strings.Join(u.names, ", ")+": "+u.reason, ": "))
 	}
 	for i, s := range skips {
 		if i == maxShown {

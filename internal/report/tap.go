@@ -22,15 +22,15 @@ func TAP(w io.Writer, run result.Run) error {
 	}
 	names := labels(run.Jobs)
 	for i := range run.Jobs {
-		doc.Tests = append(doc.Tests, jobTest(&run.Jobs[i], names[i]))
+		doc.Tests = append(doc.Tests, jobTest(run, &run.Jobs[i], names[i]))
 	}
 	return ktap.Emit(w, doc)
 }
 
-func jobTest(j *result.Job, kernel string) *ktap.Test {
+func jobTest(run result.Run, j *result.Job, kernel string) *ktap.Test {
 	t := &ktap.Test{
 		Name: line(j.Suite) + " on " + kernel,
-		OK:   j.Verdict == result.VerdictPass,
+		OK:   !bad(run, j),
 		Sub:  caseDoc(j.Cases),
 	}
 	y := yaml{}
@@ -99,9 +99,12 @@ func findParent(known map[string]*ktap.Test, name string) (*ktap.Test, string) {
 func caseTest(c *result.Case, name string) *ktap.Test {
 	t := &ktap.Test{Name: line(name), OK: !failed(c)}
 	y := yaml{}
-	if c.Status == result.StatusSkip && !c.Unearned {
+	switch {
+	case c.Status == result.StatusSkip && !c.Unearned:
 		t.Directive, t.Reason = ktap.Skip, reason(c)
-	} else {
+	case c.Status == result.StatusNotRun:
+		t.Reason = reason(c)
+	default:
 		y.add("reason", reason(c))
 	}
 	if c.Elapsed > 0 {

@@ -139,14 +139,14 @@ func labels(jobs []result.Job) []string {
 // counts prints how many tests there were, leaving out what was not. A skip
 // without a reason counts as failed, as it does for the verdict.
 func counts(c result.Counts) string {
-	if c.Run == 0 {
+	if c.Run+c.NotRun == 0 {
 		return "no tests"
 	}
 	var parts []string
 	for _, p := range []struct {
 		n    int
 		word string
-	}{{c.Pass, "passed"}, {c.Fail + c.Unearned, "failed"}, {c.Skip - c.Unearned, "skipped"}} {
+	}{{c.Pass, "passed"}, {c.Fail + c.Unearned, "failed"}, {c.Skip - c.Unearned, "skipped"}, {c.NotRun, "not run"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
 		}
@@ -157,6 +157,64 @@ func counts(c result.Counts) string {
 // failed reports whether c counts as a failure.
 func failed(c *result.Case) bool {
 	return c.Status != result.StatusPass && (c.Status != result.StatusSkip || c.Unearned)
+}
+
+// bad reports whether a job fails its run.
+func bad(run result.Run, j *result.Job) bool {
+	return j.Verdict != result.VerdictPass && (j.Verdict != result.VerdictNothingTested || !run.AllowNothing)
+}
+
+// unrun is a reason for which tests did not run, and their names.
+type unrun struct {
+	reason string
+	names  []string
+}
+
+// unruns returns the tests that did not run by their reasons, in the order of
+// their appearance.
+func unruns(cases []result.Case) []unrun {
+	var out []unrun
+	at := make(map[string]int)
+	for i := range cases {
+		c := &cases[i]
+		if c.Status != result.StatusNotRun {
+			continue
+		}
+		k, ok := at[c.Reason]
+		if !ok {
+			k = len(out)
+			at[c.Reason] = k
+			out = append(out, unrun{reason: line(c.Reason)})
+		}
+		out[k].names = append(out[k].names, caseName(c))
+	}
+	return out
+}
+
+// outputFile is where a job keeps all that its test binary printed.
+const outputFile = "stdout.log"
+
+// lines returns the lines of a failed test's output, at most limit of them: the
+// first and the last, and between them a line that says how many are left out
+// and, unless dir is "", where they are. Output of one line that is the reason
+// says nothing new.
+func lines(c *result.Case, limit int, dir string) []string {
+	text := strings.TrimRight(dedent(block(c.Output)), "\n")
+	if text == "" || strings.TrimSpace(text) == line(c.Reason) {
+		return nil
+	}
+	all := strings.Split(text, "\n")
+	if len(all) <= limit {
+		return all
+	}
+	left := fmt.Sprintf("[... %d lines left out", len(all)-limit)
+	if dir != "" {
+		left += "; all of them: " + line(filepath.Join(dir, outputFile))
+	}
+	head := limit / 2
+	out := append([]string{}, all[:head]...)
+	out = append(out, left+" ...]")
+	return append(out, all[len(all)-(limit-head):]...)
 }
 
 // caseName returns c's name, and a stand-in if it has none.
@@ -170,11 +228,13 @@ func caseName(c *result.Case) string {
 // reason returns why c did not pass, in one line.
 func reason(c *result.Case) string {
 	switch {
+	case c.Status == result.StatusNotRun:
+		return strings.TrimSuffix("not run: "+line(c.Reason), ": ")
 	case c.Reason != "":
 		return line(c.Reason)
 	case c.Unearned:
 		return "skipped without a reason"
-	case c.Status == result.StatusInvalid || c.Status > result.StatusSkip:
+	case c.Status == result.StatusInvalid || c.Status > result.StatusNotRun:
 		return "has no valid status"
 	}
 	return ""

@@ -13,7 +13,7 @@ type Case struct {
 	Name string `json:"name"`
 	// Status is the outcome.
 	Status Status `json:"status"`
-	// Reason says in one line why the test failed or was skipped. Empty when
+	// Reason says in one line why the test failed, was skipped or did not run. Empty when
 	// unknown, and for a pass.
 	Reason string `json:"reason,omitempty"`
 	// Unearned is whether the test was skipped without saying why.
@@ -121,6 +121,8 @@ type Run struct {
 	Started time.Time `json:"started"`
 	// Elapsed is the whole run's time.
 	Elapsed time.Duration `json:"elapsed_ns,omitempty"`
+	// AllowNothing is whether a job in which nothing was tested fails nothing.
+	AllowNothing bool `json:"allow_nothing,omitempty"`
 	// Jobs are the run's jobs, in the order they are to be shown in.
 	Jobs []Job `json:"jobs"`
 }
@@ -136,7 +138,8 @@ const (
 // ExitCode returns the exit status of a run:
 //
 //	0  there are jobs, and all of them passed
-//	1  in some job a test or the kernel failed, hung or ended early
+//	1  in some job a test or the kernel failed, hung or ended early, or nothing
+//	   was tested and that is not allowed
 //	3  no job failed, but some job could not be run (or none was asked for)
 //
 // A failure outranks an infrastructure fault: that a kernel or a test failed
@@ -150,6 +153,10 @@ func (r Run) ExitCode() int {
 	for _, j := range r.Jobs {
 		switch j.Verdict {
 		case VerdictPass:
+		case VerdictNothingTested:
+			if !r.AllowNothing {
+				return ExitFail
+			}
 		case VerdictTestFailed, VerdictNoEndMarker, VerdictHung, VerdictKernelFailed:
 			return ExitFail
 		default:
@@ -162,13 +169,20 @@ func (r Run) ExitCode() int {
 // Counts says how many cases there are and what became of them. A parent and
 // its subtests count as one case each, as in go test's own counting.
 type Counts struct {
+	// Run counts those that began.
 	Run, Pass, Fail, Skip int
+	// NotRun counts those that did not.
+	NotRun int
 	// Unearned counts the skips without a reason; they are part of Skip.
 	Unearned int
 }
 
 // Add counts one more case. A case without a valid status counts as failed.
 func (c *Counts) Add(one *Case) {
+	if one.Status == StatusNotRun {
+		c.NotRun++
+		return
+	}
 	c.Run++
 	switch one.Status {
 	case StatusPass:

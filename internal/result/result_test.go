@@ -36,7 +36,16 @@ func TestJudge(t *testing.T) {
 		{"pass", good(nil), result.VerdictPass, "3 tests passed"},
 		{"pass of one", result.Facts{EndMarker: true, TestsRun: 1}, result.VerdictPass, "1 test passed"},
 		{"pass with skips", good(func(f *result.Facts) { f.TestsSkipped = 2 }), result.VerdictPass, "1 test passed, 2 skipped"},
-		{"only skips", good(func(f *result.Facts) { f.TestsSkipped = 3 }), result.VerdictPass, "nothing tested: 3 tests skipped"},
+		{"only skips", good(func(f *result.Facts) { f.TestsSkipped = 3 }), result.VerdictNothingTested, "nothing tested: 3 tests skipped"},
+		{"no subtest", good(func(f *result.Facts) { f.NothingTested = "no subtest matches" }), result.VerdictNothingTested, "nothing tested: no subtest matches"},
+		{"plan of nothing", result.Facts{EndMarker: true, Program: true, NothingTested: "the plan is 1..0"}, result.VerdictNothingTested, "nothing tested: the plan is 1..0"},
+		{"skips by the kernel's configuration", result.Facts{EndMarker: true, TestsRun: 1, TestsSkipped: 1}, result.VerdictNothingTested, "nothing tested: 1 test skipped"},
+		{"not run", good(func(f *result.Facts) { f.NotRun = []string{"TestB", "TestC"} }), result.VerdictTestFailed, "not run: TestB, TestC"},
+		{"not run but skips", good(func(f *result.Facts) { f.TestsSkipped, f.NotRun = 3, []string{"TestB"} }), result.VerdictTestFailed, "not run: TestB"},
+		{"unended", good(func(f *result.Facts) {
+			f.Unended, f.NotRun = []string{"TestA"}, []string{"B", "C", "D", "E", "F", "G", "H"}
+		}), result.VerdictTestFailed, "did not end: TestA; not run: B, C, D, E, F and 2 more"},
+		{"failed and not run", good(func(f *result.Facts) { f.TestsFailed, f.NotRun = 1, []string{"TestB", "TestC"} }), result.VerdictTestFailed, "1 of 3 tests failed, 2 not run"},
 		{"program", result.Facts{EndMarker: true, Program: true}, result.VerdictPass, "the program exited with status 0"},
 		{"program with tests", good(func(f *result.Facts) { f.Program = true }), result.VerdictPass, "3 tests passed"},
 
@@ -83,7 +92,9 @@ func TestJudgePrecedence(t *testing.T) {
 		{result.VerdictTestFailed, func(f *result.Facts) { f.Signal = "SIGKILL" }},
 		{result.VerdictTestFailed, func(f *result.Facts) { f.ExitCode = 1 }},
 		{result.VerdictTestFailed, func(f *result.Facts) { f.Unconcluded = true }},
+		{result.VerdictTestFailed, func(f *result.Facts) { f.NotRun = []string{"TestA"} }},
 		{result.VerdictTestFailed, func(f *result.Facts) { f.TestsRun = 0 }},
+		{result.VerdictNothingTested, func(f *result.Facts) { f.NothingTested = "nothing" }},
 	}
 	// All sets of causes: a set's verdict is that of its first member, and
 	// only the empty set passes.
@@ -123,6 +134,10 @@ func TestExitCode(t *testing.T) {
 		{job(result.VerdictPass), 0},
 		{job(result.VerdictPass, result.VerdictPass), 0},
 		{job(result.VerdictPass, result.VerdictInvalid), 3},
+		{job(result.VerdictNothingTested), 1},
+		{job(result.VerdictPass, result.VerdictNothingTested), 1},
+		{result.Run{AllowNothing: true, Jobs: job(result.VerdictPass, result.VerdictNothingTested).Jobs}, 0},
+		{result.Run{AllowNothing: true, Jobs: job(result.VerdictNothingTested, result.VerdictTestFailed).Jobs}, 1},
 		{job(result.VerdictTestFailed), 1},
 		{job(result.VerdictNoEndMarker), 1},
 		{job(result.VerdictHung), 1},
@@ -137,7 +152,7 @@ func TestExitCode(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for s := result.StatusInvalid; s <= result.StatusSkip; s++ {
+	for s := result.StatusInvalid; s <= result.StatusNotRun; s++ {
 		text, err := s.MarshalText()
 		assert.NilError(t, err)
 		var back result.Status
@@ -162,15 +177,15 @@ func TestNames(t *testing.T) {
 func TestCount(t *testing.T) {
 	got := result.Count([]result.Case{
 		{Status: result.StatusPass}, {Status: result.StatusFail}, {}, {Status: 77},
-		{Status: result.StatusSkip}, {Status: result.StatusSkip, Unearned: true},
+		{Status: result.StatusSkip}, {Status: result.StatusSkip, Unearned: true}, {Status: result.StatusNotRun},
 	})
-	assert.Equal(t, got, result.Counts{Run: 6, Pass: 1, Fail: 3, Skip: 2, Unearned: 1})
+	assert.Equal(t, got, result.Counts{Run: 6, Pass: 1, Fail: 3, Skip: 2, NotRun: 1, Unearned: 1})
 }
 
 // The JSON form keeps everything but a clock's location.
 func TestJSONRoundTrip(t *testing.T) {
 	want := result.Run{
-		ID: "r1", Started: time.Unix(1700000000, 5).UTC(), Elapsed: time.Second,
+		ID: "r1", Started: time.Unix(1700000000, 5).UTC(), Elapsed: time.Second, AllowNothing: true,
 		Jobs: []result.Job{{
 			ID: "6.12-ext4", Kernel: "/k/vmlinuz", Release: "6.12", Suite: "ext4", BootFailed: true, Accel: "tcg",
 			Verdict: result.VerdictKernelFailed, Reason: "splat",

@@ -2,7 +2,10 @@
 
 package result
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Status is the outcome of one test case.
 type Status uint8
@@ -14,12 +17,14 @@ const (
 	StatusPass
 	StatusFail
 	StatusSkip
+	// StatusNotRun: the test was selected and did not begin, which fails a run.
+	StatusNotRun
 )
 
 // statusNames is indexed by Status; the names are the model's JSON strings.
-var statusNames = [...]string{"invalid", "pass", "fail", "skip"}
+var statusNames = [...]string{"invalid", "pass", "fail", "skip", "not-run"}
 
-// String returns "pass", "fail", "skip" or "invalid".
+// String returns "pass", "fail", "skip", "not-run" or "invalid".
 func (s Status) String() string { return name(statusNames[:], int(s)) }
 
 // MarshalText writes the name that [Status.String] returns.
@@ -45,6 +50,9 @@ const (
 	VerdictInvalid Verdict = iota
 	// VerdictPass: every test passed, or was skipped for a stated reason.
 	VerdictPass
+	// VerdictNothingTested: nothing failed, and nothing was tested. It fails a
+	// run whose user has not allowed it, see [Run.ExitCode].
+	VerdictNothingTested
 	// VerdictTestFailed: a test failed, or the program reported failure.
 	VerdictTestFailed
 	// VerdictNoEndMarker: the job ended without saying that it was done.
@@ -60,7 +68,7 @@ const (
 
 // verdictNames is indexed by Verdict; the names are the model's JSON strings.
 var verdictNames = [...]string{
-	"invalid", "pass", "test-failed", "no-end-marker", "hung", "infra", "kernel-failed",
+	"invalid", "pass", "nothing-tested", "test-failed", "no-end-marker", "hung", "infra", "kernel-failed",
 }
 
 // String returns the verdict's name, such as "kernel-failed".
@@ -139,6 +147,12 @@ type Facts struct {
 	TestsFailed int
 	// TestsSkipped counts the tests that were skipped.
 	TestsSkipped int
+	// NotRun names the tests that were selected and did not begin, and Unended
+	// those that began and did not end and are not among the failed ones.
+	NotRun, Unended []string
+	// NothingTested says why nothing was tested although it does not follow from
+	// the counts: no subtest matches, the plan is of no tests.
+	NothingTested string
 	// Unconcluded is whether the output of a test binary lacks the line that
 	// ends it although the binary said it succeeded: some of the output, and
 	// the tests in it, may be lost.
@@ -157,12 +171,13 @@ type Facts struct {
 //	hang or deadline         VerdictHung
 //	missing end marker       VerdictNoEndMarker
 //	test failure             VerdictTestFailed
+//	nothing was tested       VerdictNothingTested
 //	none of these            VerdictPass
 //
 // A splat outranks everything because what follows it cannot be trusted:
 // a lost connection, a hang or a failed test is then most likely its effect.
-// No tests run, a non-zero exit status and a skip without a reason are test
-// failures.
+// A test without a result, no tests run, a non-zero exit status and a skip without
+// a reason are test failures.
 func Judge(f Facts) (Verdict, string) {
 	for _, rule := range rules {
 		if reason := rule.applies(f); reason != "" {
@@ -188,7 +203,11 @@ var rules = []struct {
 		return when(!f.EndMarker, "the guest ended without saying that it was done")
 	}},
 	{VerdictTestFailed, func(f Facts) string {
-		return when(f.TestsFailed > 0, "%d of %s failed", f.TestsFailed, tests(f.TestsRun))
+		reason := when(f.TestsFailed > 0, "%d of %s failed", f.TestsFailed, tests(f.TestsRun))
+		if n := len(f.NotRun); reason != "" && n > 0 {
+			reason += fmt.Sprintf(", %d not run", n)
+		}
+		return reason
 	}},
 	{VerdictTestFailed, func(f Facts) string {
 		return when(f.UnearnedSkips > 0, "%s skipped without a reason", tests(f.UnearnedSkips))
@@ -201,12 +220,42 @@ var rules = []struct {
 		}
 		return reason
 	}},
+	{VerdictTestFailed, withoutResult},
 	{VerdictTestFailed, func(f Facts) string {
 		return when(f.Unconcluded, "the test output has no final PASS or FAIL")
 	}},
 	{VerdictTestFailed, func(f Facts) string {
 		return when(f.TestsRun <= 0 && !f.Program, "no tests ran")
 	}},
+	{VerdictNothingTested, func(f Facts) string {
+		why := f.NothingTested
+		if why == "" {
+			why = when(f.TestsRun > 0 && f.TestsSkipped >= f.TestsRun, "%s skipped", tests(f.TestsSkipped))
+		}
+		return prefixed("nothing tested: ", why)
+	}},
+}
+
+func withoutResult(f Facts) string {
+	var parts []string
+	for _, p := range []struct {
+		word  string
+		names []string
+	}{{"did not end: ", f.Unended}, {"not run: ", f.NotRun}} {
+		if len(p.names) > 0 {
+			parts = append(parts, p.word+some(p.names))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// some names the first of many.
+func some(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
 func splatReason(f Facts) string {
@@ -238,8 +287,6 @@ func passReason(f Facts) string {
 	switch {
 	case f.TestsRun <= 0:
 		return "the program exited with status 0"
-	case f.TestsSkipped >= f.TestsRun:
-		return fmt.Sprintf("nothing tested: %s skipped", tests(f.TestsSkipped))
 	case f.TestsSkipped > 0:
 		return fmt.Sprintf("%s passed, %d skipped", tests(f.TestsRun-f.TestsSkipped), f.TestsSkipped)
 	}

@@ -38,13 +38,14 @@ sh, ip, ls, mount, dmesg ...).
 
 The working directory has the same name in the guest, and holds the files named
 by -file. Output in TAP or KTAP is counted: a failed, missing or unplanned test
-makes the exit status 1, whatever the program says. So does a kernel splat.
+makes the exit status 1, whatever the program says. So does a kernel splat, and
+a plan whose tests are all skipped or none (1..0), unless -allow-nothing is given.
 
 ` + faultHelp + `
 
 Exit status: the program's; 128+N when signal N killed it; 126 and 127 when it
-could not be started, as in a shell; 1 when the kernel or a TAP test failed;
-3 when the infrastructure failed.`,
+could not be started, as in a shell; 1 when the kernel or a TAP test failed,
+or nothing was tested; 3 when the infrastructure failed.`,
 	run: doExec,
 }
 
@@ -60,6 +61,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	vmcore := coreFlag(fs)
 	timeout := fs.Duration("timeout", 0, "limit for the program, e.g. 5m; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
+	allowNothing := allowNothingFlag(fs)
 	faults := faultFlag(fs)
 	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
 	if err := parse(fs, args); err != nil {
@@ -72,7 +74,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return err
 	}
-	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known, faults: faults.Plan, vmcore: *vmcore}
+	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known, faults: faults.Plan, vmcore: *vmcore, allowNothing: *allowNothing}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
@@ -98,6 +100,7 @@ type guestProgram struct {
 	resize       <-chan wire.Winsize
 	stdout       io.Writer
 	onReady      func(wire.Ready)
+	allowNothing bool
 }
 
 func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
@@ -286,6 +289,9 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 		for _, p := range append(doc.AllProblems(), doc.Notes...) {
 			fmt.Fprintf(io.Err, "kvmrun: tests: %q\n", p)
 		}
+		if n.Total() == 0 && facts.TestsFailed == 0 {
+			facts.NothingTested = "its plan is 1..0"
+		}
 		if tapFile != "" {
 			if err := writeFile(tapFile, func(w io2) error { return ktap.Emit(w, doc) }); err != nil {
 				return fmt.Errorf("write %s: %w", tapFile, err)
@@ -301,7 +307,11 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 			fmt.Fprintf(io.Err, "kvmrun: kernel splat, allowed: %s: %s\n", printable(s.Title), printable(s.Allowed))
 		}
 	}
-	if verdict == result.VerdictPass {
+	switch {
+	case verdict == result.VerdictPass:
+		return nil
+	case verdict == result.VerdictNothingTested && g.allowNothing:
+		fmt.Fprintf(io.Err, "kvmrun: %s\n", reason)
 		return nil
 	}
 	if e := out.Exited; verdict == result.VerdictTestFailed && e != nil {

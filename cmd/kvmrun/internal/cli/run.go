@@ -30,11 +30,24 @@ the host's cores and free memory allow, and prints a table.
 Without -suite all suites of the module in the current directory are run. A
 suite is a name (ext4), a package (./my/suite) or a test binary (./ext4.test).
 
+Every selected test gets one verdict: pass, fail, skip, or not run, which fails
+the run. A suite of which nothing was tested, because all its tests were skipped
+or -run selects no subtest, has the verdict nothing-tested, which fails the run
+too: a kernel without what a suite needs must not look as if it had been tested.
+Where that is known and wanted, as for several suites on a kernel that lacks what
+one of them needs, say -allow-nothing; leaving that suite out by -suite is safer.
+
 ` + faultHelp + `
 
-Exit status: 0 everything passed; 1 a test or a kernel failed; 2 wrong usage;
+Exit status: 0 everything passed; 1 a test or a kernel failed, or nothing was
+tested in some VM and -allow-nothing was not given; 2 wrong usage;
 3 the infrastructure failed (QEMU missing, a VM did not boot, out of disk).`,
 	run: doRun,
+}
+
+// allowNothingFlag is the flag by which a user allows what tests nothing.
+func allowNothingFlag(fs *flag.FlagSet) *bool {
+	return fs.Bool("allow-nothing", false, "do not fail where nothing is tested: all tests are skipped, or none is selected")
 }
 
 func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
@@ -56,6 +69,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	allow := allowFlag(fs)
 	faults := faultFlag(fs)
 	vmcore := coreFlag(fs)
+	allowNothing := allowNothingFlag(fs)
 	strict := fs.Bool("strict", false, "fail, instead of skipping, what the kernel's configuration has no support for")
 	tapFile := fs.String("tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
 	jsonFile := fs.String("json", "", "write the results as JSON to this `file`")
@@ -125,6 +139,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
+	res.AllowNothing = *allowNothing
 	var errs []error
 	table := io.Out
 	write := func(name string, f func(w io2, r result.Run) error) {
