@@ -96,8 +96,8 @@ func (p *pending) read(texts []string) (*Report, *format) {
 	}
 	if f == nil { // only rows with a body fit the first line, and it is missing
 		f = p.oops.format(head)
-		groups = f.start.FindStringSubmatch(head)
-		f = &format{title: f.title, alts: f.alts, rule: f.rule, cut: true, bucket: f.bucket, allContexts: f.allContexts}
+		groups = []string{"", head}
+		f = &format{title: "{1}", cut: true, bucket: f.bucket, allContexts: f.allContexts}
 	}
 	b := parseBody(texts)
 	r := &Report{CPU: -1, PID: -1}
@@ -131,7 +131,7 @@ func (p *pending) blame(r *Report, f *format, b *body, groups []string, named st
 	r.Frame = plain
 	r.Title = stable(expand(f.title, groups, plain))
 	r.Kind = kindOf(r.Title)
-	for _, name := range []string{plain, fn} {
+	for _, name := range callNames(plain, fn) {
 		for _, tmpl := range append([]string{f.title}, f.alts...) {
 			if t := strings.TrimSpace(expand(tmpl, groups, name)); t != "" && stable(t) != r.Title {
 				r.AltTitles = append(r.AltTitles, t)

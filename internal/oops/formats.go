@@ -58,7 +58,7 @@ type format struct {
 // re compiles a pattern of the table. {{FUNC}} stands for a symbol with or
 // without an offset, as one group.
 func re(s string) *lazyRE {
-	return compile(strings.ReplaceAll(s, "{{FUNC}}", `(?:\[<[0-9a-f]+>\] )?([A-Za-z_$<][\w.$<>:]*)(?:\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?)?`))
+	return compile(strings.ReplaceAll(s, "{{FUNC}}", `(?:\[<[0-9a-f]+>\] +)?([A-Za-z_$<][\w.$<>:]*)(?:\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?)?`))
 }
 
 const badAccess = "bad-access in {F}"
@@ -80,9 +80,10 @@ func buildTable() []*oops {
 func bugTable() []*oops {
 	rows := []format{
 		// mm/kasan/report*.c
-		{start: re(`^BUG: KASAN: double-free or invalid-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameTrace},
-		{start: re(`^BUG: KASAN: ((?:invalid|double)-free) in {{FUNC}}`), title: "KASAN: {1} in {F}", alts: []string{"invalid-free in {F}"}, named: 2, rule: blameTrace},
-		{start: re(`^BUG: KASAN: ([a-z\-]+)(?: in {{FUNC}}| on address)`), body: kasanAccess, title: "KASAN: {1} {3} in {F}", alts: []string{badAccess}, named: 2, rule: blameTrace},
+		{start: re(`^BUG: KASAN: double-free or invalid-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKASAN},
+		{start: re(`^BUG: KASAN: (double-free) in {{FUNC}}`), body: re(`(?m)^Free of addr `), title: "KASAN: {1} in {F}", alts: []string{"invalid-free in {F}"}, named: 2, rule: blameKASAN},
+		{start: re(`^BUG: KASAN: (?:invalid|double)-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKASAN},
+		{start: re(`^BUG: KASAN: ([a-z\-]+)(?: in {{FUNC}}| on address)`), body: kasanAccess, title: "KASAN: {1} {3} in {F}", alts: []string{badAccess}, named: 2, rule: blameKASAN},
 		{start: re(`^BUG: (KASAN: .*)`), title: "{1}", cut: true},
 		// mm/kmsan/report.c
 		{start: re(`^BUG: KMSAN: ([a-z\-]+)(?: in {{FUNC}})?`), title: "KMSAN: {1} in {F}", alts: []string{badAccess}, named: 2, rule: blameHead, noStack: true, origin: true},
@@ -150,6 +151,16 @@ func kernelBugFormats() []format {
 		{start: re(`^[kK]ernel BUG at (?:\S*/)?lib/list_debug\.c`), title: "BUG: corrupted list in {F}", alts: []string{badAccess}, rule: blamePC},
 		{start: re(`^[kK]ernel BUG (?:at |\[verbose)`), title: "kernel BUG in {F}", rule: blamePC},
 	}
+}
+
+// blameKASAN takes the function that made the access, which the first line names
+// by its address (print_error_description in mm/kasan/report.c): the stack tells
+// only where that one is a helper.
+func blameKASAN(b *body, named string) string {
+	if fn := blameNamed(b, named); fn != "" {
+		return fn
+	}
+	return blameTrace(b, named)
 }
 
 // Patterns of lockdep's second lines.

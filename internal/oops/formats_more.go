@@ -9,7 +9,7 @@ func trapTable() []*oops {
 			{start: re(`^Unable to handle kernel ([a-z][a-z \-]*?)(?: at virtual address.*| at .*| in virtual .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
 		}},
 		{header: "general protection fault", trap: true, formats: []format{
-			{start: re(`^general protection fault(?:,|:| in)`), title: "general protection fault in {F}", alts: []string{badAccess}, rule: blamePC},
+			{start: re(`^general protection fault(?:,|:| in| for non-canonical)`), title: "general protection fault in {F}", alts: []string{badAccess}, rule: blamePC},
 		}, not: compile(`^general protection fault (?:ip|error)[: ]`)},
 		{header: "stack segment:", trap: true, formats: []format{
 			{start: re(`^stack segment: `), title: "stack segment fault in {F}", alts: []string{badAccess}, rule: blamePC},
@@ -49,12 +49,12 @@ func trapTable() []*oops {
 // atFile is the rest of a WARNING's first line in both its forms:
 // "CPU: 1 PID: 2 at FILE:3 func+0x4" and (since 6.16) "FILE:3 at func+0x4".
 func atFile(file string) *lazyRE {
-	return re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?` + file + `:\d+ (?:at )?{{FUNC}}`)
+	return re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\[.*\] )?(?:\S*/)?` + file + `:\d+ (?:at )?{{FUNC}}`)
 }
 
 // notices are texts after "WARNING: " that tell a user something, not a
 // developer.
-var notices = compile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|no longer supported|not recommended|remote host identification|experimental|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
+var notices = compile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|no longer supported|not recommended|remote host identification|experimental|not compiled with|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
 
 // warningTable holds what begins with "WARNING:".
 func warningTable() []*oops {
@@ -63,6 +63,7 @@ func warningTable() []*oops {
 		// lib, by the file that warns on behalf of a caller
 		format{start: atFile(`lib/refcount\.c`), title: "WARNING: refcount bug in {F}", named: 1, rule: warningBeyond(`refcount|kref|kobject|kset_`)},
 		format{start: atFile(`lib/debugobjects\.c`), title: "WARNING: ODEBUG bug in {F}", named: 1, rule: warningBeyond(`^_*(?:debug_|rcu|call_s?rcu|hrtimer_|timer_|init_timer|(?:add|mod|del|try_to_del)_timer|work_|init_work|queue_|flush_|percpu_|free_|destroy_|kobject_|slab_)`)},
+		format{start: atFile(`mm/usercopy\.c`), title: "WARNING: bad usercopy in {F}", named: 1, rule: blameWarning},
 		format{start: atFile(`lib/kobject\.c`), title: "WARNING: kobject bug in {F}", named: 1, rule: warningBeyond(`kobject|kset_|^device_|sysfs`)},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?fs/proc/generic\.c:\d+ (?:at )?(proc_register)`), title: "WARNING: proc registration bug in {F}", named: 1, rule: warningBeyond(`^_*proc_|^_*remove_proc`)},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: warningBeyond(`lock_sock|^_*lock_|^_*(?:un)?lock$`)},
@@ -71,7 +72,7 @@ func warningTable() []*oops {
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?drivers/usb/core/urb\.c:\d+ (?:at )?(usb_submit_urb)`), title: "WARNING in {F}", named: 1, rule: blameUSB},
 		// lib/bug.c, kernel/panic.c
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ )?at \S+:\d+ {{FUNC}}`), title: "WARNING in {F}", named: 1, rule: blameWarning},
-		format{start: re(`^WARNING: \S+:\d+ at {{FUNC}}`), title: "WARNING in {F}", named: 1, rule: blameWarning},
+		format{start: re(`^WARNING: (?:\[.*\] )?\S+:\d+ at {{FUNC}}`), title: "WARNING in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ )?at \S+`), title: "WARNING in {F}", rule: blameWarning},
 		format{start: re(`^WARNING: CPU: \d+ `), title: "WARNING in {F}", rule: blameWarning},
 		// arch/x86/kernel/unwind_frame.c
@@ -119,7 +120,7 @@ func panicTable() []*oops {
 		{start: re(`^Kernel panic - not syncing: (No working init found.*)`), title: "kernel panic: {1}", noStack: true},
 		{start: re(`^Kernel panic - not syncing: (VFS: Unable to mount root fs.*)`), title: "kernel panic: {1}", noStack: true},
 		{start: re(`^Kernel panic - not syncing: (.*panic_on_warn set|panic_on_\w+ set)`), title: "kernel panic: panic_on_warn set", cut: true},
-		{start: re(`^Kernel panic - not syncing: (Fatal exception.*)`), title: "kernel panic: {1}", cut: true},
+		{start: re(`^Kernel panic - not syncing: (Fatal exception)`), title: "kernel panic: {1}", cut: true},
 		{start: re(`^Kernel panic - not syncing: (.+)`), title: "kernel panic: {1}"},
 		{start: re(`^Kernel panic - not syncing:\s*$`), title: "kernel panic: corrupted", cut: true},
 	}}}

@@ -103,7 +103,6 @@ var kindPrefixes = []struct {
 	{"lock held when returning to user space", Lockdep},
 	{"BUG: bad unlock balance", Lockdep},
 	{"BUG: held lock freed", Lockdep},
-	{"BUG: lock held", Lockdep},
 	{"BUG: still has locks held", Lockdep},
 	{"BUG: key ", Lockdep},
 	{"BUG: spinlock", Lockdep},
@@ -127,7 +126,6 @@ var kindPrefixes = []struct {
 	{"BUG: bad usercopy", Bug},
 	{"kernel BUG", Bug},
 
-	{"BUG: stack guard page", DoS},
 	{"general protection fault", DoS},
 	{"stack segment fault", DoS},
 	{"divide error", DoS},

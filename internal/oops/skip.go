@@ -31,7 +31,7 @@ var never = [][]string{
 	{
 		`^_*(pcpu_|sock_|devm_|dma_|kv|k|v)*[mzc]alloc`, `^_*kv?(m|z|re|c)alloc`, `^_*devm_k`, `^_*kv?mem_?dup`, `^_*kstrn?dup`, `^memdup_`, `^vmemdup`, `^strndup_user`, `^kv?asprintf`,
 		`^_*kmem_cache`, `^_*k[vz]*free(_const|_sensitive|_bulk)?$`, `^_*vfree(_atomic)?$`, `^_*vmap$`, `^vmap_pages`, `^vm_map_ram`, `^_*get_vm_area`, `^alloc_vmap_area`, `^_*(allocate|new|discard|free)_slab`,
-		`^_*alloc_(percpu|pages?|frozen|contig|skb)`, `^pcpu_alloc`, `^get_page_from_freelist`, `^prep_new_page`, `^post_alloc_hook`, `^rmqueue`, `^_*free_(pages?|unref|one_page|large_kmalloc|frozen|pcp)`, `^_*get_free_pages`, `^get_zeroed_page`,
+		`^_*alloc_(percpu|pages?|frozen|contig)`, `^pcpu_alloc`, `^get_page_from_freelist`, `^prep_new_page`, `^post_alloc_hook`, `^rmqueue`, `^_*free_(pages?|unref|one_page|large_kmalloc|frozen|pcp)`, `^_*get_free_pages`, `^get_zeroed_page`,
 		`^_*(filemap_)?(alloc|get)_folio`, `^_*folio_alloc`, `^_*filemap_(alloc|get)_folio`, `^_*page_cache_alloc`, `^find_or_create_page`, `^do_read_cache_(folio|page)`, `^read_cache_(page|folio)`, `^pagecache_get_page`, `^grab_cache_page`,
 		`^_*page_pool_alloc`, `^_*page_frag_(alloc|free|cache)`, `^(napi|netdev)_alloc_frag`, `^mempool_`, `^_*(netdev|napi)_alloc_skb`, `^_*kmalloc_reserve`, `^rcu_free_slab`,
 	},
@@ -83,7 +83,14 @@ func alternation(lists [][]string) string {
 }
 
 // innocent reports whether fn can never be blamed.
-func innocent(fn string) bool { return neverRe.MatchString(fn) }
+func innocent(fn string) bool {
+	return (isHelper(fn) || neverRe.MatchString(fn)) && !spared.MatchString(fn)
+}
+
+// spared matches functions that a pattern of never fits by chance: they work on
+// a task, a console or a wait queue of their own.
+var spared = compile(`^wake_up_new_task$|^console_device$|^_*bad_area_nosemaphore$`)
+
 
 // entryPrefixes are what the architectures and the system call macros put
 // before a system call's own name. The first that fits is stripped; what was
@@ -106,7 +113,21 @@ func plainName(fn string) string {
 		if strings.HasPrefix(p, "__") && !strings.HasPrefix(rest, "sys_") && !strings.HasPrefix(rest, "compat_sys_") {
 			continue
 		}
+		if p == "__se_" || p == "__do_" {
+			// The body of the call, which exists whatever enters it.
+			return strings.TrimPrefix(rest, "sys_")
+		}
 		return rest
 	}
 	return fn
+}
+
+// callNames returns the names that a function blamed, plain in titles, has in
+// other titles.
+func callNames(plain, fn string) []string {
+	names := []string{plain, fn}
+	if strings.HasSuffix(fn, "_sys_"+plain) {
+		names = append(names, "sys_"+plain)
+	}
+	return names
 }

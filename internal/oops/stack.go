@@ -50,7 +50,7 @@ var headers = []struct {
 	re   *lazyRE
 	kind sectionKind
 }{
-	{compile(`^\s*(?:Call [Tt]race:|Backtrace:)`), secTrace},
+	{compile(`^\s*(?:[0-9a-f]{16})?(?:Call [Tt]race:|Backtrace:)`), secTrace},
 	{compile(`^\s*NMI backtrace for cpu`), secTrace},
 	{compile(`^\s*stack backtrace:`), secOther},
 	{compile(`^\s*backtrace(?: \(.*\))?:`), secLeak},
@@ -142,6 +142,13 @@ func parseBody(lines []string) *body {
 		frames, ok := parseFrame(text)
 		if !ok {
 			continue
+		}
+		if cur.kind == secHead && (pc != nil || len(frames) == 2) {
+			// A stack without a heading: riscv's after the registers of a warning
+			// (show_regs in arch/riscv/kernel/process.c), arm's of a log that lost it.
+			b.open(secTrace, "", i-1)
+			cur = &b.sections[len(b.sections)-1]
+			cur.pc, pc = pc, nil
 		}
 		cur.add(frames, i)
 	}

@@ -151,7 +151,7 @@ var batches = []batch{
 		{test: "Restart", reason: "the VM ended during this test: reset", verdict: result.VerdictTestFailed},
 	}},
 	{rows: []row{{test: "TripleFault", reason: "the VM ended during this test: reset", verdict: result.VerdictNoEndMarker}}, cmdline: []string{"reboot=triple"}},
-	{rows: []row{{test: "EXHAUST_STACK", title: "BUG: stack guard page was hit in full_proxy_write", kind: oops.DoS, needs: "VMAP_STACK"}}, timeout: 20 * time.Second},
+	{rows: []row{{test: "EXHAUST_STACK", title: "BUG: stack guard page was hit in full_proxy_write", kind: oops.Unknown, needs: "VMAP_STACK"}}, timeout: 20 * time.Second},
 	// Hangs, which only the host notices.
 	{rows: []row{{test: "Halt", reason: "in TestHalt.*did not answer", verdict: result.VerdictHung}}, timeout: 15 * time.Second},
 	{rows: []row{
