@@ -59,6 +59,9 @@ func (p *pending) raw() []byte {
 		if !p.owns(l.caller) && !p.foreignLines {
 			continue
 		}
+		if len(l.raw) == 0 && l.text != "" {
+			continue // a further line of a message whose record has been written
+		}
 		if b.Len()+len(l.raw) >= MaxRaw {
 			break
 		}
@@ -299,7 +302,7 @@ func registers(b *body) string {
 			continue
 		}
 		if regRe.MatchString(text) && !strings.Contains(text, "CPU: ") && (!frameLook(text) || pcAnyRe.MatchString(text) || strings.Contains(text, " : ") || strings.HasPrefix(text, "Code")) {
-			out = append(out, strings.TrimRight(text, " "))
+			out = append(out, strings.TrimRight(strings.ReplaceAll(text, unsaid+" (", " ("), " "))
 		}
 	}
 	return strings.Join(out, "\n")

@@ -39,7 +39,7 @@ func trapTable() []*oops {
 		{header: "Alignment trap:", formats: []format{{start: re(`^Alignment trap: not handling`), title: "Alignment trap in {F}", rule: blameTrace}}},
 		{header: "Oops: ", trap: true, strict: true, formats: []format{
 			{start: re(`^Oops: (.*)`), title: "Oops in {F}", rule: blamePC},
-		}, not: compile(`^Oops: (?:general protection|stack segment|divide|invalid opcode|double fault)`)},
+		}, not: compile(`^Oops: (?:general protection|stack segment|divide|invalid opcode|double fault)|^Oops: [^0-9\[][^\[]*$`)},
 		{header: "Oops [#", trap: true, strict: true, formats: []format{{start: re(`^Oops \[#`), title: "Oops in {F}", rule: blamePC}}},
 		{header: "Oops - ", trap: true, strict: true, formats: []format{{start: re(`^Oops - `), title: "Oops in {F}", rule: blamePC}}},
 		{header: "int3: ", trap: true, strict: true, formats: []format{{start: re(`^int3: [0-9a-f]{4} \[#`), title: "int3 in {F}", rule: blamePC}}},

@@ -35,11 +35,11 @@ var (
 // parseFrame reads one stack line. Most lines give one frame, 32-bit arm gives
 // callee and caller. ok is false for lines that are no frames.
 func parseFrame(text string) (frames []Frame, ok bool) {
-	if !strings.Contains(text, "0x") && !strings.Contains(text, "[inline]") && !strings.Contains(text, " from ") {
+	if !strings.Contains(text, "0x") && !strings.Contains(text, "[inline]") && !strings.Contains(text, " from ") && !inlinedLook(text) {
 		return nil, false
 	}
 	if m := frameRe.FindStringSubmatch(text); m != nil {
-		f := Frame{Func: m[3], Unreliable: m[2] != "", Raw: strings.TrimSpace(text)}
+		f := Frame{Func: m[3], Unreliable: m[2] != "", Raw: rawFrame(text)}
 		f.Offset, f.Size = hex(m[4]), hex(m[5])
 		if a := addrRe.FindAllString(m[1], -1); len(a) > 0 {
 			f.Addr = hex(a[len(a)-1])
@@ -48,30 +48,41 @@ func parseFrame(text string) (frames []Frame, ok bool) {
 		return []Frame{f}, true
 	}
 	if m := inlineRe.FindStringSubmatch(text); m != nil {
-		return []Frame{{Func: m[1], File: m[2], Line: number(m[3]), Inline: true, Raw: strings.TrimSpace(text)}}, true
+		return []Frame{{Func: m[1], File: m[2], Line: number(m[3]), Inline: true, Raw: rawFrame(text)}}, true
 	}
 	if m := armRe.FindStringSubmatch(text); m != nil {
-		raw := strings.TrimSpace(text)
+		raw := rawFrame(text)
 		callee := Frame{Func: m[2], Addr: hex(m[1]), Raw: raw}
-		caller := Frame{Func: m[4], Addr: hex(m[3]), Raw: raw, File: m[7], Line: number(m[8]), Inline: m[9] != ""}
+		caller := Frame{Func: m[4], Addr: hex(m[3]), Raw: raw, File: strings.TrimPrefix(m[7], "("), Line: number(m[8]), Inline: m[9] != ""}
 		caller.Offset, caller.Size = hex(m[5]), hex(m[6])
 		return []Frame{callee, caller}, true
 	}
 	if m := armNewRe.FindStringSubmatch(text); m != nil {
-		raw := strings.TrimSpace(text)
+		raw := rawFrame(text)
 		caller := Frame{Func: m[2], Raw: raw}
 		caller.Offset, caller.Size = hex(m[3]), hex(m[4])
 		decorate(&caller, m[5])
 		return []Frame{{Func: m[1], Raw: raw}, caller}, true
 	}
 	if m := addrFrameRe.FindStringSubmatch(text); m != nil {
-		return []Frame{{Addr: hex(m[2]), Unreliable: m[1] != "", Raw: strings.TrimSpace(text)}}, true
+		return []Frame{{Addr: hex(m[2]), Unreliable: m[1] != "", Raw: rawFrame(text)}}, true
+	}
+	if inlinedLook(text) {
+		if m := inlinedRe.FindStringSubmatch(text); m != nil {
+			return []Frame{{Func: m[1], File: m[2], Line: number(m[3]), Inline: true, Raw: rawFrame(text)}}, true
+		}
 	}
 	return nil, false
 }
 
 // decorate reads what follows func+0x1/0x2 on a line.
 func decorate(f *Frame, rest string) {
+	if strings.Contains(rest, "(unreliable)") {
+		f.Unreliable = true
+	}
+	if decorateDecoded(f, rest) {
+		return
+	}
 	if m := moduleRe.FindStringSubmatch(rest); m != nil && m[1] != "inline" {
 		f.Module = m[1]
 	}
@@ -81,9 +92,6 @@ func decorate(f *Frame, rest string) {
 	if strings.Contains(rest, "[inline]") {
 		f.Inline = true
 	}
-	if strings.Contains(rest, "(unreliable)") {
-		f.Unreliable = true
-	}
 }
 
 // parsePC reads a program counter line of the kernel (not of user space).
@@ -92,13 +100,13 @@ func parsePC(text string) (Frame, bool) {
 		return Frame{}, false
 	}
 	if m := pcRe.FindStringSubmatch(text); m != nil {
-		f := Frame{Func: m[1], Raw: strings.TrimSpace(text)}
+		f := Frame{Func: m[1], Raw: rawFrame(text)}
 		f.Offset, f.Size = hex(m[2]), hex(m[3])
 		decorate(&f, m[4])
 		return f, true
 	}
 	if m := ppcIntRe.FindStringSubmatch(text); m != nil {
-		f := Frame{Func: m[1], Raw: strings.TrimSpace(text)}
+		f := Frame{Func: m[1], Raw: rawFrame(text)}
 		f.Offset, f.Size = hex(m[2]), hex(m[3])
 		return f, true
 	}

@@ -19,31 +19,29 @@ type line struct {
 	msg        []byte // the message
 	caller     []byte // printk caller, "T123" or "C0", nil if not printed
 	time       float64
+	source     source
 	text       string // msg, set by own
+
+	// What follows is of use while the prefixes are read.
+	inside   bool   // a prefix of the kernel's own was read
+	foreign  bool   // the facility is not the kernel's
+	named    bool   // an identity was read behind the kernel's prefix
+	escaped  bool   // the message is escaped as in /dev/kmsg
+	record   bool   // a record whose fields may follow on lines of their own
+	frag     []byte // netconsole: "offset/length" of this piece of a message
+	seq      []byte // and the message's number
+	unpacked []byte // the message, where its bytes are not those of the line
 }
 
-// fromKernel reports whether the line carries a printk timestamp.
-func (l *line) fromKernel() bool { return l.time >= 0 }
+// fromKernel reports whether the kernel wrote the line for certain.
+func (l *line) fromKernel() bool { return l.source == srcKernel }
 
 // own returns a copy that is independent of the splitter's buffer.
 func (l *line) own() line {
-	c := *l
-	c.raw = bytes.Clone(l.raw)
-	c.text = string(l.msg)
-	c.msg, c.caller = nil, bytes.Clone(l.caller)
-	return c
-}
-
-// parseLine strips raw. time is -1 for a line without a printk timestamp.
-func parseLine(raw []byte, start, end int64) line {
-	l := line{start: start, end: end, raw: raw, time: -1}
-	text := clean(raw)
-	if rest, caller, when, ok := cutTimestamp(text); ok {
-		l.msg, l.caller, l.time = rest, caller, when
-		return l
+	return line{
+		start: l.start, end: l.end, time: l.time, source: l.source,
+		raw: bytes.Clone(l.raw), text: string(l.msg), caller: bytes.Clone(l.caller),
 	}
-	l.msg = cutPrefix(text)
-	return l
 }
 
 // clean removes escape sequences and control characters other than tab. It
@@ -90,7 +88,7 @@ func escapeLen(s []byte) int {
 			}
 		}
 		return len(s)
-	case ']': // OSC: up to BEL or ST
+	case ']', '_': // OSC, APC: up to BEL or ST
 		for i := 2; i < len(s) && i < 256; i++ {
 			if s[i] == 0x07 {
 				return i + 1
@@ -102,36 +100,6 @@ func escapeLen(s []byte) int {
 		return 2
 	}
 	return 2
-}
-
-// cutTimestamp finds the last printk timestamp of the line, "[   12.345678]",
-// and what follows it. The last one counts: an unfinished line of one CPU may
-// be followed by a fresh one of another on the same console line.
-func cutTimestamp(s []byte) (rest, caller []byte, when float64, ok bool) {
-	for from := 0; from < len(s); {
-		i := bytes.IndexByte(s[from:], '[')
-		if i < 0 {
-			break
-		}
-		from += i
-		n, sec := timestampLen(s[from:])
-		if n == 0 {
-			from++
-			continue
-		}
-		from += n
-		when, ok = sec, true
-		caller = nil
-		if n, c := callerLen(s[from:]); n > 0 {
-			caller = c
-			from += n
-		}
-		rest = s[from:]
-		if len(rest) > 0 && rest[0] == ' ' {
-			rest = rest[1:]
-		}
-	}
-	return rest, caller, when, ok
 }
 
 // timestampLen returns the length of the timestamp s begins with, 0 if none.
@@ -155,15 +123,20 @@ func timestampLen(s []byte) (int, float64) {
 	if i-dot < 4 || i >= len(s) || s[i] != ']' {
 		return 0, 0
 	}
+	return i + 1, seconds(s[first:dot], s[dot+1:i])
+}
+
+// seconds reads the digits before and behind a decimal point.
+func seconds(whole, fraction []byte) float64 {
 	sec, unit := 0.0, 1.0
-	for _, c := range s[first:dot] {
+	for _, c := range whole {
 		sec = sec*10 + float64(c-'0')
 	}
-	for _, c := range s[dot+1 : i] {
+	for _, c := range fraction {
 		unit /= 10
 		sec += unit * float64(c-'0')
 	}
-	return i + 1, sec
+	return sec
 }
 
 // callerLen returns the length of the PRINTK_CALLER field s begins with, as in
@@ -190,72 +163,12 @@ func callerLen(s []byte) (int, []byte) {
 	return i + 1, s[first:i]
 }
 
-// cutPrefix strips what log collectors put before a message without a printk
-// timestamp: a level, a date, "host kernel:".
-func cutPrefix(s []byte) []byte {
-	s = cutLevel(s)
-	head := s[:min(len(s), maxPrefix)]
-	if i := bytes.Index(head, []byte(" kernel: ")); i >= 0 && bytes.Count(head[:i], []byte(":")) >= 2 {
-		return s[i+len(" kernel: "):] // "Jan  2 03:04:05 host kernel: "
-	}
-	if bytes.HasPrefix(head, []byte("kernel: ")) {
-		return s[len("kernel: "):]
-	}
-	if n := dateLen(s); n > 0 {
-		return cutLevel(s[n:])
-	}
-	return s
-}
-
-// cutLevel strips a "<4>" level.
-func cutLevel(s []byte) []byte {
-	if len(s) < 3 || s[0] != '<' {
-		return s
-	}
-	for i := 1; i < len(s) && i < 5; i++ {
-		if s[i] == '>' && i > 1 {
-			return s[i+1:]
-		}
-		if s[i] < '0' || s[i] > '9' {
-			break
-		}
-	}
-	return s
-}
-
-// dateLen returns the length of a leading "2018/01/09 14:28:48 ",
-// "2024-05-06T07:08:09.123Z " or "[Thu Jan  1 00:00:00 2026] ", 0 if none.
-func dateLen(s []byte) int {
-	if len(s) > 27 && s[0] == '[' && s[25] == ']' && s[14] == ':' && s[17] == ':' {
-		return 27
-	}
-	if len(s) < 20 || s[13] != ':' || s[16] != ':' {
-		return 0
-	}
-	for i, c := range s[:10] {
-		if i == 4 || i == 7 {
-			if c != '-' && c != '/' {
-				return 0
-			}
-			continue
-		}
-		if c < '0' || c > '9' {
-			return 0
-		}
-	}
-	for i := 19; i < len(s) && i < 40; i++ {
-		if s[i] == ' ' {
-			return i + 1
-		}
-	}
-	return 0
-}
-
 // splitter cuts a stream into lines of bounded length.
 type splitter struct {
 	buf   []byte // the beginning of the current line
 	start int64  // offset of the current line
 	pos   int64  // offset of the next byte
+	recs  records
 }
 
 // write feeds p and calls fn for each finished line. The raw bytes given to fn
@@ -283,7 +196,7 @@ func (s *splitter) write(p []byte, fn func(line)) {
 
 // finish ends the current line at pos.
 func (s *splitter) finish(fn func(line)) {
-	fn(parseLine(s.buf, s.start, s.pos))
+	s.recs.feed(s.buf, s.start, s.pos, fn)
 	s.buf = s.buf[:0]
 	s.start = s.pos
 }
@@ -293,4 +206,5 @@ func (s *splitter) close(fn func(line)) {
 	if s.pos > s.start {
 		s.finish(fn)
 	}
+	s.recs.flush(fn)
 }

@@ -36,9 +36,10 @@ type Scanner struct {
 	queue  []*pending // in order of their first lines
 	recent [maxPreamble]line
 	nth    int  // lines seen, for recent
-	stamps bool // the stream carries printk timestamps
+	stamps bool // the stream holds lines that the kernel wrote for certain
 	last   line // the last line the kernel printed
 	down   bool // the kernel said that it goes down
+	seen   seen // the reports handed out
 	closed bool
 }
 
@@ -66,6 +67,7 @@ func (s *Scanner) Write(p []byte) (int, error) {
 // silent for so long that nothing more will come. An unfinished last line stays
 // unread.
 func (s *Scanner) Flush() {
+	s.split.recs.flush(s.line)
 	for _, p := range s.queue {
 		p.finish()
 	}
@@ -118,7 +120,8 @@ func ContainsCrash(log []byte) bool {
 	s := NewScanner(func(*Report) { found = true })
 	s.split.write(log, s.line)
 	s.split.close(s.line)
-	return found || s.Pending()
+	s.Flush()
+	return found
 }
 
 // Reader reads r to its end and calls emit for every report, in order. It
@@ -143,6 +146,9 @@ func Reader(r io.Reader, emit func(*Report)) error {
 
 // line takes the next line of the stream.
 func (s *Scanner) line(l line) {
+	if l.source == srcProgram {
+		return // what a program says is no report, and no part of one
+	}
 	if l.fromKernel() {
 		s.stamps = true
 	}
@@ -159,7 +165,7 @@ func (s *Scanner) line(l line) {
 			}
 		}
 	}
-	begin := ok && !s.joins(owner, h)
+	begin := ok && !(owner.trusted(&l) && s.joins(owner, h))
 	if ok && h.pattern.oops.tail {
 		s.panicked(l.caller)
 		s.down = true
@@ -222,6 +228,8 @@ func (s *Scanner) mark(l *line, mark int) {
 	for _, p := range s.queue {
 		p.finish()
 	}
+	s.drain()
+	s.seen = seen{} // another kernel's reports are other ones
 	if s.last.time > bootTime && l.time >= 0 && l.time < s.last.time && !s.down {
 		r := &Report{
 			Title: "unexpected kernel reboot", Kind: Reboot, CPU: -1, PID: -1,
@@ -250,6 +258,8 @@ func (s *Scanner) panicked(caller []byte) {
 // begin opens a report at l.
 func (s *Scanner) begin(l *line, h hit) {
 	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
+	p.known = p.oops.known(l.msg, h.pos)
+	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.stamps || !p.known)
 	p.foreignLines = slices.ContainsFunc(p.oops.formats, func(f format) bool { return f.allContexts })
 	for _, r := range s.preamble(l) {
 		p.keep(r)
@@ -295,7 +305,7 @@ func (s *Scanner) remember(l *line) {
 // copyLine copies src into dst, reusing dst's memory.
 func copyLine(dst, src *line) {
 	raw, msg, caller := dst.raw[:0], dst.msg[:0], dst.caller[:0]
-	*dst = *src
+	*dst = line{start: src.start, end: src.end, time: src.time, source: src.source}
 	dst.raw = append(raw, src.raw...)
 	dst.msg = append(msg, src.msg...)
 	dst.caller = append(caller, src.caller...)
@@ -333,6 +343,9 @@ func (s *Scanner) drain() {
 }
 
 func (s *Scanner) hand(p *pending) {
+	if p.report == nil || s.seen.before(p) {
+		return
+	}
 	if s.emit != nil {
 		s.emit(p.report)
 	}
@@ -348,6 +361,8 @@ type pending struct {
 	last   int // index of the last line that belongs to it
 	bytes  int
 
+	known        bool // the first line is one that no program prints
+	doubt        bool // nothing but its words says that the kernel wrote the first line
 	foreignLines bool // lines of other contexts are kept as well
 	frames       bool // a stack frame was seen
 	whole        bool // the stack came to its end
@@ -357,6 +372,7 @@ type pending struct {
 	foreign      int
 	panicked     bool
 	done         bool
+	prints       prints // of the lines, to know the report again
 	report       *Report
 }
 
@@ -379,7 +395,10 @@ func (p *pending) finish() {
 		return
 	}
 	p.done = true
-	p.report = p.analyze()
+	if !p.doubt || p.witnessed() {
+		p.report = p.analyze()
+		p.prints = printsOf(p.texts(true))
+	}
 	p.lines = nil
 }
 

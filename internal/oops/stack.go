@@ -72,7 +72,7 @@ var (
 // frameLook is a cheap test that rules out most lines.
 func frameLook(s string) bool {
 	return strings.Contains(s, "+0x") || strings.Contains(s, "[inline]") || strings.Contains(s, "] (") ||
-		strings.HasPrefix(strings.TrimSpace(s), "0x") || strings.Contains(s, " from ")
+		strings.HasPrefix(strings.TrimSpace(s), "0x") || strings.Contains(s, " from ") || inlinedLook(s)
 }
 
 // parseBody cuts a report into stacks. lines[0] is the report's first line.
