@@ -122,7 +122,7 @@ func (p *pending) blame(r *Report, f *format, b *body, groups []string, named st
 		if fn == "" {
 			fn = lost
 			r.corrupt("no function to blame in the report")
-		} else if why := p.mixed(b, fn); why != "" {
+		} else if why := p.mixed(b, fn); why != "" && (named == "" || symbolName(named) != fn) {
 			fn = lost
 			r.corrupt(why)
 		}
@@ -161,6 +161,9 @@ func (p *pending) mixed(b *body, fn string) string {
 	if len(p.lines[p.first].caller) > 0 {
 		return ""
 	}
+	if p.mixedAt > p.first && !p.stackBefore(b) {
+		return "another report begins before this one's stack"
+	}
 	at := -1
 	for _, l := range p.lines[:p.first] {
 		if dumps.MatchString(l.text) {
@@ -187,6 +190,21 @@ func (p *pending) mixed(b *body, fn string) string {
 		}
 	}
 	return "mixed with the dump of another task"
+}
+
+// stackBefore reports whether the report had a program counter or a stack of its own
+// when another report began in the same stream.
+func (p *pending) stackBefore(b *body) bool {
+	at := p.mixedAt - p.first
+	for i, text := range b.lines[:min(at, len(b.lines))] {
+		if i == 0 {
+			continue
+		}
+		if _, ok := parsePC(text); ok || frameLook(text) || pcAnyRe.MatchString(text) {
+			return true
+		}
+	}
+	return false
 }
 
 // judge decides whether the report is whole.

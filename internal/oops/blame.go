@@ -12,14 +12,20 @@ const lost = "corrupted"
 // cannot tell.
 type rule func(b *body, named string) string
 
-// pick returns the first function of frames that may be blamed.
+// pick returns the first function of frames that may be blamed. If all of them
+// are somebody's helpers, the first is: better a name than none.
 func pick(frames []Frame) string {
+	helper := ""
 	for _, f := range reliable(frames) {
-		if name := symbolName(f.Func); !innocent(name) {
+		name := symbolName(f.Func)
+		if !innocent(name) {
 			return name
 		}
+		if helper == "" && !neverRe.MatchString(name) {
+			helper = name
+		}
 	}
-	return ""
+	return helper
 }
 
 // symbolName is a function's name as titles have it.
@@ -202,7 +208,7 @@ var anchors = compile(alternation([][]string{
 	// Files and sockets.
 	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^_*((x64|ia32|arm64|riscv|s390x?|se|do|x32)_)?(k|compat_)?sys_(ioctl|read|write|readv|writev|pread64|pwrite64)`, `^(compat_)?S[yY][sS]C?_(ioctl|read|write|readv|writev)`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|ioctl|do_ioctl|close|write_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg)`, `^_*sys_(setsockopt|getsockopt|listen|accept4?|socketpair)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept)`, `^nfnetlink_rcv_msg`, `^rtnetlink_rcv_msg`, `^genl_(family_)?rcv_msg`},
 	// Work queues, soft interrupts, timers, threads, idle.
-	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^tasklet_(hi_)?action`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^do_idle`, `^rest_init`},
+	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^tasklet_(hi_)?action`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^do_idle`, `^rest_init`, `^do_one_initcall`, `^kernel_init`},
 }))
 
 // stallBucket groups the places where a CPU waits for others.
@@ -234,7 +240,6 @@ func anchored(frames []Frame) string {
 // or an NMI took from running code shows it: the stack of a task that was
 // scheduled out does not.
 func blameStall(b *body, _ string) string {
-	fallback := ""
 	for i := range b.sections {
 		s := &b.sections[i]
 		if s.kind != secTrace {
@@ -250,11 +255,8 @@ func blameStall(b *body, _ string) string {
 		if fn := anchored(frames); fn != "" {
 			return fn
 		}
-		if fallback == "" {
-			fallback = pick(frames)
-		}
 	}
-	return fallback
+	return ""
 }
 
 // blameLoop finds the loop a lockup detector caught.

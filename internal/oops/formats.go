@@ -83,7 +83,8 @@ func bugTable() []*oops {
 		{start: re(`^BUG: KASAN: double-free or invalid-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKASAN},
 		{start: re(`^BUG: KASAN: (double-free) in {{FUNC}}`), body: re(`(?m)^Free of addr `), title: "KASAN: {1} in {F}", alts: []string{"invalid-free in {F}"}, named: 2, rule: blameKASAN},
 		{start: re(`^BUG: KASAN: (?:invalid|double)-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKASAN},
-		{start: re(`^BUG: KASAN: ([a-z\-]+)(?: in {{FUNC}}| on address)`), body: kasanAccess, title: "KASAN: {1} {3} in {F}", alts: []string{badAccess}, named: 2, rule: blameKASAN},
+		{start: re(`^BUG: KASAN: ([a-z\-]+) in {{FUNC}}`), body: kasanAccess, title: "KASAN: {1} {3} in {F}", alts: []string{badAccess}, named: 2, rule: blameKASAN},
+		{start: re(`^BUG: KASAN: ([a-z\-]+) on address`), body: kasanAccess, title: "KASAN: {1} {2}", cut: true},
 		{start: re(`^BUG: (KASAN: .*)`), title: "{1}", cut: true},
 		// mm/kmsan/report.c
 		{start: re(`^BUG: KMSAN: ([a-z\-]+)(?: in {{FUNC}})?`), title: "KMSAN: {1} in {F}", alts: []string{badAccess}, named: 2, rule: blameHead, noStack: true, origin: true},
@@ -99,6 +100,7 @@ func bugTable() []*oops {
 		{start: re(`^BUG: (?:unable to handle kernel paging request|unable to handle page fault for address)`), title: "BUG: unable to handle kernel paging request in {F}", alts: []string{badAccess}, rule: blamePC},
 		{start: re(`^BUG: [Uu]nable to handle kernel ([a-z /\-]+?)(?: on (?:read|write))?(?: at .*| for .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
 		{start: re(`^BUG: (?:TASK |IRQ |NMI |#DF )?stack guard page was hit`), title: "BUG: stack guard page was hit in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},
+		{start: re(`^BUG: unable to handle kernel$`), title: "BUG: unable to handle kernel", cut: true},
 		// kernel/watchdog.c, kernel/workqueue.c
 		{start: re(`^BUG: soft lockup`), title: "BUG: soft lockup in {F}", alts: []string{"stall in {F}"}, rule: blameLoop, bucket: true},
 		{start: re(`^BUG: hard lockup`), title: "BUG: hard lockup in {F}", alts: []string{"stall in {F}"}, rule: blameLoop, bucket: true},
@@ -157,7 +159,7 @@ func kernelBugFormats() []format {
 // by its address (print_error_description in mm/kasan/report.c): the stack tells
 // only where that one is a helper.
 func blameKASAN(b *body, named string) string {
-	if fn := blameNamed(b, named); fn != "" {
+	if fn := blameNamed(b, named); fn != "" || b.trace() == nil {
 		return fn
 	}
 	return blameTrace(b, named)
@@ -198,7 +200,7 @@ func blameReleased(b *body, _ string) string {
 func lockdepFormats(level string) []format {
 	return []format{
 		{start: re(`^` + level + `: possible (?:circular|recursive|irq) (?:locking|lock inversion dependency|lock inversion|dependency)`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameLock},
-		{start: re(`^` + level + `: possible circular locking dependency`), title: "possible deadlock in {F}", rule: blameTrace},
+		{start: re(`^(` + level + `: possible (?:circular locking dependency|recursive locking) detected)`), title: "{1}", cut: true},
 		{start: re(`^` + level + `: (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-safe -> (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-unsafe lock order`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameIRQLock},
 		{start: re(`^` + level + `: inconsistent lock state`), body: atLock, title: "inconsistent lock state in {F}", named: 1, rule: blameNamed},
 		{start: re(`^` + level + `: inconsistent lock state`), title: "inconsistent lock state in {F}", rule: blameTrace},
@@ -208,6 +210,7 @@ func lockdepFormats(level string) []format {
 		{start: re(`^` + level + `: held lock freed`), title: level + ": held lock freed in {F}", rule: blameTrace},
 		{start: re(`^` + level + `: lock held when returning to user space`), body: heldAt, title: level + ": lock held when returning to user space in {F}", named: 1, rule: blameNamed, noStack: true},
 		{start: re(`^` + level + `: lock held at task exit`), title: level + ": lock held at task exit in {F}", rule: blameTrace},
+		{start: re(`^` + level + `: .*still has locks held`), body: heldAt, title: level + ": still has locks held in {F}", named: 1, rule: blameNamed},
 		{start: re(`^` + level + `: .*still has locks held`), title: level + ": still has locks held in {F}", rule: blameTrace},
 		{start: re(`^` + level + `: (?i:invalid wait context)`), body: atLock, title: "WARNING: locking bug in {F}", named: 1, rule: blameNamed},
 	}

@@ -94,6 +94,7 @@ func infoTable() []*oops {
 		// kernel/rcu
 		format{start: re(`^INFO: rcu\w* (?:self-)?detected(?: expedited)? stalls?`), title: "INFO: rcu detected stall in {F}", alts: []string{"stall in {F}"}, rule: blameStall, allContexts: true, bucket: true},
 		// kernel/hung_task.c
+		format{start: re(`^INFO: task [^:]*$`), body: re(`\A.*:\d+ blocked for more than`), title: "INFO: task hung in {F}", alts: []string{"hang in {F}"}, rule: blameHung, bucket: true},
 		format{start: re(`^INFO: task .* blocked (?:for more than|in I/O wait)`), title: "INFO: task hung in {F}", alts: []string{"hang in {F}"}, rule: blameHung, bucket: true},
 		format{start: re(`^INFO: task .* can't die for more than`), title: "INFO: task can't die in {F}", alts: []string{"hang in {F}"}, rule: blameHung, bucket: true},
 		// kernel/locking/lockdep.c
@@ -120,6 +121,8 @@ func panicTable() []*oops {
 		{start: re(`^Kernel panic - not syncing: (No working init found.*)`), title: "kernel panic: {1}", noStack: true},
 		{start: re(`^Kernel panic - not syncing: (VFS: Unable to mount root fs.*)`), title: "kernel panic: {1}", noStack: true},
 		{start: re(`^Kernel panic - not syncing: (.*panic_on_warn set|panic_on_\w+ set)`), title: "kernel panic: panic_on_warn set", cut: true},
+		// kernel/hung_task.c panics after it has named the task.
+		{start: re(`^Kernel panic - not syncing: (hung_task: blocked tasks)`), title: "kernel panic: {1}", cut: true},
 		{start: re(`^Kernel panic - not syncing: (Fatal exception)`), title: "kernel panic: {1}", cut: true},
 		{start: re(`^Kernel panic - not syncing: (.+)`), title: "kernel panic: {1}"},
 		{start: re(`^Kernel panic - not syncing:\s*$`), title: "kernel panic: corrupted", cut: true},
@@ -131,6 +134,7 @@ func otherTable() []*oops {
 	return []*oops{
 		{header: "UBSAN: ", formats: []format{
 			{start: re(`^UBSAN: Undefined behaviour in `), title: "UBSAN: undefined-behaviour in {F}", rule: blameTrace},
+			{start: re(`^UBSAN: (array-index-out-of-bounds) in `), title: "UBSAN: {1} in {F}", alts: []string{badAccess}, rule: blameTrace},
 			{start: re(`^UBSAN: ([a-z][a-z\-]+) in `), title: "UBSAN: {1} in {F}", rule: blameTrace},
 		}, not: compile(`^UBSAN: (?:[a-z\-]+ )?(?:enabled|loaded)`)},
 		{header: "unreferenced object 0x", formats: []format{
@@ -161,7 +165,7 @@ func otherTable() []*oops {
 		}},
 		// What a fuzzer's helper programs print when they fail.
 		{header: "SYZFAIL: ", formats: []format{{start: re(`^SYZFAIL: (.+)`), title: "SYZFAIL: {1}", noStack: true}}},
-		{header: "SYZFATAL: ", formats: []format{{start: re(`^SYZFATAL: (.+)`), title: "SYZFATAL: {1}", noStack: true}}},
+		{header: "SYZFATAL: ", formats: []format{{start: re(`^SYZFATAL: (.+)`), title: "SYZFATAL: {1}", alts: []string{"SYZFATAL"}, noStack: true}}},
 	}
 }
 

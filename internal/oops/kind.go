@@ -8,43 +8,41 @@ type Kind string
 // Kinds of reports. Unknown is the kind of reports that have a title but no
 // class of their own (e.g. "BUG: Bad page state in ...").
 const (
-	Unknown            Kind = ""
-	AtomicSleep        Kind = "ATOMIC_SLEEP"
-	Bug                Kind = "BUG"
-	DoS                Kind = "DoS"
-	Hang               Kind = "HANG"
-	KASANInvalidFree   Kind = "KASAN-INVALID-FREE"
-	KASANNullRead      Kind = "KASAN-NULL-POINTER-DEREFERENCE-READ"
-	KASANNullWrite     Kind = "KASAN-NULL-POINTER-DEREFERENCE-WRITE"
-	KASANRead          Kind = "KASAN-READ"
-	KASANUAFRead       Kind = "KASAN-USE-AFTER-FREE-READ"
-	KASANUAFWrite      Kind = "KASAN-USE-AFTER-FREE-WRITE"
-	KASANWrite         Kind = "KASAN-WRITE"
-	KCSANAssert        Kind = "KCSAN-ASSERT"
-	KCSANDataRace      Kind = "KCSAN-DATARACE"
-	KCSANUnknown       Kind = "KCSAN-UNKNOWN"
-	KFENCEInvalidFree  Kind = "KFENCE-INVALID-FREE"
-	KFENCEInvalidRead  Kind = "KFENCE-INVALID-READ"
-	KFENCEInvalidWrite Kind = "KFENCE-INVALID-WRITE"
-	KFENCECorruption   Kind = "KFENCE-MEMORY-CORRUPTION"
-	KFENCERead         Kind = "KFENCE-READ"
-	KFENCEWrite        Kind = "KFENCE-WRITE"
-	KFENCEUAFRead      Kind = "KFENCE-USE-AFTER-FREE-READ"
-	KFENCEUAFWrite     Kind = "KFENCE-USE-AFTER-FREE-WRITE"
-	KMSANInfoLeak      Kind = "KMSAN-INFO-LEAK"
-	KMSANUninit        Kind = "KMSAN-UNINIT-VALUE"
-	KMSANUAFRead       Kind = "KMSAN-USE-AFTER-FREE-READ"
-	KMSANUnknown       Kind = "KMSAN-UNKNOWN"
-	Leak               Kind = "LEAK"
-	Lockdep            Kind = "LOCKDEP"
-	MemorySafetyBug    Kind = "MEMORY_SAFETY_BUG"
-	MemorySafetyUBSAN  Kind = "MEMORY_SAFETY_UBSAN"
-	NullPointer        Kind = "NULL-POINTER-DEREFERENCE"
-	Reboot             Kind = "REBOOT"
-	RefcountWarning    Kind = "REFCOUNT_WARNING"
-	HarnessFailure     Kind = "SYZ_FAILURE"
-	UBSAN              Kind = "UBSAN"
-	Warning            Kind = "WARNING"
+	Unknown           Kind = ""
+	AtomicSleep       Kind = "ATOMIC_SLEEP"
+	Bug               Kind = "BUG"
+	DoS               Kind = "DoS"
+	Hang              Kind = "HANG"
+	KASANInvalidFree  Kind = "KASAN-INVALID-FREE"
+	KASANNullRead     Kind = "KASAN-NULL-POINTER-DEREFERENCE-READ"
+	KASANNullWrite    Kind = "KASAN-NULL-POINTER-DEREFERENCE-WRITE"
+	KASANRead         Kind = "KASAN-READ"
+	KASANUAFRead      Kind = "KASAN-USE-AFTER-FREE-READ"
+	KASANUAFWrite     Kind = "KASAN-USE-AFTER-FREE-WRITE"
+	KASANWrite        Kind = "KASAN-WRITE"
+	KCSANAssert       Kind = "KCSAN-ASSERT"
+	KCSANDataRace     Kind = "KCSAN-DATARACE"
+	KCSANUnknown      Kind = "KCSAN-UNKNOWN"
+	KFENCEInvalidFree Kind = "KFENCE-INVALID-FREE"
+	KFENCECorruption  Kind = "KFENCE-MEMORY-CORRUPTION"
+	KFENCERead        Kind = "KFENCE-READ"
+	KFENCEWrite       Kind = "KFENCE-WRITE"
+	KFENCEUAFRead     Kind = "KFENCE-USE-AFTER-FREE-READ"
+	KFENCEUAFWrite    Kind = "KFENCE-USE-AFTER-FREE-WRITE"
+	KMSANInfoLeak     Kind = "KMSAN-INFO-LEAK"
+	KMSANUninit       Kind = "KMSAN-UNINIT-VALUE"
+	KMSANUAFRead      Kind = "KMSAN-USE-AFTER-FREE-READ"
+	KMSANUnknown      Kind = "KMSAN-UNKNOWN"
+	Leak              Kind = "LEAK"
+	Lockdep           Kind = "LOCKDEP"
+	MemorySafetyBug   Kind = "MEMORY_SAFETY_BUG"
+	MemorySafetyUBSAN Kind = "MEMORY_SAFETY_UBSAN"
+	NullPointer       Kind = "NULL-POINTER-DEREFERENCE"
+	Reboot            Kind = "REBOOT"
+	RefcountWarning   Kind = "REFCOUNT_WARNING"
+	HarnessFailure    Kind = "SYZ_FAILURE"
+	UBSAN             Kind = "UBSAN"
+	Warning           Kind = "WARNING"
 )
 
 // kindPrefixes maps the beginning of a title to its kind; the first row that
@@ -62,13 +60,13 @@ var kindPrefixes = []struct {
 	{"KASAN: null-ptr-deref Write", KASANNullWrite},
 	{"KASAN: invalid-free", KASANInvalidFree},
 	{"KASAN: double-free", KASANInvalidFree},
+	{"KASAN: use-after-free ", KASANUAFRead},
 	{"KASAN: ", KASANRead}, // writes are told apart in kindOf
 
 	{"KFENCE: use-after-free write", KFENCEUAFWrite},
 	{"KFENCE: use-after-free", KFENCEUAFRead},
 	{"KFENCE: invalid free", KFENCEInvalidFree},
-	{"KFENCE: invalid write", KFENCEInvalidWrite},
-	{"KFENCE: invalid", KFENCEInvalidRead},
+	{"KFENCE: invalid write", KFENCEWrite},
 	{"KFENCE: memory corruption", KFENCECorruption},
 	{"KFENCE: out-of-bounds write", KFENCEWrite},
 	{"KFENCE: ", KFENCERead},
@@ -121,7 +119,7 @@ var kindPrefixes = []struct {
 	{"no output", Hang},
 
 	{"BUG: unable to handle kernel NULL pointer dereference", NullPointer},
-	{"BUG: unable to handle kernel", MemorySafetyBug},
+	{"BUG: unable to handle kernel ", MemorySafetyBug},
 	{"BUG: corrupted list", MemorySafetyBug},
 	{"BUG: bad usercopy", Bug},
 	{"kernel BUG", Bug},

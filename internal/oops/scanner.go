@@ -368,6 +368,7 @@ type pending struct {
 	whole        bool // the stack came to its end
 	ended        bool // the end mark was seen
 	overlap      int  // lines since another report began in the same stream
+	mixedAt      int  // index of the first of them
 	idle         int
 	foreign      int
 	panicked     bool
@@ -411,6 +412,7 @@ func (p *pending) overtaken(known bool) {
 	}
 	if p.overlap == 0 {
 		p.overlap = 1
+		p.mixedAt = len(p.lines)
 	}
 }
 

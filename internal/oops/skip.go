@@ -47,7 +47,7 @@ var never = [][]string{
 	{
 		`^_*(arch_|raw_|generic_|instrumented_)*atomic`, `^_*(arch_|generic_|const_)*_*(test|set|clear|change)_(and_(set|clear|change)_)?bit`, `^_*refcount_`, `^_*kref_`, `^_*(cmp)?xchg`, `^_*find_(next|first|last)_(zero_)?bit`,
 		`^_*(pi_|fortify_)?mem(cpy|set|move|cmp|chr|scan|chr_inv|zero)`, `^_*str[nls]?(cpy|len|cat|cmp|casecmp|ncasecmp|chr|rchr|str|nlen|scpy|sep|pbrk|spn|ncpy|ncmp|nchr|chrnul)(_|$|[0-9])`, `^sized_str`, `^rep_(movs|stos)`,
-		`copy_(from|to|in)_user`, `^_*copy_user_`, `^_*copy_(from|to)_iter`, `^copy_(page|folio)_(from|to)_iter`, `^copy(in|out)(_|$)`, `^_*(get|put)_user`, `^strn(len|cpy)_user`, `^strncpy_from_user`, `^_*clear_user`, `^simple_copy_to_iter`, `^_*copy_(from|to)_kernel_nofault`,
+		`copy_(from|to|in)_user`, `^_*copy_user_`, `^logic_(in|out)[bwl]$`, `^_*(?:raw_)?(?:read|write|in|out|ioread|iowrite)(?:[bwlq]|8|16|32|64)(?:_relaxed)?$`, `^_*copy_(from|to)_iter`, `^copy_(page|folio)_(from|to)_iter`, `^copy(in|out)(_|$)`, `^_*(get|put)_user`, `^strn(len|cpy)_user`, `^strncpy_from_user`, `^_*clear_user`, `^simple_copy_to_iter`, `^_*copy_(from|to)_kernel_nofault`,
 		`^_*list_(add|del|move|splice|replace)`, `^_*hlist_`, `^_*rb_(erase|insert|first|next|prev|last|link)`,
 	},
 	// Waiting, waking, timers and work queues, RCU.
@@ -88,9 +88,9 @@ func innocent(fn string) bool {
 }
 
 // spared matches functions that a pattern of never fits by chance: they work on
-// a task, a console or a wait queue of their own.
-var spared = compile(`^wake_up_new_task$|^console_device$|^_*bad_area_nosemaphore$`)
-
+// a task, a console or pages of their own, or (the last) are KASAN's and
+// KFENCE's tests, named after what they do (mm/kasan/kasan_test_c.c).
+var spared = compile(`^wake_up_new_task$|^console_device$|^_*bad_area_nosemaphore$|^_*(?:get|pin)_user_pages|^k(?:m?alloc|mem_cache|size|free|realloc)\w*_(?:oob|uaf|double_free|invalid_free)`)
 
 // entryPrefixes are what the architectures and the system call macros put
 // before a system call's own name. The first that fits is stripped; what was

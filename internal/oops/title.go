@@ -23,6 +23,7 @@ var volatile = []struct {
 	{compile(`\bCPU#\d+`), "CPU"},
 	{compile(`(\.[chS]):\d+(?::\d+)?`), "$1:LINE"},
 	{compile(`(^|[^\w])\d+\b`), "${1}NUM"},
+	{compile(`([A-Za-z])\d{6,}\b`), "${1}NUM"},
 	{compile(`\s+`), " "},
 }
 

@@ -20,6 +20,7 @@ var rules = []rule{
 		except: `^(?:remove|add)_wait_queue|^(?:devkmsg|kmsg|syslog|do_syslog|check_syslog|console_unlock|console_flush|console_emit)|^kcov_(?:open|close|mmap|ioctl|put|remote|get|disable|task)|_show$|torture`,
 		why:    "a wait queue is walked where a waiter was freed; the log's and coverage's files are device drivers"},
 	{files: []string{"kernel/workqueue.c"}, except: `^(?:process_|worker_|rescuer|kthread_|show_|print_|wq_|workqueue_|apply_|pwq_|put_pwq|get_pwq|pool_|create_worker|destroy_worker|idle_)|_show$|_store$`, why: "workers run what was queued; pools are their own"},
+	{files: []string{"kernel/entry/*.c", "arch/x86/entry/*.c", "arch/arm64/kernel/entry-common.c"}, except: `^vdso|^vsys|_show$`, why: "the vDSO is mapped by drivers of its own"},
 	{files: []string{"kernel/time/timer.c", "kernel/time/hrtimer.c", "kernel/time/sleep_timeout.c"},
 		only: `^_*(?:add|mod|del|try_to_del)_timer|^_*timer_(?:delete|shutdown|reduce|init|setup)|^(?:init|do_init|setup|debug)_timer|^detach_|^enqueue_timer|^internal_add|^lock_timer_base|^schedule_|^(?:m|u|f)sleep|^usleep|^hrtimer_(?:start|cancel|try|init|setup|forward|active|get)|^_*hrtimer_(?:start|init|setup)|^(?:remove|enqueue)_hrtimer|^debug_`,
 		why:  "expiry runs on its own"},
@@ -36,8 +37,8 @@ var rules = []rule{
 	{files: []string{"drivers/i2c/i2c-core-base.c"}, only: `unregister|^i2c_(?:del|add)_|^i2c_new_|^i2c_register_adapter|^_*i2c_(?:transfer|smbus)`, why: "adapters and transfers belong to the driver that asks"},
 
 	{files: []string{"net/core/skbuff.c"},
-		only: `_panic$|^skb_(?:put|push|pull|trim|free_head|release_all|release_head_state|tx_error|store_bits|copy_bits|checksum|unref)$|^_*skb_(?:put|push|pull|trim)(?:_|$)|^_*(?:k|dev_k)?(?:free|consume)_skb|_consume_skb|^sk_skb_reason|^skb_attempt_defer|^_*napi_(?:kfree|consume)|kfree_skb|^kmalloc_reserve|^_*(?:netdev|napi)_alloc|^skb_free_frag`,
-		why:  "what takes a buffer apart or copies it is where buffers are found damaged"},
+		only: `_panic$|^skb_(?:put|push|pull|trim)$|^_*skb_(?:put|push|pull|trim)(?:_|$)|^kmalloc_reserve|^_*(?:netdev|napi)_alloc|^skb_free_frag`,
+		why:  "what copies a buffer, takes it apart or drops it is where buffers are found damaged"},
 	{files: []string{"net/core/sock.c"}, only: `lock_sock|release_sock|^sock_[ok]z?m?alloc|^sock_[ok]z?free|^_*sock_[okw]m|^sock_(?:wmalloc|kmalloc|kfree|kzfree|omalloc)|^sock_alloc_send`, why: "the rest are a socket's own operations"},
 	{files: []string{"net/core/dev.c"}, only: `^dev_(?:put|hold|kfree_skb)|^netdev_(?:printk|err|warn|info)|^_*dev_kfree`, why: "the rest is the network's core itself"},
 	{files: []string{"net/core/utils.c", "net/core/ref*.c", "net/core/datagram.c"}, only: `^_*skb_copy_(?:and_csum_)?datagram|^copy_|^simple_copy|^csum_|^inet_proto_csum|^skb_copy_datagram`, why: "receive queues are walked on their own"},
