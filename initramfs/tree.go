@@ -265,7 +265,7 @@ func (t *tree) contents() []byte {
 
 // writeFile writes the archive.
 func (t *tree) writeFile(ctx context.Context, name string) error {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) // for QEMU, which runs as another user
 	if err != nil {
 		return err
 	}

@@ -255,12 +255,12 @@ func firmwareSpeaks(ctx context.Context, qemu, accel string) (alive bool, words 
 		return false, "", fmt.Errorf("probe %s: %w", accel, err)
 	}
 	defer r.Close() //nolint:errcheck // opened for reading
-	cmd := exec.Command(qemu, "-nodefaults", "-no-user-config", "-display", "none",
+	cmd := qemuLimits(DefaultMemoryMiB, 1).command(qemu, "-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", "q35", "-accel", accel, "-m", "64M",
 		"-add-fd", "fd=3,set=1", "-chardev", "file,id=debug,path=/dev/fdset/1,append=on",
 		"-device", "isa-debugcon,iobase=0x402,chardev=debug")
 	cmd.ExtraFiles = []*os.File{w}
-	p, err := startProcess(cmd)
+	p, err := startProcess(cmd, confined(os.Geteuid(), "/proc", kvmDeviceFor(accel)))
 	_ = w.Close()
 	if err != nil {
 		return false, "", err

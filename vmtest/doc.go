@@ -25,6 +25,17 @@
 //
 // All methods of VM may be called concurrently and any number of times.
 //
+// # What a guest finds that has taken QEMU over
+//
+// QEMU filters its own system calls (-sandbox, without which it could start
+// programs), where it was built with seccomp; its memory is limited; and when this
+// process is root, QEMU runs as user and group [ConfinedID], who owns nothing:
+// kernel, initial ramdisk, disks and all else it works on are open descriptors.
+// What is then not accessible to it is what the monitor's commands name by path,
+// and backing files of qcow2 images. VM.Note says where that cannot be, and
+// [ProbeConfinement] what holds on this host. [RunTool] does the same for tools
+// that read what a guest has written.
+//
 // # Forks
 //
 // [VM.Freeze] makes a [Template] of a running machine and [Fork] goes on from it,

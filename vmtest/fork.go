@@ -42,12 +42,11 @@ type Template struct {
 	state   *os.File
 }
 
-// origin is what launch needs of a template, open for one machine.
+// origin is what launch needs to know of a fork.
 type origin struct {
-	ram, state *os.File // launch closes them
-	rom        string
-	paused     bool
-	preface    string
+	template *Template
+	paused   bool
+	preface  string
 }
 
 // memory makes a file without a name that lives in the host's memory.
@@ -227,7 +226,7 @@ func (vm *VM) awaitMigration(ctx context.Context, events <-chan Event, want stri
 
 // load takes over the state of the template, and returns when the guest runs or
 // could run.
-func (vm *VM) load(ctx context.Context, from *origin) error {
+func (vm *VM) load(ctx context.Context, state *os.File, paused bool) error {
 	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
 	events, err := vm.monitor.Events(ctx)
@@ -237,7 +236,7 @@ func (vm *VM) load(ctx context.Context, from *origin) error {
 	if err := vm.ignoreShared(ctx); err != nil {
 		return err
 	}
-	uri, err := vm.passState(ctx, from.state)
+	uri, err := vm.passState(ctx, state)
 	if err != nil {
 		return err
 	}
@@ -247,7 +246,7 @@ func (vm *VM) load(ctx context.Context, from *origin) error {
 	if err := vm.awaitMigration(ctx, events, "completed"); err != nil {
 		return err
 	}
-	if major, _ := vm.QEMUVersion(); from.paused && major >= 10 {
+	if major, _ := vm.QEMUVersion(); paused && major >= 10 {
 		// Before 10.0 the disks belong to the machine from here on. Since then
 		// only "cont" takes them, and QEMU aborts at the first write of a guest
 		// that a debugger lets run.
@@ -327,14 +326,7 @@ func Fork(ctx context.Context, t *Template, fc ForkConfig) (*VM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("fork machine: %w", context.Cause(ctx))
 	}
-	from := &origin{rom: t.rom, paused: fc.Paused, preface: fc.Preface}
-	if from.ram, err = openAgain(t.ram, os.O_RDWR); err != nil {
-		return nil, fmt.Errorf("open template's memory: %w", err)
-	}
-	if from.state, err = openAgain(t.state, os.O_RDONLY); err != nil {
-		_ = from.ram.Close()
-		return nil, fmt.Errorf("open template's state: %w", err)
-	}
+	from := &origin{template: t, paused: fc.Paused, preface: fc.Preface}
 	accel := args.TCG
 	if c.Accel == AccelKVM {
 		accel = args.KVM

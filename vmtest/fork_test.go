@@ -154,6 +154,7 @@ func TestFork(t *testing.T) {
 		assert.Assert(t, again.Bytes() <= tmpl.Bytes())
 		vm := fork(t, t.Context(), again, vmtest.ForkConfig{Disks: c.Disks})
 		echo(t, vm, "from the files")
+		confinedProcess(t, vm)
 
 		for _, damage := range []func(b []byte) []byte{
 			func(b []byte) []byte { b[len(b)/2]++; return b },

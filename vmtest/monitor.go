@@ -4,7 +4,9 @@ package vmtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/kvmrun/kvmrun/vmtest/internal/monitor"
@@ -63,10 +65,18 @@ func (vm *VM) Dump(ctx context.Context, file string, format DumpFormat) error {
 	if !filepath.IsAbs(file) {
 		return fmt.Errorf("dump the guest's memory: %s is not an absolute path", file)
 	}
-	err := vm.monitor.Execute(ctx, "dump-guest-memory", map[string]any{
-		"paging": false, "protocol": "file:" + file, "format": string(format),
-	}, nil)
+	// QEMU may not have the right to make it.
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
+		return fmt.Errorf("dump the guest's memory: %w", err)
+	}
+	const name = "dump"
+	if err = vm.monitor.SendFile(ctx, "getfd", map[string]any{"fdname": name}, f); err == nil {
+		err = vm.monitor.Execute(ctx, "dump-guest-memory", map[string]any{
+			"paging": false, "protocol": "fd:" + name, "format": string(format),
+		}, nil)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("dump the guest's memory to %s: %w", file, err)
 	}
 	return nil

@@ -19,8 +19,8 @@ type process struct {
 	err    error         // why it could not be reaped; valid after done
 }
 
-// startProcess starts cmd, whose output and SysProcAttr it sets.
-func startProcess(cmd *exec.Cmd) (*process, error) {
+// startProcess starts cmd, whose output and SysProcAttr it sets, as who.
+func startProcess(cmd *exec.Cmd, who confinement) (*process, error) {
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	cmd.Stdout = &p.output
 	cmd.Stderr = &p.output
@@ -28,7 +28,11 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 		// Ctrl-C in the terminal goes to our process group only.
 		Setpgid: true,
 		// Covers every end of this process that runs no code of ours.
-		Pdeathsig: syscall.SIGKILL,
+		Pdeathsig:  syscall.SIGKILL,
+		Credential: who.cred,
+	}
+	if who.cred != nil {
+		cmd.Dir = "/" // ours may be closed to that user
 	}
 	started := make(chan error, 1)
 	go func() {

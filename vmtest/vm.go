@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -136,7 +135,13 @@ func tryKVM(ctx context.Context, c Config, arch args.Arch, accel string, patienc
 
 // launch starts QEMU with the accelerator and waits for its monitor. With from,
 // the machine waits for the template's state then.
-func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, from *origin) (_ *VM, err error) {
+func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, from *origin) (*VM, error) {
+	return inSandbox(c.QEMU, func(sandbox bool) (*VM, error) {
+		return launchOnce(ctx, c, arch, accel, note, from, sandbox)
+	})
+}
+
+func launchOnce(ctx context.Context, c Config, arch args.Arch, accel, note string, from *origin, sandbox bool) (_ *VM, err error) {
 	vm := &VM{
 		config: c,
 		accel:  Accel(accel),
@@ -165,13 +170,38 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 	spec := args.Spec{
 		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
 		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
-		Inspect: c.OnEnd != nil, Balloon: c.Balloon,
+		Inspect: c.OnEnd != nil, Balloon: c.Balloon, Sandbox: sandbox,
 	}
+	who := confined(os.Geteuid(), "/proc", kvmDeviceFor(accel))
+	if who.why != "" {
+		vm.addNote("QEMU runs as root: " + who.why)
+	}
+	if who.cred != nil && from == nil {
+		// The names may lead through directories that are closed to that user.
+		for _, name := range []*string{&spec.Kernel, &spec.Initrd} {
+			if *name == "" {
+				continue
+			}
+			f, err := handOver(*name)
+			if err != nil {
+				return nil, fmt.Errorf("hand over to qemu: %w", err)
+			}
+			*name = fmt.Sprintf("/proc/self/fd/%d", inherit(f))
+		}
+	}
+	var state *os.File
 	switch {
 	case from != nil:
-		spec.Memory = &args.Memory{FD: inherit(from.ram)}
-		spec.Incoming = &args.Incoming{ROM: from.rom, Paused: from.paused}
-		defer from.state.Close() //nolint:errcheck // QEMU's duplicate is what is read
+		ram, err := openAgain(from.template.ram, os.O_RDWR)
+		if err != nil {
+			return nil, fmt.Errorf("open template's memory: %w", err)
+		}
+		spec.Memory = &args.Memory{FD: inherit(ram)}
+		spec.Incoming = &args.Incoming{ROM: from.template.rom, Paused: from.paused}
+		if state, err = openAgain(from.template.state, os.O_RDONLY); err != nil {
+			return nil, fmt.Errorf("open template's state: %w", err)
+		}
+		defer state.Close() //nolint:errcheck // QEMU's duplicate is what is read
 	case c.Freezable:
 		if vm.ram, err = memory("guest memory", int64(c.MemoryMiB)<<20); err != nil {
 			return nil, err
@@ -219,10 +249,21 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 		if disk.Format == "" {
 			disk.Format = "raw"
 		}
-		if d.File != nil {
+		switch {
+		case d.File != nil:
 			f, err := reopen(d.File, d.ReadOnly)
 			if err != nil {
 				return nil, fmt.Errorf("duplicate disk %d: %w", i, err)
+			}
+			disk.FD = inherit(f)
+		case d.Path != "" && who.cred != nil:
+			flags := os.O_RDWR
+			if d.ReadOnly {
+				flags = os.O_RDONLY
+			}
+			f, err := os.OpenFile(d.Path, flags, 0)
+			if err != nil {
+				return nil, fmt.Errorf("open disk %d: %w", i, err)
 			}
 			disk.FD = inherit(f)
 		}
@@ -251,9 +292,9 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 	vm.args = append([]string{c.QEMU}, argv...)
 	vm.log.Debug("start qemu", "argv", vm.args)
 
-	cmd := exec.Command(c.QEMU, argv...)
+	cmd := qemuLimits(c.MemoryMiB, c.CPUs).command(c.QEMU, argv...)
 	cmd.ExtraFiles = theirs
-	if vm.proc, err = startProcess(cmd); err != nil {
+	if vm.proc, err = startProcess(cmd, who); err != nil {
 		return nil, err
 	}
 	// Our copies of QEMU's ends would keep the streams from ending with it.
@@ -276,7 +317,7 @@ func launch(ctx context.Context, c Config, arch args.Arch, accel, note string, f
 
 	err = vm.handshake(ctx, c.QEMU)
 	if err == nil && from != nil {
-		err = vm.load(ctx, from)
+		err = vm.load(ctx, state, from.paused)
 	}
 	if err != nil {
 		vm.kill(Killed, "did not start")
@@ -327,6 +368,9 @@ func startProblem(ctx context.Context, qemu string, exit Exit, err error) error 
 	// QEMU went without a greeting. An old one may not know an option.
 	if _, _, verr := Version(ctx, qemu); errors.Is(verr, ErrTooOld) {
 		return verr
+	}
+	if exit.Status.Exited() && exit.Status.ExitStatus() == denied && os.Geteuid() == 0 {
+		return errors.New(exit.Detail + deniedCure)
 	}
 	return errors.New(exit.Detail)
 }

@@ -651,6 +651,7 @@ func TestBadStart(t *testing.T) {
 		fs.WithFile("broken", "#!/bin/sh\necho 'cannot load libthing.so' >&2\nexit 127\n", fs.WithMode(0o755)),
 		fs.WithFile("noexec", "", fs.WithMode(0o644)),
 	)
+	assert.NilError(t, os.Chmod(dir.Path(), 0o755)) // for ConfinedID
 	base := vmtest.Config{Kernel: dir.Join("kernel"), ConsoleFile: dir.Join("console"), Accel: vmtest.AccelTCG}
 	for name, tc := range map[string]struct {
 		change func(*vmtest.Config)
@@ -663,6 +664,12 @@ func TestBadStart(t *testing.T) {
 		"bad cpu": {func(c *vmtest.Config) { c.CPU = "z80" }, []string{"z80"}, true},
 		"too much memory": {func(c *vmtest.Config) { c.MemoryMiB = 1 << 30 },
 			[]string{"qemu ended with status 1"}, true},
+		"qemu in a closed directory": {func(c *vmtest.Config) {
+			closed := filepath.Join(t.TempDir(), "closed")
+			assert.NilError(t, os.Mkdir(closed, 0o700))
+			c.QEMU = filepath.Join(closed, "qemu")
+			assert.NilError(t, os.WriteFile(c.QEMU, []byte("#!/bin/sh\necho oops; exit 1\n"), 0o755))
+		}, closedWords(), true},
 		"no qemu": {func(c *vmtest.Config) { c.QEMU = "qemu-system-none" },
 			[]string{"find qemu", "qemu-system-none", "apt-get install"}, false},
 		"no file": {func(c *vmtest.Config) { c.QEMU = dir.Join("none") }, []string{"no such file"}, false},
@@ -691,6 +698,15 @@ func TestBadStart(t *testing.T) {
 			assert.DeepEqual(t, openFiles(t), before)
 		})
 	}
+}
+
+// closedWords are those about a QEMU that only root may run: for another user the
+// directory is its own.
+func closedWords() []string {
+	if os.Geteuid() != 0 {
+		return []string{"oops"}
+	}
+	return []string{"Permission denied", "as root, kvmrun runs QEMU as user 65530", "chmod a+rx"}
 }
 
 func TestVersion(t *testing.T) {
@@ -722,4 +738,42 @@ func TestVersion(t *testing.T) {
 	script("I am no emulator")
 	_, _, err = vmtest.Version(t.Context(), path)
 	assert.ErrorContains(t, err, "no QEMU version in")
+}
+
+// TestConfinedMachine looks at QEMU's process: a filter for its system calls is
+// in force and, when this is root, it is a user without rights.
+func TestConfinedMachine(t *testing.T) {
+	t.Parallel()
+	c := needKernel(t, "hang")
+	// What only root may read, below a directory that only root may enter.
+	closed := filepath.Join(t.TempDir(), "closed")
+	assert.NilError(t, os.Mkdir(closed, 0o700))
+	for _, name := range []*string{&c.Kernel, &c.Initrd} {
+		b, err := os.ReadFile(*name)
+		assert.NilError(t, err)
+		*name = filepath.Join(closed, filepath.Base(*name))
+		assert.NilError(t, os.WriteFile(*name, b, 0o600))
+	}
+	disk := filepath.Join(closed, "disk")
+	assert.NilError(t, os.WriteFile(disk, make([]byte, 1<<20), 0o600))
+	c.Disks = []vmtest.Disk{{Path: disk}}
+	vm := start(t, t.Context(), c)
+	confinedProcess(t, vm)
+}
+
+func confinedProcess(t *testing.T, vm *vmtest.VM) {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", vm.PID()))
+	assert.NilError(t, err)
+	status := string(b)
+	id := os.Geteuid()
+	if id == 0 && !strings.Contains(vm.Note(), "QEMU runs as root") {
+		id = vmtest.ConfinedID
+		assert.Assert(t, strings.Contains(status, fmt.Sprintf("\nGid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", id)), status)
+		assert.Assert(t, strings.Contains(status, "\nCapPrm:\t0000000000000000\n"), status)
+		assert.Assert(t, !strings.Contains(status, "\nGroups:\t0"), status)
+	}
+	assert.Assert(t, strings.Contains(status, fmt.Sprintf("\nUid:\t%d\t%[1]d\t%[1]d\t%[1]d\n", id)), status)
+	assert.Assert(t, strings.Contains(status, "\nSeccomp:\t2\n"), status)
+	assert.Assert(t, strings.Contains(status, "\nNoNewPrivs:\t1\n"), status)
 }

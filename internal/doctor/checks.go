@@ -152,6 +152,36 @@ func kvmPrecondition(h Host) (problem, cure string) {
 	return "", ""
 }
 
+// checkConfinement says what a guest finds that has taken QEMU over.
+func checkConfinement(ctx context.Context, h Host) Check {
+	c := Check{Name: "confinement", Status: Warn}
+	got, err := h.Confine(ctx)
+	if err != nil {
+		c.Detail = fmt.Sprintf("cannot be tried: %v", err)
+		c.Cure = "see the QEMU check"
+		return c
+	}
+	filter, limited := "its system calls are filtered", ", its memory is limited"
+	if !got.Sandbox {
+		filter = "its system calls are not filtered"
+		c.Cure = "use a QEMU that was built with seccomp, as the distributions' are"
+	}
+	if !got.Limited {
+		limited = ""
+	}
+	c.Detail = fmt.Sprintf("QEMU runs as user %d, %s%s", got.UID, filter, limited)
+	if got.UID == 0 {
+		c.Cure = "run kvmrun as an ordinary user, or give the container CAP_SETUID, CAP_SETGID and CAP_KILL"
+	}
+	if got.Why != "" {
+		c.Detail += " (" + got.Why + ")"
+	}
+	if c.Cure == "" {
+		c.Status = OK
+	}
+	return c
+}
+
 func checkMemory(h Host) Check {
 	c := Check{Name: "memory", Status: Warn, Cure: "close other programs, or use a machine with more memory"}
 	data, err := h.ReadFile("/proc/meminfo")

@@ -40,16 +40,18 @@ type Report struct {
 // programs fail.
 func Run(ctx context.Context, h Host) *Report {
 	inst := installer(h)
-	return &Report{Checks: []Check{
-		checkQEMU(ctx, h, inst),
-		checkKVM(ctx, h),
+	checks := []Check{checkQEMU(ctx, h, inst), checkKVM(ctx, h)}
+	if h.Confine != nil {
+		checks = append(checks, checkConfinement(ctx, h))
+	}
+	return &Report{Checks: append(checks,
 		checkMemory(h),
 		checkDisk(h),
 		checkE2fsprogs(h, inst),
 		checkPAM(h, inst),
 		checkGo(ctx, h),
 		checkFetch(h),
-	}}
+	)}
 }
 
 // Err combines the failed checks, each with its cure, or returns nil.

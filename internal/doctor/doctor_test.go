@@ -27,6 +27,8 @@ type fakeHost struct {
 	denied string // directory that cannot be written
 	space  map[string]uint64
 	accel  []string // accel, reason, error
+	walls  Confinement
+	broken error // of Confine
 }
 
 // good is a machine where everything is right.
@@ -45,6 +47,7 @@ func good() *fakeHost {
 		},
 		space: map[string]uint64{"/": 78 << 30, "/home/me": 100 << 30},
 		accel: []string{"kvm", "", ""},
+		walls: Confinement{Sandbox: true, UID: 65530, Limited: true},
 	}
 }
 
@@ -94,6 +97,7 @@ func (f *fakeHost) host() Host {
 			}
 			return 0, 0, unix.ENOENT
 		},
+		Confine: func(context.Context) (Confinement, error) { return f.walls, f.broken },
 		Accel: func(context.Context) (accel, reason string, err error) {
 			if f.accel[2] != "" {
 				err = errors.New(f.accel[2])
@@ -142,6 +146,11 @@ func TestChecks(t *testing.T) {
 		{"other device error", func(f *fakeHost) { f.kvm = unix.ENODEV }, "KVM", Warn, "no such device", "modprobe"},
 		{"does not boot", func(f *fakeHost) { f.accel = []string{"tcg", "no sign of life within 5s", ""} }, "KVM", Warn, "no sign of life within 5s", "nested"},
 		{"cannot be tried", func(f *fakeHost) { f.accel = []string{"", "", "no QEMU"} }, "KVM", Warn, "cannot be tried: no QEMU", "see the QEMU check"},
+
+		{"as another user", func(f *fakeHost) { f.walls.UID = 1000 }, "confinement", OK, "QEMU runs as user 1000, its system calls are filtered", ""},
+		{"no seccomp", func(f *fakeHost) { f.walls.Sandbox, f.walls.Why = false, "QEMU says: x" }, "confinement", Warn, "are not filtered, its memory is limited (QEMU says: x)", "built with seccomp"},
+		{"as root", func(f *fakeHost) { f.walls.UID, f.walls.Why = 0, "no setgroups" }, "confinement", Warn, "as user 0, its system calls are filtered, its memory is limited (no setgroups)", "ordinary user"},
+		{"no confinement", func(f *fakeHost) { f.broken = errors.New("no QEMU") }, "confinement", Warn, "cannot be tried: no QEMU", "see the QEMU check"},
 
 		{"little memory", func(f *fakeHost) { f.files["/proc/meminfo"] = "MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n" }, "memory", Warn, "878 MiB available of 976 MiB", "memory"},
 		{"too little memory", func(f *fakeHost) { f.files["/proc/meminfo"] = "MemTotal: 1000000 kB\nMemAvailable: 100000 kB\n" }, "memory", Fail, "one VM needs 640 MiB", "memory"},
@@ -193,7 +202,7 @@ func TestChecks(t *testing.T) {
 
 // All failures are said, not the first only.
 func TestErr(t *testing.T) {
-	f := &fakeHost{accel: []string{"", "", "x"}, kvm: unix.ENOENT}
+	f := &fakeHost{accel: []string{"", "", "x"}, kvm: unix.ENOENT, broken: errors.New("no QEMU")}
 	r := Run(context.Background(), f.host())
 	err := r.Err()
 	var all *multierror.Error

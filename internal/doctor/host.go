@@ -41,6 +41,17 @@ type Host struct {
 	// "tcg", and why not KVM. Nil when nobody can tell; then only the
 	// preconditions of KVM are looked at.
 	Accel func(ctx context.Context) (accel, reason string, err error)
+	// Confine starts QEMU to find out what keeps it apart from the host. Nil when
+	// nobody can tell; then nothing is said about it.
+	Confine func(ctx context.Context) (Confinement, error)
+}
+
+// Confinement is how a running QEMU was found.
+type Confinement struct {
+	Sandbox bool   // its system calls are filtered
+	UID     int    // the user it runs as
+	Limited bool   // its memory is limited
+	Why     string // why it is less than it could be, "" when all is well
 }
 
 // LocalHost is the machine this runs on.

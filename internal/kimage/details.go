@@ -148,7 +148,7 @@ func (img *Image) fill(ctx context.Context, dir string) error {
 		return err
 	}
 	if vmlinux != nil {
-		if err := os.WriteFile(filepath.Join(dir, fileVmlinux), vmlinux, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, fileVmlinux), vmlinux, 0o644); err != nil { //nolint:gosec // for QEMU, which runs as another user
 			return err
 		}
 	}

@@ -170,7 +170,9 @@ func TestIsolationWithoutForks(t *testing.T) {
 		},
 		"a device that does not migrate": {
 			func(t *testing.T, m *runner.Machine) {
-				m.QEMU = filepath.Join(t.TempDir(), "qemu")
+				dir := t.TempDir()
+				assert.NilError(t, os.Chmod(filepath.Dir(dir), 0o755)) // QEMU runs as another user
+				m.QEMU = filepath.Join(dir, "qemu")
 				script := fmt.Sprintf("#!/bin/sh\nexec %s \"$@\" -drive if=none,id=nv,driver=null-co -device nvme,drive=nv,serial=x\n", qemu)
 				assert.NilError(t, os.WriteFile(m.QEMU, []byte(script), 0o755))
 			},
@@ -184,6 +186,7 @@ func TestIsolationWithoutForks(t *testing.T) {
 				text = bytes.ReplaceAll(text, []byte("x-ignore-shared"), []byte("x-ignore-nothing")[:15])
 				// Where it finds its modules and its firmware.
 				dir := t.TempDir()
+				assert.NilError(t, os.Chmod(filepath.Dir(dir), 0o755))
 				assert.NilError(t, os.Mkdir(filepath.Join(dir, "bin"), 0o755))
 				for _, d := range []string{"lib", "share"} {
 					assert.NilError(t, os.Symlink(filepath.Join(filepath.Dir(filepath.Dir(qemu)), d), filepath.Join(dir, d)))

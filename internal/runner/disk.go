@@ -3,7 +3,6 @@
 package runner
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/vmtest"
 )
 
 // disk is a raw disk image without a name: it is gone with its last open file,
@@ -20,9 +20,6 @@ type disk struct {
 	spec suites.Disk
 	file *os.File
 }
-
-// fdPath is how a child process names the first of its ExtraFiles.
-const fdPath = "/proc/self/fd/3"
 
 func makeDisk(ctx context.Context, dir string, s suites.Disk) (*disk, error) {
 	f, err := os.CreateTemp(dir, ".disk-*")
@@ -54,12 +51,7 @@ func (d *disk) command(ctx context.Context, argv []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, bin, append(append([]string{}, argv[1:]...), fdPath)...)
-	cmd.ExtraFiles = []*os.File{d.file}
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err = cmd.Run()
-	return out.String(), err
+	return vmtest.RunTool(ctx, d.file, bin, argv[1:]...)
 }
 
 // lookTool finds a host tool; file system tools live in sbin directories that

@@ -15,6 +15,11 @@ const (
 	KVM = "kvm"
 )
 
+// Sandbox is the value of -sandbox: QEMU may neither start programs nor become
+// another user nor change who gets the processor, and obsolete system calls end
+// it.
+const Sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
 // Arch is what the driver knows about one guest architecture.
 type Arch struct {
 	GOARCH string // as in GOARCH
@@ -131,6 +136,7 @@ type Spec struct {
 	CPUs      int
 	MemoryMiB int
 	Balloon   bool // a virtio balloon
+	Sandbox   bool // QEMU filters its own system calls
 	Disks     []Disk
 	Ports     []Port
 	QMP       int // inherited, connected stream socket
@@ -179,6 +185,9 @@ func Build(s Spec) []Arg {
 		// able to print the rest of its report, and reboots by itself
 		// (panic=-1).
 		Unique("action", action),
+	}
+	if s.Sandbox {
+		list = append(list, Unique("sandbox", Sandbox))
 	}
 	list = append(list, source(s)...)
 	if s.Memory != nil {

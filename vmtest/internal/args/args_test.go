@@ -20,6 +20,7 @@ func TestBuild(t *testing.T) {
 
 	for name, change := range map[string]func(*args.Spec){
 		"minimal": func(*args.Spec) {},
+		"sandbox": func(s *args.Spec) { s.Sandbox = true },
 		"inspect": func(s *args.Spec) { s.Inspect = true },
 		"kvm":     func(s *args.Spec) { s.Accel = args.KVM; s.CPUs = 4 },
 		"chosen": func(s *args.Spec) {

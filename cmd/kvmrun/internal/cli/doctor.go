@@ -14,8 +14,8 @@ import (
 var doctorCommand = command{
 	name:  "doctor",
 	short: "what this machine lacks, and the cure",
-	long: `Checks QEMU and its version, whether KVM works and if not why, memory, disk and
-the host's tools, and names a cure for each. Exit status 3 when something is
+	long: `Checks QEMU and its version, whether KVM works and if not why, what keeps QEMU
+apart from the host, memory, disk and the host's tools, and names a cure for each. Exit status 3 when something is
 missing that kvmrun cannot do without.`,
 	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		var v vmFlags
@@ -29,10 +29,19 @@ missing that kvmrun cannot do without.`,
 		if err != nil {
 			return err
 		}
-		r := doctor.Run(ctx, doctor.LocalHost(m.Cache.Root(), func(ctx context.Context) (string, string, error) {
+		host := doctor.LocalHost(m.Cache.Root(), func(ctx context.Context) (string, string, error) {
 			a, why, err := vmtest.ProbeAccel(ctx, v.qemu)
 			return string(a), why, err
-		}))
+		})
+		host.Confine = func(ctx context.Context) (doctor.Confinement, error) {
+			a, _, err := vmtest.ProbeAccel(ctx, v.qemu)
+			if err != nil {
+				return doctor.Confinement{}, err
+			}
+			c, err := vmtest.ProbeConfinement(ctx, v.qemu, a)
+			return doctor.Confinement{Sandbox: c.Sandbox, UID: c.UID, Limited: c.Limited, Why: c.Why}, err
+		}
+		r := doctor.Run(ctx, host)
 		if err := r.WriteText(io.Out); err != nil {
 			return fmt.Errorf("print the checks: %w", err)
 		}
