@@ -101,7 +101,8 @@ type Config struct {
 	// says how its memory is to be read. Forks inherit it.
 	OnEnd func(*VM)
 	// ConsoleFile gets every byte of the serial console before anybody else
-	// sees it. It is created with mode 0644, or truncated. Required.
+	// sees it. It is created with mode 0644, or truncated, but not through a
+	// symbolic link. Required.
 	ConsoleFile string
 	// ConsoleLimit bounds ConsoleFile in bytes, 0 meaning
 	// DefaultConsoleLimit. What comes later is not kept: the file ends with a

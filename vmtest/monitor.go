@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/kvmrun/kvmrun/vmtest/internal/monitor"
 )
@@ -66,7 +67,7 @@ func (vm *VM) Dump(ctx context.Context, file string, format DumpFormat) error {
 		return fmt.Errorf("dump the guest's memory: %s is not an absolute path", file)
 	}
 	// QEMU may not have the right to make it.
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("dump the guest's memory: %w", err)
 	}

@@ -213,7 +213,7 @@ func launchOnce(ctx context.Context, c Config, arch args.Arch, accel, note strin
 		}
 		spec.Memory = &args.Memory{FD: inherit(dup), Shared: true}
 	}
-	file, err := os.OpenFile(c.ConsoleFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	file, err := os.OpenFile(c.ConsoleFile, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("create console file: %w", err)
 	}

@@ -79,7 +79,7 @@ func Resume(dir string, setup any) (*Journal, error) {
 
 func open(dir string) (*Journal, error) {
 	path := filepath.Join(dir, journalFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open the bisection's observations: %w", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // Text writes the report as a mail to a list: the outcome, then the facts, the
@@ -73,7 +75,7 @@ func (r Report) Text(w io.Writer) error {
 		// Documentation/process/handling-regressions.rst
 		fmt.Fprintf(&b, "\n#regzbot introduced: %s\n", res.Found[0].ID)
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, visible.Text(b.String()))
 	return err
 }
 
@@ -126,7 +128,7 @@ func (r Report) Markdown(w io.Writer) error {
 	for _, s := range r.path() {
 		fmt.Fprintf(&b, "| %d | %s | %s | %s | %s |\n", s.N, s.Phase, s.Word, escape(s.Name), escape(s.Reason))
 	}
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, visible.Text(b.String()))
 	return err
 }
 

@@ -230,6 +230,13 @@ func WriteFile(name string, write func(io.Writer) error) error {
 	return f.Write(write)
 }
 
+// Replace writes a file below a directory of the user's, aside and renamed: a
+// symbolic link of that name is replaced itself.
+func Replace(path string, write func(io.Writer) error) error {
+	f := &File{name: path, path: path, mode: 0o644}
+	return f.Write(write)
+}
+
 // Create makes, or empties, a file below a directory of the user's: not where a
 // symbolic link of that name leads, which gives an error that says so.
 func Create(path string) (*os.File, error) {

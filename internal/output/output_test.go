@@ -69,21 +69,16 @@ func TestRegular(t *testing.T) {
 func TestLinks(t *testing.T) {
 	dir, far := t.TempDir(), t.TempDir()
 	target := filepath.Join(far, "target")
-	for name, to := range map[string]string{"abs": target, "chain": "abs", "dangling": "../" + filepath.Base(far) + "/other"} {
-		link := filepath.Join(dir, name)
-		assert.NilError(t, os.Symlink(to, link))
-		if name == "dangling" {
-			target = filepath.Join(dir, filepath.Dir(to), "other")
-			assert.NilError(t, os.MkdirAll(filepath.Dir(target), 0o755))
-		}
+	for _, l := range [][2]string{{"abs", target}, {"chain", "abs"}, {"dangling", "../" + filepath.Base(far) + "/other"}} {
+		link := filepath.Join(dir, l[0])
+		assert.NilError(t, os.Symlink(l[1], link))
 		assert.NilError(t, output.WriteFile(link, hello))
 		st, err := os.Lstat(link)
 		assert.NilError(t, err)
 		assert.Equal(t, st.Mode().Type(), os.ModeSymlink)
 		assert.Equal(t, read(t, link), "hello\n")
-		target = filepath.Join(far, "target")
 	}
-	assert.Equal(t, read(t, target), "hello\n")
+	assert.DeepEqual(t, left(t, far), []string{"other", "target"})
 	assert.NilError(t, os.Symlink("loop", filepath.Join(dir, "loop")))
 	_, err := output.Open(filepath.Join(dir, "loop"))
 	assert.ErrorIs(t, err, unix.ELOOP)
@@ -229,6 +224,9 @@ func TestBelowDirectory(t *testing.T) {
 	_, err = output.Append(filepath.Join(dir, "console.log"))
 	assert.ErrorContains(t, err, "console.log is a symbolic link")
 	assert.ErrorContains(t, output.Save(filepath.Join(dir, "console.log"), nil), "is a symbolic link")
+	assert.Equal(t, read(t, victim), "precious")
+	assert.NilError(t, output.Replace(filepath.Join(dir, "console.log"), hello))
+	assert.Equal(t, read(t, filepath.Join(dir, "console.log")), "hello\n")
 	assert.Equal(t, read(t, victim), "precious")
 	assert.NilError(t, output.Save(filepath.Join(dir, "ok"), []byte("text")))
 	assert.Equal(t, read(t, filepath.Join(dir, "ok")), "text")

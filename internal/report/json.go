@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // jsonFormat names the JSON's format. The number changes when readers would
@@ -48,7 +49,7 @@ func escapeJSON(b []byte) []byte {
 	for len(b) > 0 {
 		r, n := utf8.DecodeRune(b)
 		switch {
-		case safe(r) && r != utf8.RuneError:
+		case visible.Safe(r) && r != utf8.RuneError:
 			out = append(out, b[:n]...)
 		case r > 0xffff:
 			r -= 0x10000

@@ -7,26 +7,20 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // line returns s as one line that is safe to print: see package comment.
-func line(s string) string {
-	return sanitize(strings.Join(strings.FieldsFunc(s, func(r rune) bool {
-		return r == '\n' || r == '\r' || r == '\t'
-	}), " "))
-}
+func line(s string) string { return visible.Line(s) }
 
 // block returns s as lines that are safe to print, each with a newline.
 func block(s string) string {
 	if s == "" {
 		return ""
 	}
-	s = strings.ReplaceAll(s, "\r\n", "\n")
-	return strings.TrimSuffix(sanitize(s), "\n") + "\n"
+	return strings.TrimSuffix(visible.Lines(s), "\n") + "\n"
 }
 
 // dedent removes the blanks that all lines of s begin with. Package testing
@@ -48,40 +42,6 @@ func dedent(s string) string {
 		b.WriteString(l[min(common, len(l)-1):]) // blank lines may be shorter
 	}
 	return b.String()
-}
-
-// sanitize escapes everything but newlines, tabs and printable characters.
-func sanitize(s string) string {
-	clean := utf8.ValidString(s)
-	for _, r := range s {
-		clean = clean && safe(r)
-	}
-	if clean {
-		return s
-	}
-	var b strings.Builder
-	for len(s) > 0 {
-		r, n := utf8.DecodeRuneInString(s)
-		switch {
-		case r == utf8.RuneError && n == 1, r < 0x80 && !safe(r):
-			fmt.Fprintf(&b, `\x%02x`, s[0])
-		case r > 0xffff && !safe(r):
-			fmt.Fprintf(&b, `\U%08x`, r)
-		case !safe(r):
-			fmt.Fprintf(&b, `\u%04x`, r)
-		default:
-			b.WriteString(s[:n])
-		}
-		s = s[n:]
-	}
-	return b.String()
-}
-
-// safe reports whether r does nothing but print. Graphic characters are free
-// of controls, of the format characters that reorder text, of line separators
-// other than the newline, and of all that XML forbids.
-func safe(r rune) bool {
-	return r == '\n' || r == '\t' || unicode.IsGraphic(r) && r != '\u2028' && r != '\u2029'
 }
 
 // bound cuts the middle out of a text longer than about limit bytes.

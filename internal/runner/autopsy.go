@@ -5,7 +5,6 @@ package runner
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -76,7 +76,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 		fmt.Fprintf(&b, "\n== %s\n%s\n", sec.title, sec.text)
 	}
 	file := filepath.Join(s.p.Dir, s.p.beside("autopsy", ".txt"))
-	if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+	if err := output.Save(file, []byte(b.String())); err != nil {
 		s.out.Notes = append(s.out.Notes, fmt.Sprintf("write the autopsy: %v", err))
 	} else {
 		s.out.Notes = append(s.out.Notes, "stacks of all CPUs, tasks and goroutines: "+file)

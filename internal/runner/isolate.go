@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -475,7 +476,7 @@ func (f *withoutFinal) end() {
 // joinLog appends a unit's kernel log to that of the whole, which is end bytes
 // long, and returns its new length.
 func (x *isolated) joinLog(u *unit, end int64) (int64, error) {
-	to, err := os.OpenFile(filepath.Join(x.p.Dir, x.p.log()), os.O_WRONLY|os.O_CREATE, 0o644)
+	to, err := output.Append(filepath.Join(x.p.Dir, x.p.log()))
 	if err != nil {
 		return end, err
 	}

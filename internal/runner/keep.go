@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -201,7 +202,7 @@ func loadTemplate(dir string, cfg vmtest.Config, p Program) (_ *Template, err er
 		}
 		t.disks = append(t.disks, &disk{spec: d, file: f})
 	}
-	if err := os.WriteFile(t.log, log, 0o644); err != nil {
+	if err := output.Save(t.log, log); err != nil {
 		return nil, err
 	}
 	t.ready, t.held, t.pid, t.stdout, t.stderr = k.Ready, k.Held, k.PID, k.Stdout, k.Stderr

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -156,7 +157,7 @@ func notRun(k *Kernel, s Suite, id string, err error) result.Job {
 
 func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Kernel, s Suite) result.Job {
 	dir := filepath.Join(x.Dir, id)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := output.MkdirAll(x.Dir, dir); err != nil {
 		return notRun(k, s, id, err)
 	}
 	if x.OnStart != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -79,7 +80,7 @@ func (m *Machine) record(ctx context.Context, j SuiteJob) error {
 	}
 	text, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {
-		err = os.WriteFile(filepath.Join(j.Dir, replayFile), text, 0o644)
+		err = output.Save(filepath.Join(j.Dir, replayFile), text)
 	}
 	if err != nil {
 		return fmt.Errorf("record the job: %w", err)

@@ -21,6 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
@@ -486,7 +487,7 @@ func (l *limited) Write(p []byte) (int, error) {
 type logFiles []*limited
 
 func (l *logFiles) create(dir, name string) *limited {
-	f, err := os.Create(filepath.Join(dir, name))
+	f, err := output.Create(filepath.Join(dir, name))
 	out := &limited{f: f, left: LogLimit, err: err}
 	*l = append(*l, out)
 	return out

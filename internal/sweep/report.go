@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // Report is what a sweep found.
@@ -143,7 +145,7 @@ func (r *Report) Text(w io.Writer, stack func([]string) []string) error {
 		}
 	}
 	fmt.Fprintf(&b, "; %.1f points a second\n", r.PerSecond)
-	_, err := io.WriteString(w, b.String())
+	_, err := io.WriteString(w, visible.Text(b.String()))
 	return err
 }
 
@@ -155,15 +157,7 @@ func plural(n int, what string) string {
 }
 
 // clean makes text of a guest fit for a terminal.
-func clean(s string) string {
-	s = strings.TrimRight(s, "\r\n\t ")
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-}
+func clean(s string) string { return visible.Text(strings.TrimRight(s, "\r\n\t ")) }
 
 // Failed says whether the sweep found something.
 func (r *Report) Failed() bool { return len(r.Findings()) > 0 }

@@ -33,7 +33,7 @@ type State struct{ f *os.File }
 
 // Create begins a file.
 func Create(path string, h Header) (*State, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o644)
 	if err == nil {
 		if err = lock(f); err == nil {
 			err = f.Truncate(0)
@@ -61,7 +61,7 @@ func Resume(path, key string) (*State, Header, []Result, error) {
 	fail := func(err error) (*State, Header, []Result, error) {
 		return nil, h, nil, fmt.Errorf("continue the sweep in %s: %w", path, err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND, 0)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fail(err)
 	}

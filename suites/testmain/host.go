@@ -19,6 +19,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -93,10 +94,10 @@ func runHost(m *testing.M, spec suites.Spec) int {
 	var usage usageError
 	switch {
 	case errors.As(err, &usage):
-		fmt.Fprintln(os.Stderr, "kvmrun:", err)
+		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", err)
 		return exitUsage
 	case err != nil:
-		fmt.Fprintln(os.Stderr, "kvmrun:", err)
+		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", err)
 		return exitInfra
 	}
 	return code
@@ -218,7 +219,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	}
 	res, exited := mach.RunRaw(ctx, job)
 	for _, c := range known.Complaints(time.Now()) {
-		fmt.Fprintln(os.Stderr, "kvmrun:", c)
+		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", c)
 	}
 	return report(os.Stderr, res, exited, dir)
 }
@@ -226,9 +227,10 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 // report turns the verdict into an exit status. A run whose tests decided
 // prints nothing but what was tolerated: the guest has said it all.
 func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, error) {
+	w = visible.Writer(w)
 	for _, s := range res.Splats {
 		if s.Allowed != "" {
-			fmt.Fprintf(w, "kvmrun: kernel splat, allowed: %s: %s\n", s.Title, s.Allowed)
+			fmt.Fprintf(w, "kvmrun: kernel splat, allowed: %s: %s\n", visible.Line(s.Title), visible.Line(s.Allowed))
 		}
 	}
 	switch res.Verdict {
@@ -242,7 +244,7 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 			return e.Code, nil
 		}
 	}
-	fmt.Fprintf(w, "kvmrun: %s: %s\n", res.Verdict, res.Reason)
+	fmt.Fprintf(w, "kvmrun: %s: %s\n", res.Verdict, visible.Line(res.Reason))
 	for _, s := range res.Splats {
 		if s.Excused() {
 			continue
@@ -257,17 +259,17 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 		if s.Count > 1 {
 			where += fmt.Sprintf(", %d times", s.Count)
 		}
-		fmt.Fprintf(w, "kvmrun: kernel splat %s: %s\n%s\n", where, s.Title, strings.TrimRight(s.Raw, "\n"))
+		fmt.Fprintf(w, "kvmrun: kernel splat %s: %s\n%s\n", where, visible.Line(s.Title), strings.TrimRight(s.Raw, "\n"))
 		if s.Repro != "" {
 			fmt.Fprintf(w, "kvmrun: again: %s\n", s.Repro)
 		}
 	}
 	for _, n := range res.Notes {
-		fmt.Fprintln(w, "kvmrun:", n)
+		fmt.Fprintln(w, "kvmrun:", visible.Line(n))
 	}
 	for _, c := range res.Cases {
 		if c.Status == result.StatusFail {
-			fmt.Fprintf(w, "kvmrun: %s: %s\n%s\n", c.Name, c.Reason, c.Output)
+			fmt.Fprintf(w, "kvmrun: %s: %s\n%s\n", visible.Line(c.Name), visible.Line(c.Reason), c.Output)
 		}
 	}
 	fmt.Fprintf(w, "kvmrun: kernel log: %s\n", filepath.Join(dir, "console.log"))

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites"
 )
@@ -357,7 +358,7 @@ const suiteBinary = "suite.test"
 
 func (s *bisection) keepSuite() error {
 	to := filepath.Join(s.dir, suiteBinary)
-	err := writeFile(to, func(w io.Writer) error {
+	err := output.Replace(to, func(w io.Writer) error {
 		f, err := os.Open(s.suite.Binary)
 		if err != nil {
 			return err
@@ -508,7 +509,7 @@ func (s *bisection) write(r bisect.Report) error {
 	for name, f := range map[string]func(io.Writer) error{
 		"report.txt": r.Text, "report.md": r.Markdown, "report.json": r.JSON, "report.html": r.HTML,
 	} {
-		if err := writeFile(filepath.Join(s.dir, name), f); err != nil {
+		if err := output.Replace(filepath.Join(s.dir, name), f); err != nil {
 			return fmt.Errorf("write the report: %w", err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/output"
 )
 
 // options are the differences between two configurations.
@@ -156,7 +157,7 @@ func (o *options) Build(ctx context.Context, id string) (bisect.Build, error) {
 	}
 	conf := o.conf
 	conf.Complete = filepath.Join(o.b.dir, "try.config")
-	if err := writeFile(conf.Complete, func(w io.Writer) error { _, err := w.Write(o.text(o.sets[id])); return err }); err != nil {
+	if err := output.Replace(conf.Complete, func(w io.Writer) error { _, err := w.Write(o.text(o.sets[id])); return err }); err != nil {
 		return bisect.Build{}, err
 	}
 	b, err := buildOne(ctx, conf)

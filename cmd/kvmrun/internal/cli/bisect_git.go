@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/gitrepo"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
 
@@ -211,7 +212,7 @@ func (c *commits) Build(ctx context.Context, id string) (bisect.Build, error) {
 	if id == reverted {
 		commit = c.bad
 		patch := filepath.Join(c.b.dir, "revert.patch")
-		if err := writeFile(patch, func(w io.Writer) error { _, err := w.Write(c.revert); return err }); err != nil {
+		if err := output.Replace(patch, func(w io.Writer) error { _, err := w.Write(c.revert); return err }); err != nil {
 			return bisect.Build{}, err
 		}
 		conf.Patches = append(conf.Patches[:len(conf.Patches):len(conf.Patches)], patch)

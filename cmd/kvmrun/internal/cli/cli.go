@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -92,14 +93,14 @@ func exitStatus(err error, io IO) int {
 		return exitOK
 	case errors.As(err, &exit):
 		if exit.err != nil {
-			fmt.Fprintln(io.Err, "kvmrun:", exit.err)
+			fmt.Fprintln(visible.Writer(io.Err), "kvmrun:", exit.err)
 		}
 		if exit.code == exitUsage && hostsFault(err) {
 			return exitInfra
 		}
 		return exit.code
 	}
-	fmt.Fprintln(io.Err, "kvmrun:", err)
+	fmt.Fprintln(visible.Writer(io.Err), "kvmrun:", err)
 	return exitInfra
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 var crashCommand = command{
@@ -80,7 +81,7 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	} else {
 		print = func(r *oops.Report, text []byte, allowed *oops.AllowEntry) error {
 			if allowed != nil {
-				_, err := fmt.Fprintf(cio.Out, "%s\n  %-12s %s\n\n", r.Title, "allowed", printable(allowed.Why()))
+				_, err := fmt.Fprintf(cio.Out, "%s\n  %-12s %s\n\n", visible.Line(r.Title), "allowed", visible.Line(allowed.Why()))
 				return err
 			}
 			return writeReport(cio.Out, r, text)
@@ -151,7 +152,7 @@ func (y *symbolizer) report(r *oops.Report) ([]byte, error) {
 		for _, err := range all.Unwrap() {
 			if text := err.Error(); !y.warned[text] && len(y.warned) < maxWarnings {
 				y.warned[text] = true
-				fmt.Fprintf(y.warn, "kvmrun: crash: no position for some frames: %s\n", printable(text))
+				fmt.Fprintf(y.warn, "kvmrun: crash: no position for some frames: %s\n", visible.Line(text))
 			}
 		}
 	}

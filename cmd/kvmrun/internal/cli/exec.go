@@ -22,8 +22,10 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -70,6 +72,10 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if fs.NArg() == 0 {
 		return usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
 	}
+	tap, err := output.Open(*tapFile)
+	if err != nil {
+		return &exitError{exitUsage, err}
+	}
 	known, err := allowLists(*allow)
 	if err != nil {
 		return err
@@ -82,7 +88,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		return err
 	}
 	defer complain(io.Err, known)
-	return g.conclude(io, out, doc.Finish(), *tapFile)
+	return g.conclude(io, out, doc.Finish(), tap)
 }
 
 // guestProgram is what exec and shell have in common.
@@ -278,7 +284,7 @@ func interpreters(script string) (out []string) {
 }
 
 // conclude turns facts into an exit status, through the one verdict function.
-func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFile string) error {
+func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) error {
 	facts := out.Facts()
 	facts.Program = true
 	if !doc.Empty() {
@@ -292,26 +298,26 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 		if n.Total() == 0 && facts.TestsFailed == 0 {
 			facts.NothingTested = "its plan is 1..0"
 		}
-		if tapFile != "" {
-			if err := writeFile(tapFile, func(w io2) error { return ktap.Emit(w, doc) }); err != nil {
-				return fmt.Errorf("write %s: %w", tapFile, err)
+		if tap != nil {
+			if err := tap.Write(func(w io2) error { return ktap.Emit(w, doc) }); err != nil {
+				return err
 			}
 		}
 	}
 	verdict, reason := result.Judge(facts)
 	for _, n := range out.Notes {
-		fmt.Fprintln(io.Err, "kvmrun:", n)
+		fmt.Fprintln(io.Err, "kvmrun:", visible.Line(n))
 	}
 	for _, s := range facts.Splats {
 		if s.Excused() {
-			fmt.Fprintf(io.Err, "kvmrun: kernel splat, allowed: %s: %s\n", printable(s.Title), printable(s.Allowed))
+			fmt.Fprintf(io.Err, "kvmrun: kernel splat, allowed: %s: %s\n", visible.Line(s.Title), visible.Line(s.Allowed))
 		}
 	}
 	switch {
 	case verdict == result.VerdictPass:
 		return nil
 	case verdict == result.VerdictNothingTested && g.allowNothing:
-		fmt.Fprintf(io.Err, "kvmrun: %s\n", reason)
+		fmt.Fprintf(io.Err, "kvmrun: %s\n", visible.Line(reason))
 		return nil
 	}
 	if e := out.Exited; verdict == result.VerdictTestFailed && e != nil {
@@ -330,7 +336,7 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tapFil
 		if s.Excused() {
 			continue
 		}
-		fmt.Fprintf(io.Err, "kvmrun: kernel splat: %s\n%s\n", s.Title, strings.TrimRight(s.Raw, "\n"))
+		fmt.Fprintf(io.Err, "kvmrun: kernel splat: %s\n%s\n", visible.Line(s.Title), strings.TrimRight(visible.Lines(s.Raw), "\n"))
 	}
 	code := exitFail
 	if verdict == result.VerdictInfra {
@@ -384,7 +390,7 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	}); err != nil {
 		return err
 	}
-	return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), "")
+	return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), nil)
 }
 
 // onTerminal calls run with this process's terminal, which it puts into raw mode

@@ -43,6 +43,10 @@ func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) err
 	if err := parse(fs, args); err != nil {
 		return err
 	}
+	table, err := openFiles(*asJSON)
+	if err != nil {
+		return err
+	}
 	src, err := runner.FindSource(absolute(*module))
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -96,7 +100,11 @@ func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) err
 		err = werr
 	}
 	if *asJSON != "" {
-		if werr := writeFile(*asJSON, func(w io.Writer) error { return json.NewEncoder(w).Encode(t) }); err == nil {
+		w := table[0].Write
+		if table[0].standard {
+			w = func(write func(io.Writer) error) error { return write(cio.Out) }
+		}
+		if werr := w(func(w io.Writer) error { return json.NewEncoder(w).Encode(t) }); err == nil {
 			err = werr
 		}
 	}

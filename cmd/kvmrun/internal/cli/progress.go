@@ -15,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // progress tells what goes on: a bar that moves on a terminal, a line per
@@ -48,7 +49,7 @@ func (p *progress) line(s string) {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 	}
-	fmt.Fprintln(p.w, "kvmrun:", s)
+	fmt.Fprintln(p.w, "kvmrun:", visible.Text(s))
 	if p.bar != nil {
 		_ = p.bar.RenderBlank()
 	}

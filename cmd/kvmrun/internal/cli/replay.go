@@ -76,7 +76,7 @@ func doReplay(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error
 		if len(y.Trace) > 0 && out.EndMarker {
 			fmt.Fprintf(io.Err, "kvmrun: trace: %s\n", filepath.Join(y.Dir, "trace.txt"))
 		}
-		return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), "")
+		return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), nil)
 	}
 	if !*shell {
 		return conclude(m.Replay(ctx, rec, y))

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -82,6 +84,10 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if fs.NArg() > 0 {
 		return usagef("run: unexpected argument %q; kernels are given by -kernel, suites by -suite", fs.Arg(0))
 	}
+	files, err := openFiles(*tapFile, *jsonFile, *junitFile)
+	if err != nil {
+		return err
+	}
 	known, err := allowLists(*allow)
 	if err != nil {
 		return err
@@ -142,20 +148,16 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	res.AllowNothing = *allowNothing
 	var errs []error
 	table := io.Out
-	write := func(name string, f func(w io2, r result.Run) error) {
-		if name == "-" {
-			errs = append(errs, f(io.Out, res))
+	for i, format := range []func(io2, result.Run) error{report.TAP, report.JSON, report.JUnit} {
+		if files[i].standard {
+			errs = append(errs, format(io.Out, res))
 			table = io.Err
-			return
+			continue
 		}
-		if name != "" {
-			errs = append(errs, writeFile(name, func(w io2) error { return f(w, res) }))
-		}
+		errs = append(errs, files[i].Write(func(w io2) error { return format(w, res) }))
 	}
-	write(*tapFile, func(w io2, r result.Run) error { return report.TAP(w, r) })
-	write(*jsonFile, func(w io2, r result.Run) error { return report.JSON(w, r) })
-	write(*junitFile, func(w io2, r result.Run) error { return report.JUnit(w, r) })
-	write(filepath.Join(x.Dir, "result.json"), func(w io2, r result.Run) error { return report.JSON(w, r) })
+	var text bytes.Buffer
+	errs = append(errs, report.JSON(&text, res), output.Save(filepath.Join(x.Dir, "result.json"), text.Bytes()))
 	if s := io.getenv("GITHUB_STEP_SUMMARY"); s != "" {
 		errs = append(errs, appendFile(s, func(w io2) error { return report.GitHub(w, res) }))
 	}
@@ -240,17 +242,26 @@ func tableOptions(w io.Writer) report.TableOptions {
 	return report.TableOptions{Color: os.Getenv("NO_COLOR") == "", Width: width}
 }
 
-// writeFile writes a file in one go: it appears complete or not at all.
-func writeFile(name string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".kvmrun-*")
-	if err != nil {
-		return err
+// userFile is a file to be written that a flag names, or standard output.
+type userFile struct {
+	*output.File
+	standard bool
+}
+
+// openFiles finds out whether what flags name can be written, before there is
+// anything to write. A name of "-" is standard output.
+func openFiles(names ...string) ([]userFile, error) {
+	out := make([]userFile, len(names))
+	for i, name := range names {
+		if out[i].standard = name == "-"; out[i].standard {
+			continue
+		}
+		var err error
+		if out[i].File, err = output.Open(name); err != nil {
+			return nil, &exitError{exitUsage, err}
+		}
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Close()); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return os.Rename(f.Name(), name)
+	return out, nil
 }
 
 func appendFile(name string, write func(io.Writer) error) error {

@@ -11,16 +11,17 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // writeReport prints a report for people: what it is, then its own words, which
 // are r.Raw or that with source positions.
 func writeReport(w io.Writer, r *oops.Report, text []byte) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\n", r.Title)
+	fmt.Fprintf(&b, "%s\n", visible.Line(r.Title))
 	field := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(&b, "  %-12s %s\n", name, printable(value))
+			fmt.Fprintf(&b, "  %-12s %s\n", name, visible.Line(value))
 		}
 	}
 	field("kind", string(r.Kind))
@@ -43,21 +44,11 @@ func writeReport(w io.Writer, r *oops.Report, text []byte) error {
 	field("fingerprint", r.Fingerprint)
 	field("bytes", fmt.Sprintf("%d-%d", r.Start, r.End))
 	for _, l := range strings.Split(strings.TrimRight(string(text), "\n"), "\n") {
-		fmt.Fprintf(&b, "  | %s\n", printable(strings.TrimRight(l, "\r")))
+		fmt.Fprintf(&b, "  | %s\n", visible.Text(strings.TrimRight(l, "\r")))
 	}
 	b.WriteByte('\n')
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// printable keeps a log's control characters off the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
 }
 
 // allowFlag is the flag -allow of the commands that judge splats.
@@ -87,6 +78,6 @@ func allowLists(files []string) (*oops.AllowList, error) {
 // complain names the entries of allow-lists that have become useless.
 func complain(w io.Writer, l *oops.AllowList) {
 	for _, c := range l.Complaints(time.Now()) {
-		fmt.Fprintln(w, "kvmrun:", printable(c))
+		fmt.Fprintln(w, "kvmrun:", visible.Line(c))
 	}
 }

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -80,6 +82,10 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	dir := fs.String("o", "", "keep logs, state and report in this `directory`; default: in the cache")
 	src := fs.String("src", ".", "find suites in the Go module of this `directory`")
 	if err := parse(fs, args); err != nil {
+		return err
+	}
+	report, err := openFiles(*jsonFile)
+	if err != nil {
 		return err
 	}
 	var o runner.SweepOptions
@@ -165,6 +171,9 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 			p.Dir = out
 			if len(tests) > 1 {
 				p.Dir = filepath.Join(out, strings.Trim(strings.SplitN(t, "/", 2)[0], "^$"))
+				if err := output.MkdirAll(out, p.Dir); err != nil {
+					return err
+				}
 			}
 			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
 			repros = append(repros, command+" -suite "+*suite+" -run "+shellWord(t)+" -at %s")
@@ -212,13 +221,14 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		case rep == nil:
 			return err
 		}
-		for _, name := range []string{filepath.Join(j.Program.Dir, "report.json"), *jsonFile} {
-			if name == "" || name == *jsonFile && len(work) > 1 {
-				continue
+		var text bytes.Buffer
+		err = errors.Join(err, rep.JSON(&text), output.Save(filepath.Join(j.Program.Dir, "report.json"), text.Bytes()))
+		if len(work) == 1 {
+			w := report[0].Write
+			if report[0].standard {
+				w = func(write func(io2) error) error { return write(io.Out) }
 			}
-			if e := writeFile(name, rep.JSON); e != nil {
-				err = errors.Join(err, e)
-			}
+			err = errors.Join(err, w(rep.JSON))
 		}
 		if e := rep.Text(io.Out, stack); e != nil {
 			err = errors.Join(err, e)
