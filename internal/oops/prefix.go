@@ -742,7 +742,7 @@ func cutNamedDate(s []byte, l *line) int {
 				return 0
 			}
 			switch d := digits(s, first); {
-			case d == first || s[d] >= 0x80: // a name, or a month like "9" and a sign
+			case d == first || d < i && s[d] >= 0x80: // a name, or a month like "9" and a sign
 				names++
 			case d-first <= 4 && (d == i || s[d] == '.'):
 				numbers++

@@ -9,15 +9,17 @@ import (
 	"gotest.tools/v3/assert"
 )
 
-// TestPrefixes: what stands before a message, one row per form, taken from the
-// programs that print it.
-func TestPrefixes(t *testing.T) {
+// prefixCase is a line and what is to be read of it.
+type prefixCase struct {
+	in, msg, caller string
+	time            float64
+	source          source
+}
+
+// prefixCases have one row per form, taken from the programs that print it.
+var prefixCases = func() []prefixCase {
 	const k, p, u = srcKernel, srcProgram, srcUnknown
-	for _, c := range []struct {
-		in, msg, caller string
-		time            float64
-		source          source
-	}{
+	return []prefixCase{
 		// printk
 		{"[   12.345678] text", "text", "", 12.345678, k},
 		{"[   12.345678][  T123]  f+0x1/0x2", " f+0x1/0x2", "T123", 12.345678, k},
@@ -116,7 +118,37 @@ func TestPrefixes(t *testing.T) {
 		{"WARNING: CPU: 2 PID: 177 at net/core/dev.c:1597 f+0x1/0x2", "WARNING: CPU: 2 PID: 177 at net/core/dev.c:1597 f+0x1/0x2", "", -1, u},
 		{"Call Trace:", "Call Trace:", "", -1, u},
 		{"R10: 0000000000000000 R11: 0000000000000048", "R10: 0000000000000000 R11: 0000000000000048", "", -1, u},
-	} {
+	}
+}()
+
+// FuzzPrefixes reads lines alone: no input may break the reader of prefixes,
+// which cuts from a line and adds nothing to it but what was packed.
+func FuzzPrefixes(f *testing.F) {
+	for _, c := range prefixCases {
+		f.Add([]byte(c.in + "\n"))
+		f.Add([]byte(c.in[:len(c.in)*2/3] + "\n"))
+	}
+	f.Fuzz(func(t *testing.T, log []byte) {
+		var s splitter
+		var last int64
+		check := func(l line) {
+			if l.start < 0 || l.end > int64(len(log)) || l.start > l.end || l.start < last && l.end < last {
+				t.Fatalf("line %d-%d of %d bytes, after %d", l.start, l.end, len(log), last)
+			}
+			last = l.start
+			if len(l.msg) > 2*len(log)+64 {
+				t.Fatalf("a message of %d bytes", len(l.msg))
+			}
+		}
+		s.write(log, check)
+		s.close(check)
+	})
+}
+
+// TestPrefixes: what stands before a message, one row per form, taken from the
+// programs that print it.
+func TestPrefixes(t *testing.T) {
+	for _, c := range prefixCases {
 		var got []line
 		var r records
 		r.feed([]byte(c.in), 0, int64(len(c.in)), func(l line) { got = append(got, l.own()) })
@@ -290,4 +322,20 @@ func TestPrefixTable(t *testing.T) {
 			assert.Assert(t, c <= unicode.MaxASCII)
 		}
 	}
+}
+
+// TestPrefixesCut reads each line cut at every length: a serial line loses its
+// end, and a prefix must not be looked for beyond it.
+func TestPrefixesCut(t *testing.T) {
+	for _, c := range prefixCases {
+		for n := range len(c.in) {
+			in := c.in[:n]
+			var s splitter
+			got := 0
+			s.write([]byte(in+"\n"), func(line) { got++ })
+			s.close(func(line) { got++ })
+			assert.Assert(t, got <= 1, "%q: %d messages", in, got)
+		}
+	}
+	Parse([]byte("[" + strings.Repeat("1 ", 8) + "\nx 12\n12\nSep 12\n"))
 }

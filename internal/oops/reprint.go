@@ -14,8 +14,8 @@ const (
 	// maxPrints is how many lines of each are.
 	maxPrints = 512
 	// sameTime is the most by which two printings of one time differ, in seconds:
-	// some formats round to milliseconds.
-	sameTime = 0.0006
+	// less than a microsecond, which is what printk prints.
+	sameTime = 0.9e-6
 	// sameLines is how many lines must be the same where no printing has a time.
 	sameLines = 4
 )
@@ -46,6 +46,7 @@ type seen struct {
 
 type sighting struct {
 	title, context string
+	start, end     int64
 	time           float64
 	cpu, pid       int
 	prints         prints
@@ -57,7 +58,7 @@ func (s *seen) before(p *pending) bool {
 	if r.Kind == Reboot || len(p.prints) == 0 || p.oops.repeat {
 		return false
 	}
-	now := sighting{r.Title, r.Context, r.Time, r.CPU, r.PID, p.prints}
+	now := sighting{r.Title, r.Context, r.Start, r.End, r.Time, r.CPU, r.PID, p.prints}
 	p.prints = nil
 	for _, old := range s.reports {
 		if old.same(now) {
@@ -73,6 +74,9 @@ func (s *seen) before(p *pending) bool {
 
 // same reports whether b is another printing of the report a is.
 func (a sighting) same(b sighting) bool {
+	if b.start < a.end {
+		return false // printed while a was: a fault in the handler of a fault
+	}
 	if a.time >= 0 && b.time >= 0 {
 		// The kernel's clock tells them apart, or that they are one.
 		d := a.time - b.time

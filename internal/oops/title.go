@@ -13,6 +13,7 @@ var volatile = []struct {
 	re *lazyRE
 	to string
 }{
+	{compile(`\+0x0/0x0 \((?:[^()]|\([^()]*\))*\)`), ""}, // the position of a decoded symbol
 	{compile(`([A-Za-z_][\w.$]*)\+0x[0-9a-f]+(?:/0x[0-9a-f]*)?`), "$1"},
 	{compile(`\bsyz-executor[\w.]*(?:[:/]\d+)*`), "syz-executor"},
 	{compile(`\bsyzkaller\d+(?:[:/]\d+)*`), "syzkaller"},

@@ -239,10 +239,14 @@ func TestCrashHugeLog(t *testing.T) {
 	report := crashLog("hello", sym, id)
 	lines := bytes.Repeat([]byte("[    5.123456] usb 1-1: new high-speed USB device number 7 using xhci_hcd, and so on and so forth\n"), 10000)
 	endless := bytes.Repeat([]byte("no end in sight "), 1<<16)
+	// A report with the time of an earlier one is that one, printed again.
+	at := func(second, log string) io.Reader {
+		return strings.NewReader(strings.ReplaceAll(log, "[    2.", "[    "+second+"."))
+	}
 	log := io.MultiReader(
 		strings.NewReader(report), &generator{next: func() []byte { return lines }, left: int64(1<<30) / int64(len(lines)) * int64(len(lines))},
-		strings.NewReader(report), &generator{next: func() []byte { return endless }, left: 1 << 30},
-		strings.NewReader("\n"+report))
+		at("7", report), &generator{next: func() []byte { return endless }, left: 1 << 30},
+		at("8", "\n"+report))
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
