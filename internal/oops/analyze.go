@@ -11,8 +11,8 @@ const (
 	MaxRaw = 256 << 10
 	// bodyLines is how many lines after the first one a row's body may reach.
 	bodyLines = 40
-	// firstFrame is how many lines after "Call Trace:" its first frame may come.
-	firstFrame = 15
+	// excuse is how many lines after a stack's heading may say that it is lost.
+	excuse = 15
 	// maxRegisters bounds the lines of the register dump.
 	maxRegisters = 80
 )
@@ -103,6 +103,7 @@ func (p *pending) read(texts []string) (*Report, *format) {
 		f = &format{title: "{1}", cut: true, bucket: f.bucket, allContexts: f.allContexts}
 	}
 	b := parseBody(texts)
+	b.opened = p.first > 0
 	r := &Report{CPU: -1, PID: -1}
 	named := ""
 	if f.named > 0 && f.named < len(groups) {
@@ -127,15 +128,19 @@ func (p *pending) blame(r *Report, f *format, b *body, groups []string, named st
 			r.corrupt(why)
 		}
 	}
+	title, alts := f.title, f.alts
+	if fn == lost && f.lost != "" {
+		title, alts = f.lost, nil
+	}
 	plain := plainName(fn)
 	if f.bucket {
 		plain = titleName(fn)
 	}
 	r.Frame = plain
-	r.Title = stable(expand(f.title, groups, plain))
+	r.Title = stable(expand(title, groups, plain))
 	r.Kind = kindOf(r.Title)
 	for _, name := range callNames(plain, fn) {
-		for _, tmpl := range append([]string{f.title}, f.alts...) {
+		for _, tmpl := range append([]string{title}, alts...) {
 			if t := strings.TrimSpace(expand(tmpl, groups, name)); t != "" && stable(t) != r.Title {
 				r.AltTitles = append(r.AltTitles, t)
 			}
@@ -227,7 +232,7 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 			continue
 		}
 		seen[s.kind] = true
-		if len(s.frames) > 0 && s.at[0]-s.line < firstFrame || p.unavailable(b, s.line) {
+		if len(s.frames) > 0 || p.unavailable(b, s.line) {
 			continue
 		}
 		r.corrupt("no frames in a stack")
@@ -239,7 +244,7 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 
 // unavailable reports whether the text says that the stack at line at is lost.
 func (p *pending) unavailable(b *body, at int) bool {
-	for _, text := range b.lines[at:min(len(b.lines), at+firstFrame)] {
+	for _, text := range b.lines[at:min(len(b.lines), at+excuse)] {
 		if strings.Contains(text, "(stack is not available)") {
 			return true
 		}

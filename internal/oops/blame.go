@@ -19,6 +19,9 @@ func pick(frames []Frame) string {
 	for _, f := range reliable(frames) {
 		name := symbolName(f.Func)
 		if !innocent(name) {
+			if helper != "" && entries.MatchString(name) {
+				return helper
+			}
 			return name
 		}
 		if helper == "" && !neverRe.MatchString(name) {
@@ -27,6 +30,9 @@ func pick(frames []Frame) string {
 	}
 	return helper
 }
+
+// entries matches what stands at the bottom of stacks.
+var entries = compile(`^entry_|^do_syscall_|^(?:x64|ia32)_sys_call$|^ret_from_fork|^kthread$|^secondary_startup`)
 
 // symbolName is a function's name as titles have it.
 func symbolName(fn string) string {
@@ -87,9 +93,14 @@ func blamePC(b *body, named string) string {
 }
 
 // blameWarning takes the function that warned, but only with a stack as
-// witness: the line alone does not tell whose bug it is.
+// witness: the line alone does not tell whose bug it is. Where the log ends
+// before the stack, the line will do if the report's beginning is there or the
+// registers confirm it.
 func blameWarning(b *body, named string) string {
 	t := b.trace()
+	if !b.has(secTrace) && (b.opened && len(b.lines) > 1 || b.pc != nil && baseName(b.pc.Func) == baseName(named)) {
+		return guilty(named)
+	}
 	if t == nil || len(reliable(t.frames)) == 0 {
 		return ""
 	}
@@ -156,8 +167,20 @@ func blameLock(b *body, named string) string {
 	if named != "" && !lockPrimitive.MatchString(baseName(named)) {
 		return baseName(named)
 	}
-	return blameNamed(b, named)
+	if fn := blameNamed(b, named); fn != "" || named == "" || b.has(secTrace) {
+		return fn
+	}
+	// The report ends before its stack: the lock held already was not taken by a
+	// primitive, or else the primitive is all there is.
+	for _, text := range b.lines {
+		if m := atLine.FindStringSubmatch(text); m != nil && guilty(m[1]) != "" {
+			return guilty(m[1])
+		}
+	}
+	return baseName(named)
 }
+
+var atLine = re(`\bat: {{FUNC}}\+0x`)
 
 // blameIRQLock takes the function that took the lock in the interrupt. That is
 // one place, while the code that closes the circle can be anywhere.

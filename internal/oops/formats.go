@@ -39,6 +39,8 @@ type format struct {
 	// title and alts are templates: {1} is a group, {F} the function blamed.
 	title string
 	alts  []string
+	// lost replaces title and alts, if not empty, where no function is to be had.
+	lost string
 	// named is the number of the group that names a function, 0 if none does.
 	named int
 	// rule finds {F}; nil if the title needs none.
@@ -139,7 +141,7 @@ func bugTable() []*oops {
 		{header: "Kernel BUG", formats: kernelBugFormats()},
 		// mm/slub.c, mm/slab.c
 		{header: "BUG ", strict: true, formats: []format{
-			{start: re(`^BUG [\w\-:.]+ \((?:Not tainted|Tainted.*?)\): ([^:]*)`), title: "BUG: {1} in {F}", alts: []string{badAccess}, rule: blameTrace},
+			{start: re(`^BUG [\w\-:.]+ \((?:Not tainted|Tainted.*?)\): ([^:]*)`), title: "BUG: {1} in {F}", alts: []string{badAccess}, lost: "BUG: {1}", rule: blameTrace},
 		}, not: compile(`kasan:|^BUG [^(]*$|^BUG \S+ \([^)]*$`)},
 		{header: "slab error in ", strict: true, formats: []format{
 			{start: re(`^slab error in \w+\(\): cache [^:]*: (.*)`), title: "BUG: {1} in {F}", alts: []string{badAccess}, rule: blameTrace},

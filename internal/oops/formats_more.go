@@ -39,7 +39,7 @@ func trapTable() []*oops {
 		{header: "Alignment trap:", formats: []format{{start: re(`^Alignment trap: not handling`), title: "Alignment trap in {F}", rule: blameTrace}}},
 		{header: "Oops: ", trap: true, strict: true, formats: []format{
 			{start: re(`^Oops: (.*)`), title: "Oops in {F}", rule: blamePC},
-		}, not: compile(`^Oops: (?:general protection|stack segment|divide|invalid opcode|double fault)|^Oops: [^0-9\[][^\[]*$`)},
+		}, not: compile(`^Oops: (?:int3|general protection|stack segment|divide|invalid opcode|double fault)|^Oops: [^0-9\[][^\[]*$`)},
 		{header: "Oops [#", trap: true, strict: true, formats: []format{{start: re(`^Oops \[#`), title: "Oops in {F}", rule: blamePC}}},
 		{header: "Oops - ", trap: true, strict: true, formats: []format{{start: re(`^Oops - `), title: "Oops in {F}", rule: blamePC}}},
 		{header: "int3: ", trap: true, strict: true, formats: []format{{start: re(`^int3: [0-9a-f]{4} \[#`), title: "int3 in {F}", rule: blamePC}}},
@@ -70,7 +70,10 @@ func warningTable() []*oops {
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/\w+\.c:\d+ (?:at )?(_*kv?malloc_(?:node|slab|order|large)\w*|kmalloc_\w+)`), title: "WARNING: kmalloc bug in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/vmalloc\.c:\d+ (?:at )?(_*vmalloc_node_range\w*)`), title: "WARNING: zero-size vmalloc in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?drivers/usb/core/urb\.c:\d+ (?:at )?(usb_submit_urb)`), title: "WARNING in {F}", named: 1, rule: blameUSB},
-		// lib/bug.c, kernel/panic.c
+		// lib/bug.c, kernel/panic.c; without a file where the kernel has none to tell,
+		// and without a function where only the registers do.
+		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ )?at ([A-Za-z_$<][\w.$<>:]*)\+0x[0-9a-f]+/0x`), title: "WARNING in {F}", named: 1, rule: blameWarning},
+		format{start: re(`^WARNING: (?:\[.*\] )?\S+:\d+ at (?:0x0|0|\(null\)|\(nil\))(?:,|$)`), title: "WARNING in {F}", rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ )?at \S+:\d+ {{FUNC}}`), title: "WARNING in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:\[.*\] )?\S+:\d+ at {{FUNC}}`), title: "WARNING in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ )?at \S+`), title: "WARNING in {F}", rule: blameWarning},
@@ -102,7 +105,7 @@ func infoTable() []*oops {
 		format{start: re(`^INFO:\s*$`), title: "INFO: corrupted", cut: true},
 		format{start: re(`^INFO: (.*)`), title: "INFO: {1}"},
 	)
-	not := compile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |Lockdep is|task .* blocked on .* likely|.*(?:will be removed|deprecated))|NMI handler .* took too long`)
+	not := compile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |Lockdep is|task .* blocked on an? |.*(?:will be removed|deprecated))|NMI handler .* took too long`)
 	return []*oops{
 		{header: "INFO: ", formats: rows, strict: true, notice: not},
 		{header: "INFO:", formats: rows, strict: true, notice: not},
@@ -121,6 +124,7 @@ func panicTable() []*oops {
 		{start: re(`^Kernel panic - not syncing: (No working init found.*)`), title: "kernel panic: {1}", noStack: true},
 		{start: re(`^Kernel panic - not syncing: (VFS: Unable to mount root fs.*)`), title: "kernel panic: {1}", noStack: true},
 		{start: re(`^Kernel panic - not syncing: (.*panic_on_warn set|panic_on_\w+ set)`), title: "kernel panic: panic_on_warn set", cut: true},
+		{start: re(`^Kernel panic - not syncing: CFI failure \(target: `), title: "CFI failure in {F}", rule: blameTrace},
 		// kernel/hung_task.c panics after it has named the task.
 		{start: re(`^Kernel panic - not syncing: (hung_task: blocked tasks)`), title: "kernel panic: {1}", cut: true},
 		{start: re(`^Kernel panic - not syncing: (Fatal exception)`), title: "kernel panic: {1}", cut: true},
@@ -149,6 +153,17 @@ func otherTable() []*oops {
 		{header: "unregister_netdevice: waiting for", repeat: true, formats: []format{
 			{start: re(`^unregister_netdevice: waiting for (?:\S+) to become free`), title: "unregister_netdevice: waiting for DEV to become free", noStack: true},
 		}},
+		{header: "CFI failure at ", formats: []format{
+			// kernel/cfi.c since 6.1
+			{start: re(`^CFI failure at {{FUNC}}`), title: "CFI failure in {F}", named: 1, rule: blameNamed, noStack: true},
+		}},
+		// fs/open.c
+		{header: "VFS: Close: file count is", formats: []format{
+			{start: re(`^VFS: Close: file count is (?:0|zero)`), title: "VFS: Close: file count is zero (use-after-free)", noStack: true},
+		}},
+		{header: "VFS: close: file count is", formats: []format{
+			{start: re(`^VFS: close: file count is (?:0|zero)`), title: "VFS: Close: file count is zero (use-after-free)", noStack: true},
+		}},
 		{header: "VFS: Busy inodes after unmount", repeat: true, formats: []format{
 			{start: re(`^VFS: Busy inodes after unmount`), title: "VFS: Busy inodes after unmount (use-after-free)", noStack: true},
 		}},
@@ -157,6 +172,8 @@ func otherTable() []*oops {
 			{start: re(`^EXT4-fs error \(device [^)]*\)`), title: "EXT4-fs error", noStack: true},
 		}, abroad: loopFS},
 		{header: "rust_kernel: panicked at", formats: []format{
+			// rust/kernel/lib.rs; the message stood in quotes before Rust 1.73.
+			{start: re(`^rust_kernel: panicked at '(.+)', \S+:\d+:\d+`), title: "{1} in {F}", rule: blamePC},
 			{start: re(`^rust_kernel: panicked at `), body: re(`(?m)\A(.+)$`), title: "{1} in {F}", rule: blamePC},
 		}},
 		{header: "trusty: ", formats: []format{

@@ -9,7 +9,7 @@ import (
 var (
 	// [<addr>] ? func+0x1/0x2 [module] file.c:3, in the dialects of x86, arm64,
 	// riscv, s390, powerpc (two addresses), mips and kmemleak.
-	frameRe = compile(`^\s*(?:<[/A-Za-z#_]+>\s+)*((?:\(?\[<?[0-9a-fx*_p()]+>?\]\)?\s*){0,2})(\? )?\(?([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)\)?(.*)$`)
+	frameRe = compile(`^\s*(?:<[/A-Za-z#_]+>\s+)*((?:\(?\[<?[0-9a-fx*_p()]+>?\]\)?\s*){0,2})(\? )?\(?\.?([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)\)?(.*)$`)
 	// func file.c:3 [inline]
 	inlineRe = compile(`^\s*(?:\[<?[0-9a-f]+>?\]\s+)?([A-Za-z_$<][\w.$<>:]*) (\S+):(\d+) \[inline\]\s*$`)
 	// [<addr>] (callee) from [<addr>] (caller+0x1/0x2 file.c:3), 32-bit arm.
@@ -24,7 +24,7 @@ var (
 	moduleRe = compile(`^\s+\[([\w\-]+)(?:[ (][^\]]*)?\]`)
 
 	// Where the kernel was: RIP: 0010:func+0x1/0x2 and its cousins.
-	pcRe = compile(`^\s*(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|RIP:|EIP: 00[67][0-9a-f]:|EIP is at|EIP:|IP is at|IP:|PC is at|pc :|pc:|epc :|NIP|Krnl PSW :|Faulting instruction address:|ERA:|era :)\s*(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)*\(?([A-Za-z_$<][\w.$<>:]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(.*)$`)
+	pcRe = compile(`^\s*(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|RIP:|EIP: 00[67][0-9a-f]:|EIP is at|EIP:|IP is at|IP:|PC is at|pc :|pc:|epc :|NIP|Krnl PSW :|Faulting instruction address:|ERA:|era :)\s*(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)*\(?\.?([A-Za-z_$<][\w.$<>:]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(.*)$`)
 	// The same where no symbol was found.
 	pcAnyRe  = compile(`^\s*(?:RIP: |EIP: |EIP is at |PC is at |pc : |epc : )`)
 	userPCRe = compile(`^\s*(?:RIP: 00[23][3b]:|EIP: 0073:)`)

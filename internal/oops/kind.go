@@ -137,6 +137,9 @@ var kindPrefixes = []struct {
 	{"Oops", DoS},
 	{"unregister_netdevice: waiting for", DoS},
 	{"VFS: Busy inodes", DoS},
+	{"VFS: Close", DoS},
+	{"BUG: Object already free", DoS},
+	{"CFI failure", Unknown},
 	{"trusty: ", DoS},
 
 	{"unexpected kernel reboot", Reboot},

@@ -207,11 +207,15 @@ func (s *Scanner) joins(owner *pending, h hit) bool {
 		return !owner.oops.repeat
 	case o.repeat && owner.oops == o:
 		return true
-	case o.trap || o.header == "kernel BUG":
-		return !owner.frames && announces.MatchString(owner.lines[owner.first].text)
+	case o.trap || o.header == "kernel BUG" || o.header == "WARNING: ":
+		first := owner.lines[owner.first].text
+		return !owner.frames && (detects.MatchString(first) || o.header != "WARNING: " && announces.MatchString(first))
 	}
 	return false
 }
+
+// detects matches first lines that a BUG or a warning follows.
+var detects = compile(`CFI failure at|VFS: Close: file count|VFS: Busy inodes`)
 
 // announces matches first lines that a processor exception's own line follows.
 var announces = compile(`(?i)unable to handle|NULL pointer|kernel BUG|Unhandled fault|Alignment trap|stack guard|double fault|panicked at|memory leak`)

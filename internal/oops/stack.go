@@ -41,6 +41,8 @@ type section struct {
 type body struct {
 	lines    []string
 	sections []section
+	// opened says that "[ cut here ]" stood before the first line.
+	opened bool
 	// pc is the first program counter in the report.
 	pc *Frame
 }
