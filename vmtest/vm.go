@@ -189,6 +189,9 @@ func launchOnce(ctx context.Context, c Config, arch args.Arch, accel, note strin
 			*name = fmt.Sprintf("/proc/self/fd/%d", inherit(f))
 		}
 	}
+	if accel == args.TCG && from == nil {
+		spec.TSCKHz = tscKHz()
+	}
 	var state *os.File
 	switch {
 	case from != nil:

@@ -133,6 +133,7 @@ type Spec struct {
 	Machine   string // "" for the architecture's default
 	CPU       string // "" for the architecture's default
 	Accel     string // TCG or KVM
+	TSCKHz    int    // speed of the guest's time stamp counter, 0 when it is not known
 	CPUs      int
 	MemoryMiB int
 	Balloon   bool // a virtio balloon
@@ -255,6 +256,13 @@ func source(s Spec) []Arg {
 	params := append([]string(nil), s.Arch.Params...)
 	if s.Accel == TCG {
 		params = append(params, s.Arch.Patience...)
+		if s.TSCKHz > 0 {
+			// The kernel finds that out by the ticks of another timer while it
+			// boots. On a busy host it gets a fraction of the truth, and its clock
+			// runs many times too fast from then on: every limit of its own is
+			// over at once (arch/x86/kernel/tsc.c: pit_hpet_ptimer_calibrate_cpu).
+			params = append(params, "tsc_early_khz="+strconv.Itoa(s.TSCKHz))
+		}
 	}
 	if s.Memory != nil {
 		// A fork's clocks go on where they stopped, all of them; between the stop

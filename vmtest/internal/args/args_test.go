@@ -16,7 +16,7 @@ import (
 func TestBuild(t *testing.T) {
 	arch, err := args.ForArch("amd64")
 	assert.NilError(t, err)
-	base := args.Spec{Arch: arch, Kernel: "/k/vmlinux", Accel: args.TCG, CPUs: 1, MemoryMiB: 512, Console: 3, QMP: 4}
+	base := args.Spec{Arch: arch, Kernel: "/k/vmlinux", Accel: args.TCG, TSCKHz: 2096000, CPUs: 1, MemoryMiB: 512, Console: 3, QMP: 4}
 
 	for name, change := range map[string]func(*args.Spec){
 		"minimal": func(*args.Spec) {},
