@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,6 +45,11 @@ const tagText = "Signature: 8a477f597d28d172789f06886806bc55\n" +
 // holds no resources and needs no closing.
 type Cache struct {
 	root string
+	// OnDamage, when set before the first use, is told of an entry that is not
+	// what was stored: its kind and key, and the file. It will be made anew. It
+	// may be called concurrently.
+	OnDamage func(kind, key, file string)
+	told     sync.Map // entries that it was told of, by path and time of creation
 }
 
 // Open returns the cache in the directory root, which is made (mode 0700, as
@@ -85,6 +91,8 @@ type record struct {
 	Bytes   int64            `json:"bytes"`
 	Count   int              `json:"count"`
 	Files   map[string]int64 `json:"files"`
+	// Sums are the CRC-32C of the files; see verify.
+	Sums map[string]uint32 `json:"sums,omitempty"`
 }
 
 // Get returns the directory of the entry (kind, key), building it when it is
@@ -177,7 +185,9 @@ func vanished(dir string, err error) error {
 }
 
 // Lookup returns the directory of a complete entry without ever building it,
-// and notes the use for [Cache.Prune]. Damaged entries count as missing.
+// and notes the use for [Cache.Prune]. Damaged entries count as missing: those
+// that lack a file, and those of which a checksum is wrong, which is looked at
+// once for each boot of the host and whenever a file has changed.
 func (c *Cache) Lookup(kind, key string) (path string, ok bool) {
 	if checkName(kind) != nil || checkName(key) != nil {
 		return "", false
@@ -185,6 +195,12 @@ func (c *Cache) Lookup(kind, key string) (path string, ok bool) {
 	path = filepath.Join(c.root, kind, key)
 	rec, err := readRecord(path)
 	if err != nil || !rec.matches(path) {
+		return "", false
+	}
+	if file := c.verify(path, rec); file != "" {
+		if _, again := c.told.LoadOrStore(path+rec.Created.String(), true); !again && c.OnDamage != nil {
+			c.OnDamage(kind, key, file)
+		}
 		return "", false
 	}
 	// The directory's modification time is the time of last use. The files
@@ -307,11 +323,18 @@ func writeRecord(dir string) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(rec)
+	if err := rec.addSums(dir); err != nil {
+		return err
+	}
+	return rec.write(dir)
+}
+
+func (r *record) write(dir string) error {
+	data, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, recordName), data, 0o600)
+	return writeAside(filepath.Join(dir, recordName), data)
 }
 
 func readRecord(dir string) (*record, error) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -684,4 +685,84 @@ func BenchmarkHit(b *testing.B) {
 			b.Fatal(hit, err)
 		}
 	}
+}
+
+// TestFlippedBit damages a file so that neither its size nor its time changes.
+func TestFlippedBit(t *testing.T) {
+	root := t.TempDir()
+	builds := 0
+	open := func() (*cache.Cache, *[]string) {
+		c, err := cache.Open(root)
+		assert.NilError(t, err)
+		var said []string
+		c.OnDamage = func(kind, key, file string) { said = append(said, kind+" "+key+" "+file) }
+		return c, &said
+	}
+	get := func(c *cache.Cache) string {
+		dir, _, err := c.Get(t.Context(), "kind", "key", func(_ context.Context, tmp string) error {
+			builds++
+			return errors.Join(os.WriteFile(filepath.Join(tmp, "other"), nil, 0o600), os.Symlink("other", filepath.Join(tmp, "link")),
+				os.WriteFile(filepath.Join(tmp, "vmlinux"), []byte("a kernel of many bits"), 0o600))
+		})
+		assert.NilError(t, err)
+		return filepath.Join(dir, "vmlinux")
+	}
+	c, said := open()
+	path := get(c)
+	for range 3 {
+		assert.Equal(t, get(c), path)
+	}
+	assert.Equal(t, builds, 1)
+
+	flip := func() {
+		t.Helper()
+		st, err := os.Stat(path)
+		assert.NilError(t, err)
+		b, err := os.ReadFile(path)
+		assert.NilError(t, err)
+		b[5] ^= 4
+		assert.NilError(t, os.WriteFile(path, b, 0o600))
+		assert.NilError(t, os.Chtimes(path, st.ModTime(), st.ModTime()))
+	}
+	flip()
+	_, ok := c.Lookup("kind", "key")
+	assert.Assert(t, !ok)
+	b, err := os.ReadFile(get(c))
+	assert.NilError(t, err)
+	assert.Equal(t, string(b), "a kernel of many bits")
+	assert.Equal(t, builds, 2)
+	assert.DeepEqual(t, *said, []string{"kind key vmlinux"})
+
+	// The disk's own damage leaves no trace in the file system: it is found at the
+	// first use after a boot, for which nothing is remembered.
+	get(c)
+	memos, err := filepath.Glob(filepath.Join(root, ".memo", "sums-*"))
+	assert.NilError(t, err)
+	assert.Equal(t, len(memos), 1)
+	before, err := os.ReadFile(memos[0])
+	assert.NilError(t, err)
+	get(c)
+	after, err := os.ReadFile(memos[0])
+	assert.NilError(t, err)
+	assert.Equal(t, string(before), string(after))
+	flip()
+	assert.NilError(t, os.Remove(memos[0]))
+	c, said = open()
+	get(c)
+	assert.Equal(t, builds, 3)
+	assert.DeepEqual(t, *said, []string{"kind key vmlinux"})
+
+	// An entry of an earlier version, which had no sums, gets them.
+	record := filepath.Join(filepath.Dir(path), ".entry.json")
+	text, err := os.ReadFile(record)
+	assert.NilError(t, err)
+	old := regexp.MustCompile(`,"sums":\{[^}]*\}`).ReplaceAll(text, nil)
+	assert.Assert(t, len(old) < len(text))
+	assert.NilError(t, os.WriteFile(record, old, 0o600))
+	_ = os.Remove(memos[0])
+	get(c)
+	assert.Equal(t, builds, 3)
+	flip()
+	get(c)
+	assert.Equal(t, builds, 4)
 }

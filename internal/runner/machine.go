@@ -33,7 +33,11 @@ func NewMachine(dir string, accel vmtest.Accel) (*Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Machine{Cache: c, Accel: accel}, nil
+	m := &Machine{Cache: c, Accel: accel}
+	c.OnDamage = func(kind, key, file string) {
+		m.progress("making %s anew, of the cache: %s is damaged: is the disk well?", kind+"/"+key, file)
+	}
+	return m, nil
 }
 
 // ReadAllowLists reads files in the format of [oops.ParseAllowList] into one
