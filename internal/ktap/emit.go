@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -35,7 +36,11 @@ func Emit(w io.Writer, d *Doc) error {
 func writeDoc(w *bufio.Writer, d *Doc, indent string) {
 	// A document cannot be made to print more than it holds.
 	missing := min(max(d.Missing, 0), maxRemarks)
-	total := len(d.Tests) + missing + len(d.Problems)
+	problems := d.Problems
+	if d.Refused != nil {
+		problems = append(slices.Clone(problems), d.Refused.String())
+	}
+	total := len(d.Tests) + missing + len(problems)
 	line := func(format string, args ...any) {
 		_, _ = w.WriteString(indent)
 		_, _ = fmt.Fprintf(w, format, args...)
@@ -78,7 +83,7 @@ func writeDoc(w *bufio.Writer, d *Doc, indent string) {
 		}
 		line("not ok %d - %s", len(d.Tests)+i+1, text)
 	}
-	for i, problem := range d.Problems {
+	for i, problem := range problems {
 		line("not ok %d - %s", len(d.Tests)+missing+i+1, strings.TrimSpace(escape(problem)))
 	}
 	if d.Bailed {
@@ -96,6 +101,9 @@ func resultLine(number int, t *Test) string {
 	}
 	b.WriteString("ok " + strconv.Itoa(number))
 	if name := strings.TrimSpace(escape(t.Name)); name != "" {
+		if before, ok := strings.CutSuffix(name, "{"); ok {
+			name = before + `\{` // which would begin subtests for some
+		}
 		b.WriteString(" - " + name)
 	}
 	reason := t.Reason

@@ -41,6 +41,9 @@ func dumpDoc(b *strings.Builder, d *ktap.Doc, indent string) {
 	for _, p := range d.Problems {
 		line("problem: %s", p)
 	}
+	if d.Refused != nil {
+		line("refused: %s", d.Refused)
+	}
 	for _, n := range d.Notes {
 		line("note: %s", n)
 	}
@@ -122,22 +125,6 @@ func TestParseReadError(t *testing.T) {
 	d, err = ktap.Parse(iotest.ErrReader(broken))
 	assert.ErrorIs(t, err, broken)
 	assert.Assert(t, d.Empty())
-}
-
-func TestOnTest(t *testing.T) {
-	in, err := os.ReadFile("testdata/parse/kselftest-runner.txt")
-	assert.NilError(t, err)
-	var got []string
-	p := ktap.NewParser(ktap.Config{OnTest: func(depth int, t *ktap.Test) {
-		got = append(got, fmt.Sprintf("%d %s %s", depth, t.Status(), t.Label()))
-	}})
-	_, _ = p.Write(in)
-	p.Finish()
-	assert.DeepEqual(t, got, []string{
-		"1 pass global.a", "1 pass global.b", "0 pass selftests: landlock: base_test",
-		"1 pass x", "0 fail selftests: landlock: fs_test",
-		"0 fail selftests: landlock: net_test",
-	})
 }
 
 func TestBounds(t *testing.T) {

@@ -2,7 +2,10 @@
 
 package ktap
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Doc is a TAP document or a group of subtests.
 type Doc struct {
@@ -33,6 +36,24 @@ type Doc struct {
 	Notes []string
 	// Output is what was printed after the last result, bounded.
 	Output string
+	// Refused is not nil if the input holds results in a form that is not
+	// counted. Nothing else is in the document then but what the kernel said.
+	Refused *Refusal
+}
+
+// A Refusal says why results are not counted.
+type Refusal struct {
+	// Format names the form, such as "LTP's kirk".
+	Format string
+	// Line is the first line that says so, and Advice what to do about it.
+	Line, Advice string
+	// Failed is whether it says of a test that it failed.
+	Failed bool
+}
+
+// String returns the refusal in one line.
+func (r *Refusal) String() string {
+	return fmt.Sprintf("%s is not counted (%s); its line: %s", r.Format, r.Advice, r.Line)
 }
 
 // A Test is one result line and what belongs to it.
@@ -206,6 +227,9 @@ func (d *Doc) count(c *Counts) {
 				continue
 			}
 		}
+		if s == StatusPass && t.Sub != nil && t.Sub.Failed() {
+			s = StatusFail // what was below it is lost
+		}
 		switch s {
 		case StatusPass:
 			c.Pass++
@@ -222,7 +246,7 @@ func (d *Doc) count(c *Counts) {
 // Failed reports whether anything in the document is a failure. What is below
 // a test that may fail (TODO, XFAIL) may fail too.
 func (d *Doc) Failed() bool {
-	if d.Bailed || d.Missing > 0 || len(d.Problems) > 0 {
+	if d.Bailed || d.Missing > 0 || len(d.Problems) > 0 || d.Refused != nil {
 		return true
 	}
 	for _, t := range d.Tests {
@@ -252,6 +276,9 @@ func (d *Doc) appendProblems(list []string, prefix string) []string {
 	if d.Bailed {
 		list = append(list, strings.TrimSpace(prefix+"bailed out: "+d.BailOut))
 	}
+	if d.Refused != nil {
+		list = append(list, prefix+d.Refused.String())
+	}
 	for _, p := range d.Problems {
 		list = append(list, prefix+p)
 	}
@@ -267,6 +294,33 @@ func (d *Doc) appendProblems(list []string, prefix string) []string {
 // parsed was not TAP.
 func (d *Doc) Empty() bool {
 	return d.Version == "" && d.Planned < 0 && len(d.Tests) == 0 && !d.Bailed
+}
+
+// justVersion reports whether there is nothing but a version line.
+func (d *Doc) justVersion() bool { return d.Planned < 0 && len(d.Tests) == 0 && !d.Bailed }
+
+// join appends another document, as several are read in a row.
+func (d *Doc) join(o *Doc) {
+	if d.Version == "" {
+		d.Version = o.Version
+	}
+	if o.Planned >= 0 {
+		d.Planned = max(d.Planned, 0) + o.Planned
+	}
+	if d.SkipAll == "" {
+		d.SkipAll = o.SkipAll
+	}
+	d.Tests = append(d.Tests, o.Tests...)
+	d.Missing = min(d.Missing+o.Missing, maxNumber)
+	if o.Bailed && !d.Bailed {
+		d.Bailed, d.BailOut = true, o.BailOut
+	}
+	d.Problems = append(d.Problems, o.Problems...)
+	d.Notes = append(d.Notes, o.Notes...)
+	d.Output += o.Output
+	if o.Totals != nil {
+		d.Totals = o.Totals
+	}
 }
 
 // Totals are the counts that kselftest.h's ksft_print_cnts prints at the end

@@ -5,6 +5,7 @@ package ktap
 import (
 	"bytes"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"slices"
 	"strings"
@@ -12,12 +13,6 @@ import (
 
 // Config bounds a [Parser]. A zero field means the default.
 type Config struct {
-	// OnTest, if not nil, is called for every result as its line is read,
-	// with the nesting depth (0 at the top). Subtests come before the test
-	// they belong to. Results that are found within other lines come when
-	// their document ends, and may correct what was said of their line.
-	OnTest func(depth int, t *Test)
-
 	// MaxLine is how many bytes of a line are looked at; the rest is left
 	// out. Default 64 KiB.
 	MaxLine int
@@ -54,13 +49,45 @@ func Parse(r io.Reader) (*Doc, error) {
 
 // A Parser parses TAP as it arrives. Make one with [NewParser].
 type Parser struct {
-	cfg    Config
-	line   []byte // the line in progress
-	cut    bool   // bytes of it were left out
+	cfg     Config
+	line    []byte // the line in progress
+	cut     bool   // bytes of it were left out
+	user    *stream
+	kernel  *stream
+	foreign foreign
+	learned learned
+	log     bool // what is written is the kernel's
+
+	// begun is what a line ended with that may be the beginning of "not ok"
+	// on the next one, and whose it was.
+	begun  string
+	begunS *stream
+
+	// passed is the result of the line before, if it passes without a
+	// directive, and passedBlank whether that line ended in a blank.
+	passed      *Test
+	passedS     *stream
+	passedBlank bool
+	passedLines int // since
+
+	// What the kernel's lines of results said, by time: a log may hold its
+	// console and then dmesg's copy of the same.
+	said   map[uint64]struct{}
+	latest int64
+
+	tests int // results kept
+	text  int // bytes kept
+	full  bool
+}
+
+// A stream is the lines of one origin: the kernel's messages, or everything
+// else. The two are interleaved line by line in a serial log, and each has TAP
+// of its own.
+type stream struct {
+	*Parser
 	frames []*frame
-	tests  int // results kept
-	text   int // bytes kept
-	full   bool
+	// ends is whether the line in progress has no newline.
+	ends bool
 }
 
 // A frame is a document that is being read: the outermost one, or one nested
@@ -72,24 +99,52 @@ type frame struct {
 	// escapes is whether the version has escapes; the outer frame's holds
 	// until there is a version line.
 	escapes bool
+	strict  bool   // "pragma +strict"
 	next    string // name announced for the frame to be nested here
+	// headless is whether the frame is the first of the outer one, and nothing
+	// came before it there: the log may lack its beginning.
+	headless bool
+	begin    *Test // the result before the frame began, in the outer frame
 
 	// The segment: one of several documents in a row.
-	first   int           // index of its first test in doc.Tests
-	planned int           // its plan, -1 before it
-	seen    map[int]*Test // its results by number
-	found   []embedded    // results within its other lines
-
-	totals *Totals // its "# Totals:" line
+	first    int           // index of its first test in doc.Tests
+	planned  int           // its plan, -1 before it
+	trailing bool          // the plan came after results, and ends the segment
+	version  bool          // it has a version line
+	numbered bool          // it has results with a number
+	number   int           // the last result's
+	seen     map[int]*Test // its results by number
+	assumed  map[*Test]int // the numbers of those that have none
+	todo     []int         // from the plan
+	found    []embedded    // results within its other lines
+	claims   claims
 
 	output  []byte // lines since the last result
 	dropped bool   // some did not fit
 	running string // the harness's test that has no result yet
 
-	last       *Test  // the result on the line before this one
+	last       *Test  // the result, if nothing of TAP's came after it
+	brace      *Test  // whose subtests in braces are being read
 	yaml       *Test  // whose YAML block is being read
 	yamlText   []byte // the block up to now
 	yamlIndent string // what the block's lines begin with
+}
+
+// claims are what a segment's comments say about its results.
+type claims struct {
+	totals *Totals // kselftest.h: of the results
+	group  *Totals // KUnit: of the results
+	leaves *Totals // KUnit: of the tests at any depth
+
+	// kselftest_harness.h: "PASSED: 2 / 2 tests passed."
+	harness                 bool
+	harnessOK               bool
+	harnessPass, harnessAll int
+
+	// node and tape: "# tests 3", "# pass 3", "# fail 0"; -1 without.
+	tests, pass, fail int
+
+	looks string // Test::More: "Looks like your test exited with 255"
 }
 
 // NewParser returns a parser of an empty document.
@@ -107,13 +162,25 @@ func NewParser(cfg Config) *Parser {
 			*d.field = d.value
 		}
 	}
-	p := &Parser{cfg: cfg}
-	p.frames = []*frame{newFrame("")}
+	p := &Parser{cfg: cfg, latest: -1}
+	p.user = &stream{Parser: p, frames: []*frame{newFrame("")}}
+	p.kernel = &stream{Parser: p, frames: []*frame{newFrame("")}}
 	return p
 }
 
 func newFrame(prefix string) *frame {
-	return &frame{prefix: prefix, doc: &Doc{Planned: -1}, planned: -1, seen: make(map[int]*Test)}
+	f := &frame{prefix: prefix, doc: &Doc{Planned: -1}}
+	f.reset()
+	return f
+}
+
+// reset makes f ready for a segment.
+func (f *frame) reset() {
+	f.first, f.planned, f.running = len(f.doc.Tests), -1, ""
+	f.trailing, f.version, f.numbered, f.number = false, false, false, 0
+	f.seen, f.assumed, f.todo, f.found = make(map[int]*Test), nil, nil, nil
+	f.claims = claims{tests: -1, pass: -1, fail: -1}
+	f.last, f.brace = nil, nil
 }
 
 // Write parses b. It takes all of it and returns no error.
@@ -133,64 +200,210 @@ func (p *Parser) Write(b []byte) (int, error) {
 		if i < 0 {
 			break
 		}
-		p.endLine()
+		p.endLine(false)
 		b = b[i+1:]
 	}
 	return n, nil
 }
 
 // Finish ends the input and returns the document. Nothing may be written
-// afterwards.
+// afterwards. What the kernel's messages say comes after everything else.
 func (p *Parser) Finish() *Doc {
 	if len(p.line) > 0 {
-		p.endLine()
+		p.endLine(true)
 	}
-	p.closeTo(0)
-	root := p.frames[0]
-	p.endSegment(root)
-	root.doc.Output = root.takeOutput()
+	doc, kernel := p.user.finish(), p.kernel.finish()
+	if doc.Empty() {
+		if other := p.foreign.finish(); other != nil {
+			other.Output = doc.Output
+			doc = other
+		}
+	} else {
+		doc.Problems = append(doc.Problems, p.foreign.contradicts(doc)...)
+	}
+	if !kernel.Empty() {
+		// Results without a version and a plan beside the kernel's: parts of its
+		// broken lines, or at least nothing that is known to be complete.
+		(&frame{doc: doc}).disown()
+	}
+	switch {
+	case kernel.Empty() && len(kernel.Problems) == 0:
+	case doc.Empty() && doc.Refused == nil:
+		kernel.Output = doc.Output + kernel.Output
+		doc = kernel
+	default:
+		doc.join(kernel)
+	}
 	if p.full {
 		// Not by way of problem: there may be no room left for it.
-		root.doc.Problems = append(root.doc.Problems, fmt.Sprintf("more than can be kept; %d results were", p.tests))
+		doc.Problems = append(doc.Problems, fmt.Sprintf("more than can be kept; %d results were", p.tests))
 	}
+	return doc
+}
+
+// KernelLog reads a kernel's log to its end, after everything that was written:
+// all in it is the kernel's, whether there are printk times or not. Lines that
+// were written before, with their times, are known again. The error is r's.
+func (p *Parser) KernelLog(r io.Reader) error {
+	if len(p.line) > 0 {
+		p.endLine(true)
+	}
+	p.log = true
+	if _, err := io.Copy(p, r); err != nil {
+		return fmt.Errorf("read the kernel log: %w", err)
+	}
+	if len(p.line) > 0 {
+		p.endLine(true)
+	}
+	p.log = false
+	return nil
+}
+
+func (s *stream) finish() *Doc {
+	s.closeTo(0)
+	root := s.frames[0]
+	s.endSegment(root, 0)
+	root.doc.Output = root.takeOutput()
 	return root.doc
 }
 
-func (p *Parser) endLine() {
-	line := strings.TrimSuffix(string(p.line), "\r")
+func (p *Parser) endLine(ends bool) {
+	raw := p.line
+	if n := len(raw); n > 0 && raw[n-1] == '\r' {
+		raw = raw[:n-1]
+	}
+	line := plain(raw)
 	if p.cut {
 		line += " [...]"
 	}
 	p.line, p.cut = p.line[:0], false
-	p.handle(line)
+	if rest, ok := p.learned.cut(line); ok {
+		line = rest
+	} else if l := learn(line); l != "" {
+		if c := carry(line); len(c.text) == len(line) {
+			p.learned = l // what follows says whether it was meant
+		}
+	}
+	c := carry(line)
+	s := p.user
+	if c.kernel || p.log {
+		s = p.kernel
+		if p.repeats(c) {
+			return
+		}
+	}
+	s.ends = ends
+	p.whole(s, c.text)
+}
+
+// whole puts "not" and "ok" together where a line was broken between them: what
+// is left would pass. Perl does the same for VMS.
+func (p *Parser) whole(s *stream, line string) {
+	p.late(s, line)
+	if p.begun != "" {
+		begun, t := p.begun, strings.TrimLeft(line, " \t")
+		joined := begun + line
+		if !resultAt(joined) {
+			if joined = begun + " " + t; !resultAt(joined) {
+				joined = ""
+			}
+		}
+		of := p.begunS
+		if joined != "" {
+			p.begun = ""
+			of.ends = s.ends
+			of.handle(joined)
+			return
+		}
+		if of == s {
+			p.begun = ""
+			s.handle(begun)
+		}
+	}
+	head := line
+	inner := ""
+	if strings.TrimLeft(head, " \t#") != "" && strings.TrimLeft(head, " \t#")[0] == 'n' {
+		// The kernel's console does not wait for the end of a line.
+		if i := strings.IndexByte(line, '['); i > 0 && i < maxPrefix && printkLen(line[i:]) > 0 {
+			head, inner = line[:i], line[i:]
+		}
+		switch strings.TrimSpace(strings.TrimLeft(head, " \t#")) {
+		case "n", "no", "not", "not o":
+			p.begun, p.begunS = strings.Clone(head), s
+			if inner != "" {
+				c := carry(inner)
+				p.kernel.ends = s.ends
+				p.kernel.handle(c.text)
+			}
+			return
+		}
+	}
+	s.handle(line)
+}
+
+// resultAt reports whether a line is a failed result, at any depth.
+func resultAt(line string) bool {
+	t, ok := parseResult(strings.TrimLeft(line, " \t#"), false)
+	return ok && !t.OK
+}
+
+// repeats reports whether a line with a result was printed before with the same
+// time. Only where time went back is there a copy; a clock that stands still
+// makes none.
+func (p *Parser) repeats(c carried) bool {
+	if c.time < 0 {
+		return false
+	}
+	text := strings.TrimLeft(c.text, " \t")
+	if text == "" || !strings.ContainsRune("okn1KT#B", rune(text[0])) {
+		return false
+	}
+	h := fnv.New64a()
+	_, _ = fmt.Fprint(h, c.time, c.text)
+	sum := h.Sum64()
+	_, known := p.said[sum]
+	if known && c.time < p.latest {
+		return true
+	}
+	p.latest = max(p.latest, c.time)
+	if p.said == nil {
+		p.said = make(map[uint64]struct{})
+	}
+	if len(p.said) < 4*p.cfg.MaxTests {
+		p.said[sum] = struct{}{}
+	}
+	return false
 }
 
 // handle takes one line without its newline.
-func (p *Parser) handle(line string) {
+func (s *stream) handle(line string) {
 	// Find the innermost open document whose prefix the line has.
 	depth, rest := 0, line
-	for depth+1 < len(p.frames) {
-		inner, ok := cutPrefix(rest, p.frames[depth+1].prefix)
+	for depth+1 < len(s.frames) {
+		inner, ok := cutPrefix(rest, s.frames[depth+1].prefix)
 		if !ok {
 			break
 		}
 		depth, rest = depth+1, inner
 	}
-	f := p.frames[depth]
-	last := f.last
-	f.last = nil
-	if p.inYAML(f, rest) || f.startYAML(last, rest) {
+	f := s.frames[depth]
+	if s.inYAML(f, rest) || s.startYAML(f, rest) {
 		return
 	}
-	if prefix, inner, ok := opens(f, rest); ok && depth+1 < maxDepth {
-		p.closeTo(depth) // of another prefix, so the new one comes after it
+	if prefix, inner, ok := s.opens(f, rest); ok && depth+1 < maxDepth {
+		s.closeTo(depth) // of another prefix, so the new one comes after it
 		nested := newFrame(prefix)
-		nested.name, nested.escapes, f.next = f.next, f.escapes, ""
-		p.frames = append(p.frames, nested)
+		nested.name, nested.escapes, nested.strict, f.next = f.next, f.escapes, f.strict, ""
+		nested.headless = f.doc.Empty()
+		if n := len(f.doc.Tests); n > f.first {
+			nested.begin = f.doc.Tests[n-1]
+		}
+		f.last = nil
+		s.frames = append(s.frames, nested)
 		f, rest = nested, inner
 		depth++
 	}
-	p.content(depth, f, rest)
+	s.content(depth, f, rest)
 }
 
 // cutPrefix is strings.CutPrefix for lines that may have lost trailing blanks.
@@ -203,7 +416,7 @@ func cutPrefix(line, prefix string) (string, bool) {
 
 // opens reports whether line begins a document nested in f, and splits it into
 // the nested document's prefix and content.
-func opens(f *frame, line string) (prefix, rest string, ok bool) {
+func (s *stream) opens(f *frame, line string) (prefix, rest string, ok bool) {
 	n, comment := 0, false
 	for n < len(line) {
 		switch {
@@ -217,131 +430,343 @@ func opens(f *frame, line string) (prefix, rest string, ok bool) {
 		}
 		break
 	}
-	if n == 0 {
+	if n == 0 || n == len(line) {
 		return "", "", false
 	}
 	prefix, rest = line[:n], line[n:]
+	switch rest[0] {
+	case 'o', 'n', '1', 'K', 'T', '#', 'B', 'p':
+	default:
+		return "", "", false
+	}
 	if _, ok := parseVersion(rest); ok {
 		return prefix, rest, true
 	}
-	// Anything else might be a program's own words unless TAP is spoken here.
-	if f.doc.Empty() {
-		return "", "", false
-	}
+	// KUnit in the kernel's log may lack its beginning. Elsewhere anything else
+	// might be a program's own words unless TAP is spoken here.
+	spoken := !f.doc.Empty() || s == s.kernel
 	if strings.HasPrefix(rest, "# Subtest: ") {
+		return prefix, rest, spoken || !comment
+	}
+	if f.brace != nil && !comment {
 		return prefix, rest, true
 	}
-	if _, _, ok := parsePlan(rest, false); ok {
-		return prefix, rest, true
+	if _, _, _, ok := parsePlan(rest, false); ok {
+		return prefix, rest, spoken || f.next != ""
 	}
 	// A comment that looks like a result is one only in a document that was
 	// begun properly.
-	if t, ok := parseResult(rest, false); ok && t.Number > 0 && !comment {
+	t, ok := parseResult(rest, false)
+	switch {
+	case !ok, comment:
+		return "", "", false
+	case t.Number > 0:
+		return prefix, rest, spoken || !t.OK || f.next != ""
+	case f.next != "":
 		return prefix, rest, true
 	}
-	return "", "", false
+	// Without a number it needs a dash, or to be nothing else.
+	dashed := strings.HasPrefix(rest, "ok - ") || strings.HasPrefix(rest, "not ok - ") || rest == "not ok"
+	return prefix, rest, dashed && !f.doc.Empty()
 }
 
 // content handles a line of f without its prefix. Only lines that mean
 // something at f's level end the documents nested in it: foreign lines may come
 // at any time.
-func (p *Parser) content(depth int, f *frame, line string) {
-	if v, ok := parseVersion(line); ok {
-		p.closeTo(depth)
-		if f.planned >= 0 || len(f.doc.Tests) > f.first {
-			p.endSegment(f)
+func (s *stream) content(depth int, f *frame, line string) {
+	if line == "" {
+		s.output(f, line)
+		return
+	}
+	if s == s.user && depth == 0 {
+		s.foreign.line(line)
+	}
+	switch line[0] {
+	case 'T', 'K':
+		if v, ok := parseVersion(line); ok {
+			s.closeTo(depth)
+			if f.planned >= 0 || f.version || len(f.doc.Tests) > f.first {
+				s.endSegment(f, depth)
+			}
+			f.escapes, f.version, f.last = v == "TAP 14" || v == "TAP 13", true, nil
+			if f.doc.Version == "" {
+				f.doc.Version = v
+			}
+			return
 		}
-		f.escapes = v == "TAP 14"
-		if f.doc.Version == "" {
-			f.doc.Version = v
+	case '1':
+		if n, skip, todo, ok := parsePlan(line, f.escapes); ok {
+			f.last = nil
+			s.plan(depth, f, n, skip, todo)
+			return
 		}
+	case 'o', 'n':
+		if t, ok := parseResult(line, f.escapes); ok && s.result(depth, f, t, line) {
+			return
+		}
+	case 'B', 'b':
+		if bail := "bail out!"; len(line) >= len(bail) && strings.EqualFold(line[:len(bail)], bail) && (line[0] == 'B' || !f.doc.Empty()) {
+			f.doc.Bailed = true
+			f.doc.BailOut = s.keep(strings.TrimSpace(line[len(bail):]))
+			return
+		}
+	case '#':
+		s.comment(depth, f, line)
 		return
+	case 'p':
+		if on, ok := strings.CutSuffix(line, "strict"); ok && (on == "pragma +" || on == "pragma -") {
+			f.strict = on == "pragma +"
+			return
+		}
+	case '}':
+		if f.brace != nil && strings.TrimRight(line, " \t") == "}" {
+			s.endBrace(depth, f)
+			return
+		}
+	case '{':
+		// node-tap: after the result and its diagnostics.
+		if f.last != nil && strings.TrimRight(line, " \t") == "{" && f.last.Sub == nil {
+			f.brace, f.last = f.last, nil
+			return
+		}
+	case 'k':
+		if s == s.kernel && strings.HasPrefix(line, "kunit executor: ") {
+			s.problem(f, clip(line)) // KUnit says so where it could not run
+		}
 	}
-	if n, skip, ok := parsePlan(line, f.escapes); ok {
-		p.plan(f, n, skip)
-		return
+	if f.strict && strings.TrimSpace(line) != "" {
+		s.problem(f, "strict, and no TAP: "+clip(line))
 	}
-	if t, ok := parseResult(line, f.escapes); ok && f.believes(t, line) {
-		p.result(depth, f, t, line)
-		return
-	}
-	if reason, ok := strings.CutPrefix(line, "Bail out!"); ok {
-		f.doc.Bailed = true
-		f.doc.BailOut = p.keep(strings.TrimSpace(reason))
-		return
-	}
-	if text, ok := strings.CutPrefix(line, "#"); ok {
-		p.comment(f, text)
-		return
-	}
-	p.look(f, line, nil)
-	p.output(f, line)
+	s.look(f, line, nil)
+	s.output(f, line)
 }
 
-// believes reports whether a result line is one, or some program's own words.
-// Results without a number are rare among the kernel's, and "ok" is not.
-func (f *frame) believes(t *Test, line string) bool {
-	switch {
-	case t.Number > 0:
-		return true
-	case f.doc.Empty():
-		return strings.HasPrefix(line, "ok - ") || strings.HasPrefix(line, "not ok - ")
+// late finds the directive of a result whose line was broken before it: a skip
+// must not read as passed.
+func (p *Parser) late(s *stream, line string) {
+	t, blank := p.passed, p.passedBlank
+	if t == nil || line == "" {
+		return
 	}
-	return len(f.seen) == 0
+	if s != p.passedS && s == p.kernel {
+		return // the kernel's console wrote in between
+	}
+	p.passed = nil
+	text := strings.TrimLeft(line, " \t")
+	rest := ""
+	if strings.HasPrefix(text, "#") {
+		if !blank && !isBlank(line[0]) {
+			return
+		}
+		rest = strings.TrimLeft(text[1:], " \t")
+	} else if !isTAP(text) && len(findEmbedded(line)) == 0 {
+		_, after, _ := cutComment(text, true)
+		rest = strings.TrimLeft(after, " \t")
+		if p.passedLines++; p.passedLines < 3 {
+			p.passed = t // it may be broken more than once
+		}
+	}
+	if d, reason := parseDirective(rest); d != None {
+		t.Directive, t.Reason = d, p.keep(reason)
+		p.passed = nil
+	}
 }
 
-func (p *Parser) plan(f *frame, n int, skip string) {
+func (s *stream) plan(depth int, f *frame, n int, skip string, todo []int) {
+	saw := len(f.doc.Tests) - f.first
 	switch {
 	case f.planned < 0:
-	case f.planned == len(f.doc.Tests)-f.first && f.planned > 0:
-		p.endSegment(f) // of a document that was complete
+	case f.planned == saw && f.planned > 0:
+		s.endSegment(f, depth) // of a document that was complete
+		saw = 0
 	case f.planned == n:
 		return
 	default:
-		p.problem(f, fmt.Sprintf("planned %d tests, and then %d", f.planned, n))
+		s.problem(f, fmt.Sprintf("planned %d tests, and then %d", f.planned, n))
 		return
 	}
-	f.planned = n
+	f.planned, f.todo = n, todo
+	f.trailing = saw > 0
 	f.doc.Planned = max(f.doc.Planned, 0) + n
 	if n == 0 {
-		f.doc.SkipAll = p.keep(skip)
+		f.doc.SkipAll = s.keep(skip)
 	}
 }
 
-func (p *Parser) result(depth int, f *frame, t *Test, line string) {
+// result takes a result line, and reports whether it is one, or some program's
+// own words: results without a number are rare among the kernel's, and "ok" is
+// not.
+func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
+	empty := f.doc.Empty() && len(s.frames) == depth+1
+	if t.Number == 0 && t.OK {
+		switch {
+		case strings.HasPrefix(f.doc.Version, "KTAP"), s == s.kernel:
+			return false // which demands numbers
+		case empty && f.next == "" && !strings.HasPrefix(line, "ok - "):
+			return false
+		case f.numbered && f.planned < 0 && !strings.HasPrefix(line, "ok - ") && line != "ok":
+			return false
+		case f.numbered && f.planned >= 0 && f.number >= f.planned:
+			return false // prove -v: the test file is ok
+		}
+	}
+	if f.trailing && len(f.doc.Tests)-f.first == f.planned && t.Number == 1 && f.numbered {
+		s.closeTo(depth) // what is nested here came behind the end
+		s.endSegment(f, depth)
+	} else if f.trailing {
+		s.problem(f, "results after the plan: "+clip(line))
+		f.trailing = false
+	}
+	if f.brace != nil {
+		s.problem(f, fmt.Sprintf("the subtests of test %d have no end", f.brace.Number))
+		s.endBrace(depth, f)
+	}
+	switch {
+	case s.ends && t.Status() == StatusPass:
+		// The number, the name or a directive may be cut.
+		t.OK, t.Reason = false, "the output ends within this line: "+clip(line)
+	case t.OK && t.Directive == None && cutDirective(line):
+		t.OK, t.Reason = false, "the directive is cut: "+clip(line)
+	}
+	braced := false
+	if name, ok := strings.CutSuffix(strings.TrimRight(line, " \t"), " {"); ok && !strings.HasPrefix(f.doc.Version, "KTAP") {
+		if inner, ok := parseResult(name, f.escapes); ok {
+			inner.OK = inner.OK && t.OK
+			if t.OK != inner.OK {
+				inner.Reason = t.Reason
+			}
+			t, braced = inner, true
+		}
+	}
+	if n := depth + 2; n < len(s.frames) && t.Name != "" && s.frames[depth+1].name != t.Name {
+		// A result whose indentation is lost: its group is open, deeper.
+		for ; n < len(s.frames); n++ {
+			if s.frames[n].name == t.Name {
+				return s.result(n-1, s.frames[n-1], t, line)
+			}
+		}
+	}
 	// The innermost open documents end, and the group nested directly in f is
 	// this test's.
-	var sub *frame
-	if depth+1 < len(p.frames) {
-		p.closeTo(depth + 1)
-		sub = p.frames[depth+1]
-		p.endSegment(sub)
-		sub.doc.Output = sub.takeOutput()
-		t.Sub = sub.doc
-		p.frames = p.frames[:depth+1]
+	if depth+1 < len(s.frames) {
+		s.closeTo(depth + 1)
+		sub := s.frames[depth+1]
+		switch {
+		case sub.belongsBefore(t):
+			s.closeTo(depth)
+		default:
+			s.endSegment(sub, depth+1)
+			sub.doc.Output = sub.takeOutput()
+			if sub.doc.Empty() && sub.name != "" {
+				s.problem(sub, "a group without results")
+			}
+			if !sub.headless {
+				sub.disown()
+			}
+			t.Sub = sub.doc
+			s.frames = s.frames[:depth+1]
+		}
+	}
+	if f.name != "" && f.name == t.Name && f.doc.Empty() {
+		// Not of f: the test's own announcement, as node prints it.
+		f.name = ""
 	}
 	f.running, f.next = "", ""
 	t.Output = f.takeOutput()
-	if before := f.seen[t.Number]; t.Number > 0 && before != nil {
-		if before.Name == t.Name && before.OK == t.OK && before.Directive == t.Directive && t.Sub == nil {
+	number := t.Number
+	if number == 0 {
+		number = f.number + 1
+	}
+	if before := f.seen[number]; before != nil {
+		_, guessed := f.assumed[before]
+		switch {
+		case t.Number == 0:
+			number = 0
+		case guessed && before.OK:
+			// The line without a number was none.
+			f.doc.Tests = slices.DeleteFunc(f.doc.Tests, func(t *Test) bool { return t == before })
+		case guessed:
+		case before.Name == t.Name && before.OK == t.OK && before.Directive == t.Directive && t.Sub == nil:
 			// A process that forks with text in its stdio buffer prints it
 			// twice. Nothing is lost with the copy.
-			p.note(f, fmt.Sprintf("result %d was printed twice", t.Number))
-			return
+			s.note(f, fmt.Sprintf("result %d was printed twice", t.Number))
+			return true
+		default:
+			s.problem(f, fmt.Sprintf("two tests have the number %d", t.Number))
+			if t.Status() == StatusPass && t.Sub == nil {
+				return true // no number passes twice
+			}
 		}
-		p.problem(f, fmt.Sprintf("two tests have the number %d", t.Number))
 	}
-	if !p.add(f, t) {
-		return
+	if !s.add(f, t) {
+		return true
 	}
-	if t.Number > 0 {
-		f.seen[t.Number] = t
+	f.numbered = f.numbered || t.Number > 0
+	if number > 0 {
+		f.seen[number], f.number = t, number
+		if t.Number == 0 {
+			if f.assumed == nil {
+				f.assumed = make(map[*Test]int)
+			}
+			f.assumed[t] = number
+		}
+	}
+	for _, n := range f.todo {
+		if n == number && t.Directive == None {
+			t.Directive = Todo
+		}
 	}
 	f.last = t
-	p.look(f, line, t)
-	if p.cfg.OnTest != nil {
-		p.cfg.OnTest(depth, t)
+	if t.OK && t.Directive == None {
+		s.passed, s.passedS, s.passedLines, s.passedBlank = t, s, 0, isBlank(line[len(line)-1])
 	}
+	if braced {
+		f.brace, f.last = t, nil
+	}
+	s.look(f, line, t)
+	return true
+}
+
+// belongsBefore reports whether f is the group of the result before it rather
+// than of t.
+func (f *frame) belongsBefore(t *Test) bool {
+	b := f.begin
+	return f.name != "" && f.name != t.Name && b != nil && b.Sub == nil && b.Name == f.name
+}
+
+// cutDirective reports whether a line's comment is the beginning of a directive
+// and nothing else.
+func cutDirective(line string) bool {
+	i := strings.LastIndexByte(line, '#')
+	if i <= 0 || !isBlank(line[i-1]) {
+		return false
+	}
+	word := strings.ToUpper(strings.TrimSpace(line[i+1:]))
+	if len(word) > 6 {
+		return false
+	}
+	for _, d := range directiveNames[1:] {
+		if len(word) < len(d) && strings.HasPrefix(d, word) {
+			return true
+		}
+	}
+	return false
+}
+
+// endBrace ends the subtests in braces.
+func (s *stream) endBrace(depth int, f *frame) {
+	t := f.brace
+	f.brace = nil
+	if depth+1 >= len(s.frames) {
+		s.problem(f, fmt.Sprintf("test %d has no subtests", t.Number))
+		return
+	}
+	s.closeTo(depth + 1)
+	sub := s.frames[depth+1]
+	s.endSegment(sub, depth+1)
+	sub.doc.Output = sub.takeOutput()
+	t.Sub = sub.doc
+	s.frames = s.frames[:depth+1]
 }
 
 // add keeps a result and reports whether there is room for it.
@@ -395,25 +820,93 @@ func (p *Parser) look(f *frame, line string, host *Test) {
 	}
 }
 
-func (p *Parser) comment(f *frame, text string) {
+func (s *stream) comment(depth int, f *frame, line string) {
+	text := line[1:]
 	if name, ok := harnessRun(text); ok {
 		f.running = name
 	}
 	text = strings.TrimPrefix(text, " ")
 	if name, ok := strings.CutPrefix(text, "Subtest: "); ok {
+		f.last = nil
 		name = strings.TrimSpace(name)
 		// Printed within the group, or right before it.
-		if f.name == "" && f.doc.Empty() && f.prefix != "" {
-			f.name = p.keep(name)
+		if f.name == "" && f.doc.justVersion() && f.prefix != "" {
+			f.name = s.keep(name)
 		} else {
-			f.next = p.keep(name)
+			f.next = s.keep(name)
 		}
 		return
 	}
-	if totals, ok := parseTotals(text); ok {
-		f.doc.Totals, f.totals = totals, totals
+	f.last = nil
+	s.claim(depth, f, text)
+	s.output(f, text)
+}
+
+// claim notes what a comment says about the results.
+func (s *stream) claim(depth int, f *frame, text string) {
+	if text == "" {
+		return
 	}
-	p.output(f, text)
+	if inner, ok := strings.CutPrefix(text, "# Totals: pass:"); ok && depth+1 == len(s.frames) && !strings.Contains(inner, "total:") {
+		// Of a program under kselftest's runner whose version line is lost.
+		s.problem(f, "totals of results that are missing: "+clip(text))
+		return
+	}
+	if totals, total, kunit, ok := parseTotals(text); ok {
+		if !kunit {
+			f.doc.Totals, f.claims.totals = totals, totals
+			return
+		}
+		if totals.Pass+totals.Fail+totals.Skip != total {
+			s.problem(f, "totals that do not add up: "+clip(text))
+		}
+		switch {
+		case depth+1 < len(s.frames):
+			c := &s.frames[depth+1].claims
+			if strings.HasPrefix(text, "Totals: ") {
+				c.leaves = totals
+			} else {
+				c.group = totals
+			}
+		case total > 0 && f.version && strings.HasPrefix(f.doc.Version, "KTAP") && f.prefix != "":
+			// Before Linux 6.2, which brought nested versions, a test's
+			// parameters were comments.
+			s.problem(f, "totals of results that are missing: "+clip(text))
+		}
+		return
+	}
+	if strings.HasPrefix(text, "PASSED: ") || strings.HasPrefix(text, "FAILED: ") {
+		// "PASSED: 5 / 5 tests passed."
+		w := strings.Fields(text)
+		if len(w) == 6 && w[2] == "/" && w[4] == "tests" && w[5] == "passed." {
+			pass, ok1 := parseNumber(w[1])
+			all, ok2 := parseNumber(w[3])
+			if ok1 && ok2 {
+				f.claims.harness, f.claims.harnessOK = true, w[0] == "PASSED:"
+				f.claims.harnessPass, f.claims.harnessAll = pass, all
+			}
+		}
+		return
+	}
+	if strings.HasPrefix(text, "Looks like ") {
+		// Test::More, of what no result line says.
+		for _, bad := range []string{"Looks like you failed ", "Looks like you planned ", "Looks like your test "} {
+			if strings.HasPrefix(text, bad) && f.claims.looks == "" {
+				f.claims.looks = s.keep(clip(text))
+			}
+		}
+		return
+	}
+	for _, c := range []struct {
+		word string
+		n    *int
+	}{{"tests ", &f.claims.tests}, {"pass ", &f.claims.pass}, {"fail ", &f.claims.fail}} {
+		if rest, ok := strings.CutPrefix(text, c.word); ok {
+			if n, ok := parseNumber(strings.TrimSpace(rest)); ok {
+				*c.n = n
+			}
+		}
+	}
 }
 
 // output keeps a line that belongs to the next result.
@@ -439,34 +932,56 @@ func (f *frame) takeOutput() string {
 	return s
 }
 
-// startYAML reports whether line begins the diagnostic block of the result on
-// the line before it.
-func (f *frame) startYAML(last *Test, line string) bool {
-	indent, ok := strings.CutSuffix(strings.TrimRight(line, " \t"), "---")
-	if last == nil || !ok || indent == "" || strings.Trim(indent, " \t") != "" {
+// startYAML reports whether line begins the diagnostic block of the last
+// result.
+func (s *stream) startYAML(f *frame, line string) bool {
+	if f.last == nil && f.brace == nil || line == "" || !isBlank(line[0]) {
 		return false
 	}
-	f.yaml, f.yamlIndent = last, indent
+	indent, ok := strings.CutSuffix(strings.TrimRight(line, " \t"), "---")
+	if !ok || strings.Trim(indent, " \t") != "" || indent == "" || f.last == nil || f.last.YAML != "" {
+		return false
+	}
+	f.yaml, f.yamlIndent = f.last, indent
 	return true
 }
 
 // inYAML reports whether line belongs to the diagnostic block being read.
-func (p *Parser) inYAML(f *frame, line string) bool {
+// Foreign lines may come within one.
+func (s *stream) inYAML(f *frame, line string) bool {
 	if f.yaml == nil {
 		return false
 	}
 	body, ok := cutPrefix(line, f.yamlIndent)
 	switch {
 	case !ok && line != "":
-		p.note(f, fmt.Sprintf("the diagnostics of test %d have no end", f.yaml.Number))
+		if !isTAP(line) {
+			return false
+		}
+		s.problem(f, fmt.Sprintf("the diagnostics of test %d have no end", f.yaml.Number))
 		f.endYAML()
 		return false
 	case strings.TrimRight(body, " \t") == "...":
 		f.endYAML()
-	case len(f.yamlText)+len(body) < p.cfg.MaxOutput && p.takeOutput(len(body)+1):
+	case len(f.yamlText)+len(body) < s.cfg.MaxOutput && s.takeOutput(len(body)+1):
 		f.yamlText = append(append(f.yamlText, body...), '\n')
 	}
 	return true
+}
+
+// isTAP reports whether a line means something.
+func isTAP(line string) bool {
+	if line == "" || !strings.ContainsRune("on1TKB}#", rune(line[0])) {
+		return false
+	}
+	if _, ok := parseResult(line, false); ok {
+		return true
+	}
+	if _, _, _, ok := parsePlan(line, false); ok {
+		return true
+	}
+	_, version := parseVersion(line)
+	return version || line == "}" || strings.HasPrefix(line, "Bail out!") || strings.HasPrefix(line, "# Subtest: ")
 }
 
 func (f *frame) endYAML() {
@@ -478,37 +993,66 @@ func (f *frame) endYAML() {
 
 // closeTo ends the documents nested deeper than depth, for want of a result
 // that would have claimed them.
-func (p *Parser) closeTo(depth int) {
-	for len(p.frames) > depth+1 {
-		last := len(p.frames) - 1
-		f, outer := p.frames[last], p.frames[last-1]
-		p.frames = p.frames[:last]
-		p.endSegment(f)
+func (s *stream) closeTo(depth int) {
+	for len(s.frames) > depth+1 {
+		last := len(s.frames) - 1
+		f, outer := s.frames[last], s.frames[last-1]
+		s.endSegment(f, last)
+		s.frames = s.frames[:last]
 		if f.doc.Empty() {
+			continue
+		}
+		f.doc.Output = f.takeOutput()
+		if b := outer.brace; b != nil {
+			outer.brace = nil
+			s.problem(outer, fmt.Sprintf("the subtests of test %d have no end", b.Number))
+			b.Sub = f.doc
+			continue
+		}
+		if f.belongsBefore(&Test{}) {
+			f.begin.Sub = f.doc
 			continue
 		}
 		name := clip(f.name)
 		if name == "" {
 			name = "(unnamed group)"
+			f.disown()
 		}
-		f.doc.Output = f.takeOutput()
 		// Whoever was to sum the group up did not live to do it.
-		t := &Test{Name: name, Reason: "the group of tests has no result", Sub: f.doc, Output: outer.takeOutput()}
-		if p.add(outer, t) && p.cfg.OnTest != nil {
-			p.cfg.OnTest(last-1, t)
+		s.add(outer, &Test{Name: name, Reason: "the group of tests has no result", Sub: f.doc, Output: outer.takeOutput()})
+	}
+}
+
+// disown lets nothing pass in a group without version, name and plan: whose
+// results they are nobody knows; perhaps they are parts of broken lines, and were
+// counted with their group.
+func (f *frame) disown() {
+	if f.doc.Version != "" || f.doc.Planned >= 0 || f.name != "" {
+		return
+	}
+	for _, t := range f.doc.Tests {
+		if t.Status() == StatusPass {
+			t.OK, t.Reason = false, "a result outside of any group"
 		}
 	}
 }
 
-// endSegment checks a document that has ended and makes f ready for another.
-func (p *Parser) endSegment(f *frame) {
-	p.salvage(f)
+// endSegment checks a document that has ended and makes f, at depth, ready for
+// another.
+func (s *stream) endSegment(f *frame, depth int) {
+	if f.yaml != nil {
+		s.problem(f, fmt.Sprintf("the diagnostics of test %d have no end", f.yaml.Number))
+		f.endYAML()
+	}
+	if f.brace != nil {
+		s.problem(f, fmt.Sprintf("the subtests of test %d have no end", f.brace.Number))
+		f.brace = nil
+	}
+	s.settle(f)
+	s.salvage(f)
 	tests := f.doc.Tests[f.first:]
 	saw, promised := len(tests), f.planned
 	if promised < 0 {
-		if saw > 0 {
-			p.note(f, "no plan")
-		}
 		// Without a plan the numbers tell at least about gaps.
 		highest, numbered := 0, 0
 		for n := range f.seen {
@@ -516,36 +1060,151 @@ func (p *Parser) endSegment(f *frame) {
 		}
 		promised = saw + highest - numbered
 		if promised > saw {
-			p.problem(f, fmt.Sprintf("the numbers go up to %d, saw %d", highest, numbered))
+			s.problem(f, fmt.Sprintf("the numbers go up to %d, saw %d", highest, numbered))
 		}
+		s.unplanned(f, depth, tests)
 	} else if saw != promised {
-		p.problem(f, fmt.Sprintf("planned %d, saw %d", promised, saw))
+		s.problem(f, fmt.Sprintf("planned %d, saw %d", promised, saw))
 	}
 	missing := max(promised-saw, 0)
 	if f.running != "" && (f.planned < 0 || missing > 0) {
 		t := &Test{Name: f.running, Reason: "did not finish", Output: f.takeOutput()}
-		if p.add(f, t) {
+		if s.add(f, t) {
 			missing = max(missing-1, 0)
-			if p.cfg.OnTest != nil {
-				p.cfg.OnTest(len(p.frames)-1, t)
-			}
 		}
 	}
 	f.doc.Missing = min(f.doc.Missing+missing, maxNumber)
 	for n := range f.seen {
 		if f.planned >= 0 && n > f.planned {
-			p.problem(f, fmt.Sprintf("there are numbers beyond the plan of %d", f.planned))
+			s.problem(f, fmt.Sprintf("there are numbers beyond the plan of %d", f.planned))
 			break
 		}
 	}
-	if f.totals != nil {
-		if differs := f.totals.check(tests); differs != "" {
-			p.problem(f, differs)
+	if differs := f.claims.check(tests); differs != "" {
+		s.problem(f, differs)
+	}
+	f.reset()
+}
+
+// unplanned judges a document without a plan.
+func (s *stream) unplanned(f *frame, depth int, tests []*Test) {
+	switch {
+	case len(tests) == 0:
+		if f.version && !f.doc.Bailed {
+			s.problem(f, "a version, and neither a plan nor results")
+		}
+	case depth > 0 && (f.claims.group != nil || f.claims.totals != nil || f.claims.harness),
+		depth > 0 && strings.HasPrefix(f.doc.Version, "KTAP") && f.name != "" && len(tests) == 1,
+		depth > 0 && strings.Contains(f.prefix, "#"),
+		s == s.kernel && depth == 0 && !f.version && grouped(tests):
+		// KUnit's parameters have totals, unless there is but one; programs
+		// that kselftest's runner runs have an exit status; and KUnit's modules
+		// had no plan of their own before Linux 6.0.
+		s.note(f, "no plan")
+	default:
+		s.problem(f, "no plan says that these were all")
+	}
+}
+
+// grouped reports whether all results are of groups with a plan and without a
+// version, as KUnit printed them before Linux 6.2.
+func grouped(tests []*Test) bool {
+	for _, t := range tests {
+		if t.Sub == nil || t.Sub.Planned < 0 || t.Sub.Version != "" {
+			return false
 		}
 	}
-	f.endYAML()
-	f.first, f.planned, f.running = len(f.doc.Tests), -1, ""
-	f.seen, f.found, f.totals, f.last = make(map[int]*Test), nil, nil, nil
+	return true
+}
+
+// settle decides which lines without a number were results: those that make the
+// numbers full.
+func (s *stream) settle(f *frame) {
+	if len(f.assumed) == 0 || !f.numbered {
+		return
+	}
+	fits := len(f.doc.Tests)-f.first == f.planned
+	f.doc.Tests = slices.DeleteFunc(f.doc.Tests, func(t *Test) bool {
+		n, guessed := f.assumed[t]
+		drop := guessed && t.OK && (!fits || n > f.planned)
+		if drop && f.seen[n] == t {
+			delete(f.seen, n)
+		}
+		return drop
+	})
+}
+
+// check compares what was said about results with them, and says what differs,
+// "" if nothing does.
+func (c *claims) check(tests []*Test) string {
+	if c.totals != nil {
+		if differs := c.totals.check(tests); differs != "" {
+			return differs
+		}
+	}
+	if c.group != nil {
+		if got := sum(tests); got.Pass != c.group.Pass || got.Skip != c.group.Skip || got.Fail+got.XPass+got.Error != c.group.Fail {
+			return fmt.Sprintf("the totals say pass:%d fail:%d skip:%d, the results pass:%d fail:%d skip:%d",
+				c.group.Pass, c.group.Fail, c.group.Skip, got.Pass, got.Fail, got.Skip)
+		}
+	}
+	if c.leaves == nil && !c.harness && c.tests < 0 && c.fail < 0 && c.looks == "" {
+		return ""
+	}
+	d := Doc{Tests: tests, Planned: -1}
+	n := d.Count()
+	if c.looks != "" && !d.Failed() {
+		return c.looks
+	}
+	if c.leaves != nil {
+		comments := n.Total() < c.leaves.Pass+c.leaves.Fail+c.leaves.Skip && !versioned(tests)
+		if !comments && (n.Pass != c.leaves.Pass || n.Skip != c.leaves.Skip || n.Fail != c.leaves.Fail) || c.leaves.Fail > 0 && !d.Failed() {
+			return fmt.Sprintf("the totals of all say pass:%d fail:%d skip:%d, the results pass:%d fail:%d skip:%d",
+				c.leaves.Pass, c.leaves.Fail, c.leaves.Skip, n.Pass, n.Fail, n.Skip)
+		}
+	}
+	if c.harness {
+		got := sum(tests)
+		good := got.Pass + got.Skip + got.XFail
+		if c.harnessAll != len(tests) || c.harnessPass != good || c.harnessOK != (good == len(tests)) {
+			return fmt.Sprintf("the harness says %d / %d tests passed, the results %d / %d", c.harnessPass, c.harnessAll, good, len(tests))
+		}
+	}
+	all, passed := lines(tests)
+	switch {
+	case c.tests > all:
+		return fmt.Sprintf("the summary says tests %d, saw %d", c.tests, all)
+	case c.pass > passed && c.tests >= 0:
+		return fmt.Sprintf("the summary says pass %d, saw %d", c.pass, passed)
+	case c.fail > 0 && !d.Failed():
+		return fmt.Sprintf("the summary says fail %d, and no result does", c.fail)
+	}
+	return ""
+}
+
+// versioned reports whether a group below has a version.
+func versioned(tests []*Test) bool {
+	for _, t := range tests {
+		if t.Sub != nil && t.Sub.Version != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// lines counts result lines at any depth, and those that do not fail.
+func lines(tests []*Test) (all, passed int) {
+	for _, t := range tests {
+		all++
+		if t.Status() != StatusFail {
+			passed++
+		}
+		if t.Sub != nil {
+			a, p := lines(t.Sub.Tests)
+			all, passed = all+a, passed+p
+		}
+	}
+	return all, passed
 }
 
 // salvage looks in other lines for results whose numbers are missing. Two
@@ -583,9 +1242,6 @@ func (p *Parser) salvage(f *frame) {
 		prev, prevTest = e, t
 		tests := f.doc.Tests[f.first:]
 		slices.SortStableFunc(tests, func(a, b *Test) int { return a.Number - b.Number })
-		if p.cfg.OnTest != nil {
-			p.cfg.OnTest(len(p.frames)-1, t)
-		}
 	}
 }
 

@@ -194,6 +194,9 @@ func appendCases(cases []result.Case, doc *ktap.Doc, prefix string) []result.Cas
 		cases = append(cases, result.Case{Name: prefix + "(all tests)", Status: result.StatusSkip, Reason: doc.SkipAll})
 	}
 	problems := doc.Problems
+	if doc.Refused != nil {
+		problems = append([]string{doc.Refused.String()}, problems...)
+	}
 	if len(problems) == 0 && doc.Missing > 0 {
 		problems = []string{fmt.Sprintf("%d tests are missing", doc.Missing)}
 	}

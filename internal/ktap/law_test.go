@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ktap_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/internal/ktap"
+)
+
+// maker makes random documents, as the kernel and its tools print them.
+type maker struct{ *rand.Rand }
+
+func (m maker) doc(depth int) *ktap.Doc {
+	d := &ktap.Doc{}
+	for i := range 1 + m.IntN(4) {
+		t := &ktap.Test{Name: fmt.Sprintf("t%d.%c", i, 'a'+m.IntN(26)), OK: true}
+		switch m.IntN(12) {
+		case 0:
+			t.OK = false
+		case 1:
+			t.Directive, t.Reason = ktap.Skip, "no device"
+		case 2:
+			t.OK, t.Directive, t.Reason = false, ktap.Todo, "later"
+		}
+		if depth > 0 && m.IntN(3) == 0 {
+			t.Sub = m.doc(depth - 1)
+			t.OK, t.Directive = !t.Sub.Failed(), ktap.None
+		}
+		if m.IntN(6) == 0 {
+			t.YAML = "at: \"x.c:1\"\ntext: |\n  some words\n\n  more words\n"
+		}
+		d.Tests = append(d.Tests, t)
+	}
+	return d
+}
+
+// print prints d in the given form.
+func (m maker) print(form string, d *ktap.Doc) string {
+	var b strings.Builder
+	switch form {
+	case "tap14":
+		var out bytes.Buffer
+		_ = ktap.Emit(&out, d)
+		return out.String()
+	case "kunit":
+		noTodo(d)
+		m.kunit(&b, d, "", "")
+		return b.String()
+	}
+	// kselftest's runner, the groups of the second level flat.
+	fmt.Fprintf(&b, "TAP version 13\n1..%d\n", len(d.Tests))
+	for i, t := range d.Tests {
+		fmt.Fprintf(&b, "# timeout set to 45\n# selftests: x: %s\n", t.Name)
+		if t.Sub != nil {
+			fmt.Fprintf(&b, "# TAP version 13\n# 1..%d\n", len(t.Sub.Tests))
+			var pass, fail, skip, xfail int
+			for j, s := range t.Sub.Tests {
+				s.Sub, s.YAML = nil, ""
+				if s.Directive == ktap.Todo {
+					s.Directive, s.OK = ktap.XFail, true
+				}
+				fmt.Fprintf(&b, "# %s\n", m.result(j+1, s))
+				switch s.Status() {
+				case ktap.StatusPass:
+					pass++
+				case ktap.StatusSkip:
+					skip++
+				case ktap.StatusXFail:
+					xfail++
+				default:
+					fail++
+				}
+			}
+			fmt.Fprintf(&b, "# # Totals: pass:%d fail:%d xfail:%d xpass:0 skip:%d error:0\n", pass, fail, xfail, skip)
+			t.OK = fail == 0
+		}
+		t.YAML = ""
+		fmt.Fprintf(&b, "%s\n", m.result(i+1, t))
+	}
+	return b.String()
+}
+
+// noTodo takes out what KUnit does not have.
+func noTodo(d *ktap.Doc) {
+	for _, t := range d.Tests {
+		if t.YAML = ""; t.Directive == ktap.Todo {
+			t.Directive, t.Reason, t.OK = ktap.None, "", true
+		}
+		if t.Sub != nil {
+			noTodo(t.Sub)
+		}
+	}
+}
+
+func (m maker) kunit(b *strings.Builder, d *ktap.Doc, indent, name string) {
+	fmt.Fprintf(b, "%sKTAP version 1\n", indent)
+	if name != "" {
+		fmt.Fprintf(b, "%s# Subtest: %s\n", indent, name)
+	}
+	fmt.Fprintf(b, "%s1..%d\n", indent, len(d.Tests))
+	for i, t := range d.Tests {
+		if t.Sub != nil {
+			m.kunit(b, t.Sub, indent+"    ", t.Name)
+			var pass, fail, skip int
+			for _, s := range t.Sub.Tests {
+				switch s.Status() {
+				case ktap.StatusPass:
+					pass++
+				case ktap.StatusSkip:
+					skip++
+				case ktap.StatusFail:
+					fail++
+				}
+			}
+			fmt.Fprintf(b, "%s# %s: pass:%d fail:%d skip:%d total:%d\n", indent, t.Name, pass, fail, skip, pass+fail+skip)
+		}
+		fmt.Fprintf(b, "%s%s\n", indent, m.result(i+1, t))
+	}
+}
+
+func (m maker) result(n int, t *ktap.Test) string {
+	s := fmt.Sprintf("ok %d %s", n, t.Name)
+	if !t.OK {
+		s = "not " + s
+	}
+	if t.Directive != ktap.None {
+		s += fmt.Sprintf(" # %s %s", t.Directive, t.Reason)
+	}
+	return s
+}
+
+// disturb does to a log what serial lines, ring buffers and log shippers do, and
+// says what.
+func (m maker) disturb(lines []string) (out []string, did []string) {
+	out = lines
+	for range m.IntN(4) {
+		if len(out) == 0 {
+			return out, did
+		}
+		at := m.IntN(len(out))
+		switch m.IntN(6) {
+		case 0:
+			noise := []string{
+				"[    9.123456] usb 1-1: new high-speed USB device", "random: crng init done", "[    9.123457] BUG: KASAN: slab-out-of-bounds in f+0x1/0x2",
+				"        Expected 1 == 2, but", "==================", "# a comment", "[    9.123458] Call Trace:", "okay", "", "[    9.123459]  <TASK>",
+			}[m.IntN(10)]
+			out = append(out[:at:at], append([]string{noise}, out[at:]...)...)
+			did = append(did, "interleave")
+		case 1:
+			p := prefixes[m.IntN(len(prefixes)-1)] // but for the learned one
+			next := make([]string, len(out))
+			for i, l := range out {
+				next[i] = p + l
+			}
+			out = next
+			did = append(did, "prefix "+p)
+		case 2, 3:
+			l := out[at]
+			if len(l) == 0 || strings.Contains(strings.Join(did, " "), "split") {
+				continue // a line broken in three, and a part lost, reads as another
+			}
+			cut := m.IntN(len(l))
+			out = append(out[:at:at], append([]string{l[:cut], l[cut:]}, out[at+1:]...)...)
+			did = append(did, fmt.Sprintf("split %q %q", l[:cut], l[cut:]))
+		case 4:
+			if strings.Contains(strings.Join(did, " "), "split") {
+				continue // of a line in two, the half that says it is skipped
+			}
+			out = append(out[:at:at], out[at+1:]...)
+			did = append(did, fmt.Sprintf("drop %q", lines[min(at, len(lines)-1)]))
+		case 5:
+			if strings.Contains(strings.Join(did, " "), "split") {
+				continue
+			}
+			out = out[:at]
+			did = append(did, "truncate")
+		}
+	}
+	return out, did
+}
+
+// law checks what holds for a document that was printed and disturbed: never more
+// passes than were printed, and a pass only for what is all there.
+func law(t *testing.T, seed uint64) {
+	t.Helper()
+	m := maker{rand.New(rand.NewPCG(seed, 1))}
+	form := []string{"tap14", "kunit", "kselftest"}[m.IntN(3)]
+	made := m.doc(2)
+	text := m.print(form, made)
+	whole := parseString(t, text)
+	want := whole.Count()
+	assert.Equal(t, whole.Failed(), made.Failed(), "%s", text)
+	assert.DeepEqual(t, want, made.Count())
+
+	lines, did := m.disturb(strings.Split(strings.TrimSuffix(text, "\n"), "\n"))
+	in := strings.Join(lines, "\n")
+	if m.IntN(8) == 0 && len(in) > 0 {
+		in = in[:m.IntN(len(in))]
+		did = append(did, "cut")
+	} else {
+		in += "\n"
+	}
+	d := parseString(t, in)
+	got := d.Count()
+	say := func() string {
+		return fmt.Sprintf("seed %d, %s, %q\n--- printed\n%s--- read\n%s--- as\n%s", seed, form, did, text, in, dump(d))
+	}
+	printed := want.Pass
+	if strings.Contains(strings.Join(did, " "), "split") {
+		// A line without its indentation may be a group's result or a test's: each
+		// line that says ok counts once.
+		printed = passLines(made)
+	}
+	if got.Pass > printed {
+		t.Fatalf("%d passes, and %d were printed: %s", got.Pass, printed, say())
+	}
+	if !d.Empty() && !d.Failed() && (got.Total() != want.Total() || whole.Failed()) {
+		t.Fatalf("passed with %+v instead of %+v: %s", got, want, say())
+	}
+}
+
+// passLines counts the results that pass, those of groups included.
+func passLines(d *ktap.Doc) (n int) {
+	for _, t := range d.Tests {
+		if t.Status() == ktap.StatusPass {
+			n++
+		}
+		if t.Sub != nil {
+			n += passLines(t.Sub)
+		}
+	}
+	return n
+}
+
+func TestLaw(t *testing.T) {
+	n := 20_000
+	if v, err := strconv.Atoi(os.Getenv("KVMRUN_LAWS")); err == nil {
+		n = v
+	}
+	if testing.Short() {
+		n = 2000
+	}
+	for seed := range uint64(n) {
+		law(t, seed)
+	}
+	t.Logf("%d documents", n)
+}
+
+func FuzzLaw(f *testing.F) {
+	for seed := range uint64(20) {
+		f.Add(seed)
+	}
+	f.Fuzz(law)
+}
