@@ -73,6 +73,17 @@ type Splat struct {
 // Excused reports whether the splat fails nothing.
 func (s *Splat) Excused() bool { return s.Expected || s.Allowed != "" }
 
+// TAPCounts are the numbers of tests in TAP by outcome, groups not included.
+type TAPCounts struct {
+	Pass int `json:"pass"`
+	Fail int `json:"fail"`
+	Skip int `json:"skip"`
+	// XFail counts those that failed and were expected to, Missing those that were
+	// planned and have no result; neither is part of Fail.
+	XFail   int `json:"xfail"`
+	Missing int `json:"missing"`
+}
+
 // A Job is one kernel running one suite in one VM.
 type Job struct {
 	// ID names the job within its run, and is fit for a file name.
@@ -92,6 +103,9 @@ type Job struct {
 	// Cases are the tests, parents before their subtests, otherwise in the
 	// order in which they began.
 	Cases []Case `json:"cases,omitempty"`
+	// TAP counts the tests of a program that prints TAP, nil if it printed none or
+	// the suite is Go's.
+	TAP *TAPCounts `json:"tap,omitempty"`
 	// Splats are all of the job's splats, those of single cases included.
 	Splats []Splat `json:"splats,omitempty"`
 

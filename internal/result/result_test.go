@@ -193,6 +193,7 @@ func TestJSONRoundTrip(t *testing.T) {
 				Name: "TestA/b", Status: result.StatusSkip, Reason: "needs CONFIG_X", Unearned: true,
 				Output: "o\n", Elapsed: 3, Splats: []result.Splat{{Title: "t"}},
 			}},
+			TAP: &result.TAPCounts{Pass: 1, Fail: 2, Skip: 3, XFail: 4, Missing: 5},
 			Splats: []result.Splat{{
 				Title: "t", Kind: "KASAN", Frame: "f", Fingerprint: "p", Corrupted: true,
 				Test: "TestA", Raw: "raw", Log: "console.log", Repro: "kvmrun run -run TestA", Start: 1, End: 2,

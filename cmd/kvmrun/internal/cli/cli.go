@@ -50,7 +50,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		runCommand, execCommand, shellCommand, sweepCommand, replayCommand, kernelCommand, bisectCommand, bisectStepCommand, mutantsCommand,
-		crashCommand, doctorCommand,
+		crashCommand, tapCommand, doctorCommand,
 	}
 }
 
