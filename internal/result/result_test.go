@@ -61,6 +61,9 @@ func TestJudge(t *testing.T) {
 		{"deadline", good(func(f *result.Facts) { f.DeadlineExceeded = "ran out of 5m" }), result.VerdictHung, "ran out of 5m"},
 		{"infra", good(func(f *result.Facts) { f.InfraErr = "no QEMU" }), result.VerdictInfra, "no QEMU"},
 		{"unread log", good(func(f *result.Facts) { f.ScannerErr = "disk full" }), result.VerdictInfra, "the kernel log was not read to its end: disk full"},
+		{"guest's fault", good(func(f *result.Facts) { f.GuestFault = "its agent failed" }), result.VerdictInfra, "its agent failed"},
+		{"guest's fault after a failure", good(func(f *result.Facts) { f.GuestFault, f.TestsFailed = "its agent failed", 1 }), result.VerdictTestFailed, "1 of 3 tests failed"},
+		{"unread log after a failure", good(func(f *result.Facts) { f.ScannerErr, f.ExitCode = "cut", 4 }), result.VerdictTestFailed, "the program exited with status 4"},
 		{"panic", good(func(f *result.Facts) { f.Panicked = true }), result.VerdictKernelFailed, "the kernel panicked"},
 		{"splat", good(func(f *result.Facts) { f.Splats = []result.Splat{splat} }), result.VerdictKernelFailed, splat.Title},
 		{"splats", good(func(f *result.Facts) { f.Splats = []result.Splat{splat, {}, {}} }), result.VerdictKernelFailed, splat.Title + " (and 2 more)"},
@@ -83,6 +86,7 @@ func TestJudgePrecedence(t *testing.T) {
 		{result.VerdictKernelFailed, func(f *result.Facts) { f.Splats = []result.Splat{{Title: "splat"}} }},
 		{result.VerdictKernelFailed, func(f *result.Facts) { f.Panicked = true }},
 		{result.VerdictInfra, func(f *result.Facts) { f.InfraErr = "infra" }},
+		{result.VerdictInfra, func(f *result.Facts) { f.GuestFault = "its word" }},
 		{result.VerdictInfra, func(f *result.Facts) { f.ScannerErr = "scanner" }},
 		{result.VerdictHung, func(f *result.Facts) { f.Hung = "hung" }},
 		{result.VerdictHung, func(f *result.Facts) { f.DeadlineExceeded = "deadline" }},
@@ -106,6 +110,12 @@ func TestJudgePrecedence(t *testing.T) {
 				causes[i].add(&f)
 				want = causes[i].verdict
 			}
+		}
+		// But for one: the guest's word does not excuse what is known to have failed.
+		seen := len(f.Splats) > 0 || f.Panicked || f.InfraErr != ""
+		failed := f.TestsFailed > 0 || f.EndMarker && (f.ExitCode != 0 || f.Signal != "")
+		if !seen && failed && f.GuestFault+f.ScannerErr != "" {
+			want = result.VerdictTestFailed
 		}
 		got, reason := result.Judge(f)
 		assert.Equal(t, got, want, "%+v", f)

@@ -119,9 +119,15 @@ type Facts struct {
 	// InfraErr says what failed on the host's side: QEMU missing or crashed,
 	// the guest did not boot, out of disk, interrupted by the user.
 	InfraErr string
-	// ScannerErr says why the kernel log could not be read to its end. It is
-	// an infrastructure fault: without the log nobody knows that the kernel
-	// was well.
+	// GuestFault is what the guest says failed on its side: its agent, or what a
+	// guest must have. It is an infrastructure fault, too, unless the job has
+	// failed already: a guest must not turn its failure into one that is tried
+	// again.
+	GuestFault string
+	// ScannerErr says why the kernel log could not be read to its end: records
+	// that were overwritten, a console that was silenced. Without the log nobody
+	// knows that the kernel was well. It is the guest that brings it about, so
+	// that the rule of GuestFault holds.
 	ScannerErr string
 
 	// Hung says how the guest stopped making progress.
@@ -167,7 +173,10 @@ type Facts struct {
 // applies decides:
 //
 //	kernel splat or panic    VerdictKernelFailed
-//	infrastructure fault     VerdictInfra
+//	infrastructure fault     VerdictInfra, as the host saw it
+//	test failure             VerdictTestFailed, if one of the next two holds
+//	guest's word of a fault  VerdictInfra
+//	incomplete kernel log    VerdictInfra
 //	hang or deadline         VerdictHung
 //	missing end marker       VerdictNoEndMarker
 //	test failure             VerdictTestFailed
@@ -196,19 +205,20 @@ var rules = []struct {
 	{VerdictKernelFailed, splatReason},
 	{VerdictKernelFailed, func(f Facts) string { return when(f.Panicked, "the kernel panicked") }},
 	{VerdictInfra, func(f Facts) string { return f.InfraErr }},
+	{VerdictTestFailed, func(f Facts) string {
+		if f.GuestFault == "" && f.ScannerErr == "" {
+			return ""
+		}
+		return failedReason(f)
+	}},
+	{VerdictInfra, func(f Facts) string { return f.GuestFault }},
 	{VerdictInfra, func(f Facts) string { return prefixed("the kernel log was not read to its end: ", f.ScannerErr) }},
 	{VerdictHung, func(f Facts) string { return f.Hung }},
 	{VerdictHung, func(f Facts) string { return f.DeadlineExceeded }},
 	{VerdictNoEndMarker, func(f Facts) string {
 		return when(!f.EndMarker, "the guest ended without saying that it was done")
 	}},
-	{VerdictTestFailed, func(f Facts) string {
-		reason := when(f.TestsFailed > 0, "%d of %s failed", f.TestsFailed, tests(f.TestsRun))
-		if n := len(f.NotRun); reason != "" && n > 0 {
-			reason += fmt.Sprintf(", %d not run", n)
-		}
-		return reason
-	}},
+	{VerdictTestFailed, testsFailed},
 	{VerdictTestFailed, func(f Facts) string {
 		return when(f.UnearnedSkips > 0, "%s skipped without a reason", tests(f.UnearnedSkips))
 	}},
@@ -256,6 +266,28 @@ func some(names []string) string {
 		return strings.Join(names, ", ")
 	}
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+func testsFailed(f Facts) string {
+	reason := when(f.TestsFailed > 0, "%d of %s failed", f.TestsFailed, tests(f.TestsRun))
+	if n := len(f.NotRun); reason != "" && n > 0 {
+		reason += fmt.Sprintf(", %d not run", n)
+	}
+	return reason
+}
+
+// failedReason says that the job is known to have failed: a test has, or the
+// program that ended in order.
+func failedReason(f Facts) string {
+	switch {
+	case f.TestsFailed > 0:
+		return testsFailed(f)
+	case f.EndMarker && f.Signal != "":
+		return "the program was killed by " + f.Signal
+	case f.EndMarker && f.ExitCode != 0:
+		return fmt.Sprintf("the program exited with status %d", f.ExitCode)
+	}
+	return ""
 }
 
 func splatReason(f Facts) string {
