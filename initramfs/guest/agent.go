@@ -21,6 +21,7 @@ type agent struct {
 	ports  *ports
 	w      *wire.Writer
 	reaper *reaper
+	log    *klog
 
 	// grace is how long output of processes that outlive the program is
 	// waited for after its end.
@@ -39,6 +40,7 @@ func newAgent(sys system, p *ports) *agent {
 		ports:       p,
 		w:           wire.NewWriter(p.ctl),
 		reaper:      newReaper(),
+		log:         &klog{sys: sys},
 		grace:       250 * time.Millisecond,
 		killGrace:   5 * time.Second,
 		finishLimit: 2 * time.Minute,
@@ -62,6 +64,7 @@ func (a *agent) serve(b *bootReport) {
 		defer dieOnPanic(a.sys)
 		a.reaper.run()
 	}()
+	a.log.open()
 	a.ready(b.modules, b.warnings)
 	var err error
 	if a.bootMounts, err = a.sys.mounts(); err != nil {
@@ -105,6 +108,7 @@ func (a *agent) serve(b *bootReport) {
 				arrive()
 				warnings := lateWarnings
 				lateWarnings = nil
+				setNonce(m.Run.Nonce)
 				current = a.start(m.Run)
 				go func(p *program, r *wire.Run) {
 					defer dieOnPanic(a.sys)
@@ -152,6 +156,7 @@ func (a *agent) ready(modules, warnings []string) {
 		UptimeNS: boottime(),
 		Modules:  modules,
 		Warnings: warnings,
+		Taint:    a.log.taint(),
 	}})
 }
 
@@ -167,6 +172,9 @@ func (a *agent) freeze(p *program) *wire.Frozen {
 	a.sys.linger(a.bootMounts)
 	SpareThreads()
 	a.sys.sync()
+	// What has been said until now is not the forks'.
+	f.Taint = a.log.taint()
+	_, f.Lost = a.log.end()
 	return f
 }
 
@@ -203,6 +211,7 @@ func (a *agent) sysrq(keys string) {
 // then, with the warnings that there are already.
 func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
 	rel, thawed, notArmed := a.hold(p, r)
+	a.log.begin()
 	warnings = append(warnings, thawed...)
 	if rel == nil {
 		rel = &wire.Release{}
@@ -223,7 +232,17 @@ func (a *agent) attend(p *program, r *wire.Run, warnings []string) *wire.Done {
 		warnings = append(warnings, fmt.Sprintf("set console log level: %v", err))
 	}
 	a.sys.kernelLog(wire.EndMark(nonce))
-	return &wire.Done{Nonce: nonce, Warnings: warnings}
+	done := &wire.Done{Nonce: nonce, Warnings: warnings}
+	// After the end mark, so that everything before it has been read.
+	done.Taint = a.log.taint()
+	kept, lost := a.log.end()
+	done.Lost = lost
+	for len(kept) > 0 {
+		n := min(len(kept), wire.Chunk)
+		a.send(wire.Message{Kmsg: &wire.Kmsg{Data: kept[:n]}})
+		kept = kept[n:]
+	}
+	return done
 }
 
 // send writes a message. Without a host there is nothing left to do.

@@ -24,8 +24,13 @@
 // What the agent cannot set up is a warning in Ready when the kernel should
 // have been able to do it, and nothing at all when the kernel has no such
 // feature: whoever needs it will say so. A failure of the agent itself is sent
-// as Fault, written to the kernel log after wire.FatalMark, and powers the
+// as Fault, written to the kernel log as wire.Fatal has it, and powers the
 // machine off.
+//
+// The agent reads /dev/kmsg as well, from its getting ready to the end of each
+// program: what the consoles do not show. It says when records were missing, and
+// sends the kernel's own when one of them was a warning or worse, or when there
+// were very many. Done also has the kernel's taint.
 //
 // # Concurrency and lifetime
 //

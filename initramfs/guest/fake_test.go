@@ -29,6 +29,9 @@ type fake struct {
 	block chan struct{} // makes sync wait
 	log   []string
 	off   chan struct{} // closed by powerOff
+	// records are what readKmsg gives, "" an EPIPE; taint is what tainted does.
+	records []string
+	taint   string
 }
 
 func newFake() *fake {
@@ -107,6 +110,25 @@ func (f *fake) reseed(seed []byte) error { return f.call("reseed %d", len(seed))
 
 func (f *fake) linger(string)    { _ = f.call("linger") }
 func (f *fake) sameMounts() bool { return false }
+
+func (f *fake) openKmsg() error { return nil }
+
+// readKmsg gives what records has, by turns.
+func (f *fake) readKmsg(buf []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.records) == 0 {
+		return 0, unix.EAGAIN
+	}
+	r := f.records[0]
+	f.records = f.records[1:]
+	if r == "" {
+		return 0, unix.EPIPE
+	}
+	return copy(buf, r), nil
+}
+
+func (f *fake) tainted() (string, error) { return f.taint, nil }
 
 func (f *fake) kernelLog(text string) {
 	f.mu.Lock()

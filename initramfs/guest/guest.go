@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -103,8 +104,22 @@ const portTimeout = 5 * time.Second
 // die writes the agent's last words where the host looks for them, and powers
 // off.
 func die(sys system, why string) {
-	sys.kernelLog(wire.FatalMark + why)
+	nonce := ""
+	if n := runNonce.Load(); n != nil {
+		nonce = *n
+	}
+	sys.kernelLog(wire.Fatal(nonce, why))
 	sys.powerOff()
+}
+
+// runNonce is that of the job that was given last, nil before there was one: from
+// then on a program may write to the kernel log, too.
+var runNonce atomic.Pointer[string]
+
+func setNonce(nonce string) {
+	if nonce != "" {
+		runNonce.Store(&nonce)
+	}
 }
 
 // dieOnPanic turns a panic into last words. It is deferred in every goroutine

@@ -88,12 +88,13 @@ func (a *agent) hold(p *program, r *wire.Run) (rel *wire.Release, warnings []str
 	a.send(wire.Message{Held: &wire.Held{}})
 	got := <-p.release
 	rel, warnings = got.Release, got.warnings
+	setNonce(rel.Nonce)
 	err := a.arm(p.pid, rel)
 	if err == nil && r.Hold == wire.HoldStop && len(rel.Env) > 0 {
 		err = a.sys.createFile(wire.ReleaseEnvFile, strings.Join(rel.Env, "\x00")+"\x00")
 	}
 	if err == nil && r.Hold == wire.HoldStop {
-		err = a.sys.createFile(wire.ReleaseFile, strings.Join(rel.Args, "\n"))
+		err = a.sys.createFile(wire.ReleaseFile, rel.Marks+"\n"+strings.Join(rel.Args, "\n"))
 	}
 	sig := unix.SIGCONT
 	if err != nil {

@@ -45,6 +45,13 @@ type system interface {
 	sameMounts() bool
 	// kernelLog writes one line or several to the kernel's log.
 	kernelLog(text string)
+	// openKmsg opens the kernel log for readKmsg, at its end, and what tainted
+	// reads: before any program runs that could hide them.
+	openKmsg() error
+	// readKmsg reads the next record, as read(2) of /dev/kmsg does without waiting.
+	readKmsg(buf []byte) (int, error)
+	// tainted returns the number in /proc/sys/kernel/tainted.
+	tainted() (string, error)
 	// killAll kills every other process.
 	killAll() error
 	sync()
@@ -55,7 +62,8 @@ type system interface {
 // linux is the real one. What is open belongs to linger; the zero value has
 // nothing open.
 type linux struct {
-	kmsg, random, mountinfo file
+	kmsg, random, mountinfo, taint file
+	records                        file // openKmsg's
 }
 
 // file is a descriptor that stays open, if it is above 0.
@@ -117,7 +125,43 @@ const (
 	devKmsg   = "/dev/kmsg"
 	devRandom = "/dev/random"
 	mountinfo = "/proc/self/mountinfo"
+	tainted   = "/proc/sys/kernel/tainted"
 )
+
+func (l *linux) openKmsg() error {
+	fd, err := unix.Open(devKmsg, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Seek(fd, 0, unix.SEEK_END); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	l.records = file(fd)
+	if fd, err = unix.Open(tainted, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		return err
+	}
+	l.taint = file(fd)
+	return nil
+}
+
+func (l *linux) readKmsg(buf []byte) (int, error) {
+	if l.records <= 0 {
+		return 0, unix.EBADF
+	}
+	return unix.Read(int(l.records), buf)
+}
+
+func (l *linux) tainted() (string, error) {
+	if l.taint <= 0 {
+		return "", unix.EBADF
+	}
+	var buf [32]byte
+	n, err := unix.Pread(int(l.taint), buf[:], 0)
+	if err != nil || n < 1 {
+		return "", errors.Join(errors.New("the read failed"), err)
+	}
+	return string(buf[:n-1]), nil // but for the newline
+}
 
 func (*linux) mkdir(dir string) error { return os.MkdirAll(dir, 0o755) }
 

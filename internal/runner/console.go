@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -37,21 +38,32 @@ const startsInit = "Run /init as init process"
 type console struct {
 	scanner *oops.Scanner
 
-	mu      sync.Mutex
-	offset  int64
-	line    []byte
-	tail    []string
-	fatal   string   // the agent's last words
-	acks    []string // see wire.AckMark
-	reports []*oops.Report
-	dropped int // reports over maxSplats
-	marks   []mark
-	expects []expectation
-	init    int64             // where the kernel says that it starts init; 0 before that, negative: before the log
-	onTest  func(test string) // see tell
-	end     string            // what the end mark looks like, "" before it is known
-	ended   chan struct{}
-	err     error // of the scanner
+	// tests is what the marks of this run's test binary carry, "" for a program
+	// that is none: there are no marks of tests then.
+	tests string
+	// nonce is this run's, which only the agent has.
+	nonce string
+
+	mu     sync.Mutex
+	offset int64
+	line   []byte
+	tail   []string
+	// fatal are the agent's last words under this run's nonce. early are such
+	// without one, which count only before there was a job.
+	fatal, early string
+	lost         int      // messages that the console says it dropped
+	lostEarly    int      // those of them before init was started
+	acks         []string // see wire.AckMark
+	reports      []*oops.Report
+	dropped      int // reports over maxSplats
+	marks        []mark
+	copied       []mark // those that the agent has read, when the console has lost some
+	expects      []expectation
+	init         int64             // where the kernel says that it starts init; 0 before that, negative: before the log
+	onTest       func(test string) // see tell
+	end          string            // what the end mark looks like, "" before it is known
+	ended        chan struct{}
+	err          error // of the scanner
 	// autopsy is where the log's part begins that the host provoked itself,
 	// negative before there is one: its reports are no findings. post keeps
 	// what came since, bounded.
@@ -67,6 +79,7 @@ type mark struct {
 	offset int64
 	test   string
 	at     wire.TestMoment
+	taint  uint64 // the kernel's at that moment
 }
 
 // expectation is what a test said at offset that it would provoke.
@@ -76,7 +89,7 @@ type expectation struct {
 }
 
 func newConsole(nonce string) *console {
-	c := &console{end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1}
+	c := &console{nonce: nonce, end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1}
 	c.scanner = oops.NewScanner(func(r *oops.Report) {
 		if c.autopsy >= 0 && r.Start >= c.autopsy {
 			return
@@ -133,18 +146,28 @@ func (c *console) endLine() {
 	if c.init == 0 && strings.Contains(line, startsInit) {
 		c.init = c.offset
 	}
+	if n, ok := droppedMessages(line); ok {
+		if c.lost += n; c.init == 0 {
+			c.lostEarly += n
+		}
+	}
 	i := strings.Index(line, "kvmrun: ")
 	if i < 0 {
 		return
 	}
 	say := line[i:]
+	ack, isAck := wire.ParseAckMark(c.tests, say)
 	switch {
 	case strings.HasPrefix(say, wire.FatalMark):
-		c.fatal = strings.TrimPrefix(say, wire.FatalMark)
-	case say == wire.AckVoid:
+		if why, ok := strings.CutPrefix(say, wire.Fatal(c.nonce, "")); ok {
+			c.fatal = why
+			break
+		}
+		c.early = strings.TrimPrefix(say, wire.FatalMark)
+	case say == wire.AckVoid(c.tests):
 		c.acks = nil
-	case strings.HasPrefix(say, wire.AckMark):
-		if ack := strings.TrimPrefix(say, wire.AckMark); len(c.acks) < wire.MaxAcks && len(ack) <= wire.MaxAck && !strings.Contains(ack, "\x00") {
+	case isAck:
+		if len(c.acks) < wire.MaxAcks && len(ack) <= wire.MaxAck && !strings.Contains(ack, "\x00") {
 			c.acks = append(c.acks, ack)
 		}
 	case say == c.end:
@@ -154,23 +177,40 @@ func (c *console) endLine() {
 			close(c.ended)
 		}
 	default:
-		if test, at, ok := wire.ParseTestMark(say); ok && len(c.marks) < maxMarks {
-			c.marks = append(c.marks, mark{offset: c.offset, test: test, at: at})
+		if test, at, taint, ok := wire.ParseTestMark(c.tests, say); ok && len(c.marks) < maxMarks {
+			c.marks = append(c.marks, mark{offset: c.offset, test: test, at: at, taint: taint})
 			if at == wire.TestBegins && c.onTest != nil {
 				c.onTest(test)
 			}
 		}
-		if test, title, ok := wire.ParseExpectMark(say); ok && len(c.expects) < maxMarks {
+		if test, title, ok := wire.ParseExpectMark(c.tests, say); ok && len(c.expects) < maxMarks {
 			c.expects = append(c.expects, expectation{offset: c.offset, test: test, title: title})
 		}
 	}
 }
 
-// tell names who is told that a test has begun. It must not block.
-func (c *console) tell(onTest func(test string)) {
+// droppedMessages returns how many messages a line says were dropped: a console
+// that is slower than what the kernel says, with the kernel's buffer full
+// (kernel/printk/printk.c: console_prepend_dropped). It has no time stamp.
+func droppedMessages(line string) (n int, ok bool) {
+	rest, ok := strings.CutPrefix(line, "** ")
+	if !ok {
+		return 0, false
+	}
+	number, _, ok := strings.Cut(rest, " printk messages dropped **")
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.Atoi(number)
+	return n, err == nil && n > 0
+}
+
+// tell names who is told that a test has begun, which must not block, and what the
+// test binary's marks carry. To be called before the program begins.
+func (c *console) tell(tests string, onTest func(test string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.onTest = onTest
+	c.tests, c.onTest = tests, onTest
 }
 
 // beginAutopsy marks the point from which on the kernel talks because the host
@@ -213,9 +253,11 @@ func (c *console) lastWords() []string {
 
 // testsAt returns the tests running when the log was offset bytes long, the
 // one that began last first.
-func (c *console) testsAt(offset int64) []string {
+func (c *console) testsAt(offset int64) []string { return testsAt(c.marks, offset) }
+
+func testsAt(marks []mark, offset int64) []string {
 	var running []string
-	for _, m := range c.marks {
+	for _, m := range marks {
 		if m.offset > offset {
 			break
 		}

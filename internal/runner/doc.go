@@ -21,6 +21,14 @@
 // waiting past a deadline. A run without the explicit end marker, a kernel log
 // that was not read to its end and a lost VM are never a pass.
 //
+// Three witnesses say what the kernel reported: the console, the agent, which reads
+// /dev/kmsg to its end, and the taint bits before and after each test. A report that
+// only the agent has counts as any other does; a bit that only a failure sets and
+// no report explains is a failure of its own. Marks in the kernel log (which test
+// runs, which splat it expects) count when they carry a word that is drawn for the
+// run and that only a suite's test binary knows. With isolation by test it is the
+// VM that says whose a splat is.
+//
 // # Lifetime
 //
 // Exec returns after QEMU is gone, whatever happened, and leaves nothing but

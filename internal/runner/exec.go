@@ -116,6 +116,12 @@ type Program struct {
 	Shell   bool
 	// Run is what the agent starts. Nonce and Fetch are set by Exec.
 	Run wire.Run
+	// Marks says that the program is a suite's test binary: what it writes to the
+	// kernel log under this run's nonce are marks of tests. Nothing else is.
+	Marks bool
+	// Test, when set, is the only test that the program runs in this VM: what the
+	// kernel says from the program's start on belongs to it, whatever marks say.
+	Test string
 	// Faults is what goes wrong while the program runs.
 	Faults fault.Plan
 	// Release is what a program with Run.Hold is let go with; Faults sets both.
@@ -175,6 +181,8 @@ type Outcome struct {
 	Splats    []splat
 	Panicked  bool
 	Infra     error // what failed on the host's side
+	// GuestFault is what the guest says failed on its side.
+	GuestFault string
 	// BootFailed says that the VM ran and the agent in it never got ready.
 	BootFailed bool
 	Deadline   string // which limit was exceeded
@@ -294,7 +302,7 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 		prep.close()
 		return nil, err
 	}
-	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now(), core: c}
+	g := &guest{nonce: rand.Text(), tests: rand.Text(), disks: prep.disks, started: time.Now(), core: c}
 	g.con = newConsole(g.nonce)
 	prep.config.Console = g.con
 	g.host = newHostFaults(p.Faults, &prep.config, g.disks)
@@ -311,7 +319,10 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 // drive runs the program in its machine, and closes that.
 func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) {
 	defer g.close()
-	g.con.tell(p.OnTest)
+	if !p.Marks {
+		g.tests = ""
+	}
+	g.con.tell(g.tests, p.OnTest)
 	s := &session{m: m, p: p, guest: g, out: out}
 	s.run(ctx)
 	g.core.await(ctx, g.vm)
@@ -338,9 +349,19 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
 	out.Notes = append(out.Notes, m.remark(s.vm.Note())...)
 	out.Notes = append(out.Notes, s.core.notes()...)
+	if why := con.problem(); why != "" {
+		s.incomplete(why)
+	}
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()
+	}
+	s.witness()
+	for i := range out.Splats {
+		if sp := &out.Splats[i]; p.Test != "" && sp.phase != "boot" {
+			sp.test, sp.phase = p.Test, ""
+			sp.expected = sp.expected || con.expected(*sp)
+		}
 		if e := m.Allow.Allow(out.Splats[i].Report, time.Now()); e != nil {
 			out.Splats[i].allowed = e.Why()
 		}
@@ -349,9 +370,8 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	m.symbolize(ctx, p.Kernel, out.Splats)
 	out.Ended, out.Failed, out.Running = con.progressOf()
 	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
-	out.Scanner = con.problem()
 	if out.Exit.ConsoleErr != nil {
-		out.Scanner = fmt.Sprintf("write %s: %v", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr)
+		out.infra(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
 	}
 	out.LastWords, out.Acks = con.lastWords(), con.acks
 	s.explain()
@@ -363,7 +383,12 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 // in its log. Under TCG the runtime takes whatever the agent does for the first
 // time for a goroutine that does not yield, and a preemption by signal costs a
 // fork more than all that the agent does in it.
-var agentParams = []string{"GODEBUG=asyncpreemptoff=1"}
+//
+// The log's buffer holds what is said between two readings of the agent, see
+// initramfs/guest: 65536 messages of 32 bytes on the average, 9 MiB of memory with
+// what the kernel keeps beside each (kernel/printk/printk.c: setup_log_buf, 112
+// bytes for 32). Distributions build it for 128 or 256 KiB.
+var agentParams = []string{"GODEBUG=asyncpreemptoff=1", "log_buf_len=2M"}
 
 // prepared is what has been made on the host for one VM.
 type prepared struct {
@@ -550,8 +575,10 @@ type session struct {
 	p      Program
 	out    *Outcome
 	doneAt time.Time
-	pid    int  // the program's, in the guest
-	up     bool // the agent has spoken, if not our language
+	done   *wire.Done
+	kmsg   []byte // see wire.Kmsg
+	pid    int    // the program's, in the guest
+	up     bool   // the agent has spoken, if not our language
 	// first is closed at the first byte of the program's output.
 	firstOnce sync.Once
 }
@@ -708,6 +735,9 @@ func (s *session) scale(d time.Duration) time.Duration {
 func (s *session) job() *wire.Run {
 	run := s.p.Run
 	run.Nonce, run.Stdin = s.nonce, s.p.Stdin != nil
+	if s.tests != "" && run.Hold != wire.HoldStop { // held ones learn it when they are let go
+		run.Env = append(slices.Clone(run.Env), wire.MarksEnv+"="+s.tests)
+	}
 	for _, f := range s.p.Fetch {
 		run.Fetch = append(run.Fetch, f.Guest)
 	}
@@ -720,7 +750,7 @@ func (s *session) letGo() *wire.Release {
 	if s.p.Release != nil {
 		rel = *s.p.Release
 	}
-	rel.Nonce = s.nonce
+	rel.Nonce, rel.Marks = s.nonce, s.tests
 	if s.from != nil && s.from.held { // Run's list is its template's
 		for _, f := range s.p.Fetch {
 			rel.Fetch = append(rel.Fetch, f.Guest)
@@ -837,10 +867,15 @@ func (s *session) run(ctx context.Context) {
 				}
 				limit.Reset(end)
 			case msg.Fault != nil:
-				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(msg.Fault.Message)))
+				s.claims("the guest's agent failed: " + oneLine(msg.Fault.Message))
 				return
+			case msg.Kmsg != nil && s.out.Exited != nil:
+				if s.kmsg = append(s.kmsg, msg.Kmsg.Data...); len(s.kmsg) > wire.MaxKmsg {
+					s.claims("it sent more of the kernel log than there can be")
+					return
+				}
 			case msg.Done != nil && s.out.Exited != nil:
-				s.doneAt = time.Now()
+				s.doneAt, s.done = time.Now(), msg.Done
 				s.out.Notes = append(s.out.Notes, bounded(msg.Done.Warnings)...)
 				if msg.Done.Nonce != s.nonce {
 					s.infra(errors.New("the guest's end marker is not this run's"))
@@ -979,11 +1014,11 @@ func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetche
 	case <-s.vm.Done():
 	case <-time.After(s.scale(drainTimeout)):
 	}
+	s.out.EndMarker = ok
 	select {
 	case <-s.con.ended:
-		s.out.EndMarker = ok
 	default:
-		s.infra(errors.New("the kernel log's end mark did not arrive: the log is not complete (is the console log level above 6?)"))
+		s.incomplete("its end mark did not arrive on the console (is that silenced, or its level below 2?)")
 	}
 	if s.from != nil {
 		return // it has synced, and nobody learns anything from another power-off
@@ -1020,6 +1055,14 @@ func (s *session) overtime(phase string, send *wire.Writer, stdout, stderr *rela
 	}
 }
 
+// claims notes what the guest says of itself that would be the infrastructure's
+// fault: see result.Facts.GuestFault.
+func (s *session) claims(why string) {
+	if s.out.GuestFault == "" {
+		s.out.GuestFault = why
+	}
+}
+
 func (s *session) infra(err error) {
 	if s.out.Infra == nil {
 		s.out.Infra = err
@@ -1032,10 +1075,15 @@ func (s *session) explain() {
 		s.out.Notes = append(s.out.Notes, "the kernel died before the agent was ready; one that did not find /init may lack CONFIG_BLK_DEV_INITRD=y")
 	}
 	if s.con.fatal != "" {
-		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", oneLine(s.con.fatal))
+		s.claims("the guest cannot be used: " + oneLine(s.con.fatal))
 		return
 	}
-	if s.out.EndMarker || s.out.Infra != nil || s.out.Deadline != "" || s.out.Hung != "" {
+	// Nothing but the agent has run by then.
+	if s.out.Ready == nil && s.con.early != "" {
+		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", oneLine(s.con.early))
+		return
+	}
+	if s.out.EndMarker || s.out.Infra != nil || s.out.GuestFault != "" || s.out.Deadline != "" || s.out.Hung != "" {
 		if s.out.Infra != nil && s.out.Ready == nil {
 			s.out.Infra = fmt.Errorf("%w; last of the kernel log: %s", s.out.Infra, s.lastLine())
 		}

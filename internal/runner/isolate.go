@@ -118,7 +118,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		// It ends before any test; as in one VM, and with all that it says.
 		j.Isolate = suites.IsolateSuite
 		return m.runVMs(ctx, j, old)
-	case boot.Infra != nil || boot.Panicked || boot.Scanner != "":
+	case boot.Infra != nil || boot.GuestFault != "" || boot.Panicked || boot.Scanner != "":
 		if tmpl != nil {
 			_ = tmpl.Close()
 		}
@@ -249,6 +249,7 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 	}
 	p := x.p
 	p.Log, p.Stdout, p.Stderr = u.log, u.stdout, u.stderr
+	p.Test = u.test
 	if x.p.Stderr == nil {
 		p.Stderr = nil
 	}
@@ -376,6 +377,7 @@ func (x *isolated) add(u *unit) {
 	first(&a.Deadline, o.Deadline)
 	first(&a.Hung, o.Hung)
 	first(&a.Scanner, o.Scanner)
+	first(&a.GuestFault, o.GuestFault)
 	if o.Infra != nil {
 		a.infra(fmt.Errorf("%s: %w", u.name(), o.Infra))
 	}
@@ -438,6 +440,8 @@ func (o *Outcome) ending() (why, text string) {
 		return fmt.Sprintf("the test binary ended during this test: exit status %d", e.Code), ""
 	case o.Infra != nil:
 		return oneLine(o.Infra.Error()), ""
+	case o.GuestFault != "":
+		return o.GuestFault, ""
 	}
 	return "the VM ended during this test: " + o.Exit.String(), ""
 }
@@ -505,12 +509,14 @@ func (x *isolated) joinLog(u *unit, end int64) (int64, error) {
 	if err != nil {
 		return end, err
 	}
-	for _, s := range u.result.Splats {
+	for i := range u.result.Splats {
+		s := &u.result.Splats[i]
+		if s.log != u.log {
+			continue // the agent's copy, which stays
+		}
+		s.log = x.p.log()
 		s.Start += end
 		s.End += end
-	}
-	for i := range u.result.Splats {
-		u.result.Splats[i].log = x.p.log()
 	}
 	return end + n, errors.Join(to.Close(), os.Remove(name))
 }

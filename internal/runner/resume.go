@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -111,7 +112,11 @@ func onlyTop(expr string) bool {
 func (c *console) progressOf() (ended, failed, running []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, m := range c.marks {
+	marks, end := c.marks, c.offset
+	if c.copied != nil {
+		marks, end = c.copied, math.MaxInt64
+	}
+	for _, m := range marks {
 		if m.at != wire.TestBegins {
 			ended = append(ended, m.test)
 		}
@@ -119,7 +124,7 @@ func (c *console) progressOf() (ended, failed, running []string) {
 			failed = append(failed, m.test)
 		}
 	}
-	return ended, failed, c.testsAt(c.offset)
+	return ended, failed, testsAt(marks, end)
 }
 
 // stream joins the output of a suite's VMs. It passes on everything at once but
@@ -380,7 +385,7 @@ type relayed struct {
 // one has to run, or none. Whatever kept a test from its verdict, it gets one
 // here.
 func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more []string) {
-	ours := out.Infra == nil && out.Ready != nil && out.Exit.Cause != vmtest.Cancelled
+	ours := out.Infra == nil && out.GuestFault == "" && out.Ready != nil && out.Exit.Cause != vmtest.Cancelled
 	poisoned := out.Exited != nil && poisonedExit(out.Exited.Code) && out.EndMarker
 	hung := ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
 	lost := ours && out.Exited == nil && !hung && out.Exit.Cause != vmtest.Killed

@@ -246,21 +246,22 @@ func TestExpectedSplats(t *testing.T) {
 		bug += "[    1.000000] " + l + "\n"
 	}
 	mark := func(line string) string { return "[    0.900000] " + line + "\n" }
-	begin, end := mark(wire.TestMark("TestA", wire.TestBegins)), mark(wire.TestMark("TestA", wire.TestEnds))
+	begin, end := mark(wire.TestMark("T", "TestA", wire.TestBegins, 0)), mark(wire.TestMark("T", "TestA", wire.TestEnds, 0))
 	for name, c := range map[string]struct {
 		log  string
 		want bool
 	}{
-		"announced":       {begin + mark(wire.ExpectMark("TestA", "WARNING in b.*")) + bug + end, true},
-		"by a subtest":    {begin + mark(wire.ExpectMark("TestA/x", "WARNING in b.*")) + bug + end, true},
-		"another title":   {begin + mark(wire.ExpectMark("TestA", "WARNING in b")) + bug + end, false},
-		"too late":        {begin + bug + mark(wire.ExpectMark("TestA", "WARNING in b.*")) + end, false},
-		"by another test": {begin + mark(wire.ExpectMark("TestB", "WARNING in b.*")) + bug + end, false},
-		"outside":         {mark(wire.ExpectMark("", "WARNING in b.*")) + bug, false},
-		"no expression":   {begin + mark(wire.ExpectMark("TestA", "(")) + bug + end, false},
+		"announced":       {begin + mark(wire.ExpectMark("T", "TestA", "WARNING in b.*")) + bug + end, true},
+		"by a subtest":    {begin + mark(wire.ExpectMark("T", "TestA/x", "WARNING in b.*")) + bug + end, true},
+		"another title":   {begin + mark(wire.ExpectMark("T", "TestA", "WARNING in b")) + bug + end, false},
+		"too late":        {begin + bug + mark(wire.ExpectMark("T", "TestA", "WARNING in b.*")) + end, false},
+		"by another test": {begin + mark(wire.ExpectMark("T", "TestB", "WARNING in b.*")) + bug + end, false},
+		"outside":         {mark(wire.ExpectMark("T", "", "WARNING in b.*")) + bug, false},
+		"no expression":   {begin + mark(wire.ExpectMark("T", "TestA", "(")) + bug + end, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			con := newConsole("nonce")
+			con.tell("T", nil)
 			_, _ = con.Write([]byte(c.log))
 			con.close()
 			got := con.splats()
@@ -276,8 +277,9 @@ func TestPhases(t *testing.T) {
 		"[    1.000000] Call Trace:\n[    1.000000]  <TASK>\n[    1.000000]  caller+0x1/0x2\n[    1.000000]  </TASK>\n[    1.000000] ---[ end trace 0000000000000000 ]---\n"
 	say := func(text string) string { return "[    1.000000] " + text + "\n" }
 	con := newConsole("nonce")
-	_, _ = con.Write([]byte(bug + say(startsInit) + bug + say(wire.TestMark("TestA", wire.TestBegins)) + bug + say(wire.TestMark("TestA", wire.TestEnds)) + bug +
-		say(wire.TestMark("TestB", wire.TestBegins)) + say(wire.TestMark("TestB", wire.TestEnds)) + bug))
+	con.tell("T", nil)
+	_, _ = con.Write([]byte(bug + say(startsInit) + bug + say(wire.TestMark("T", "TestA", wire.TestBegins, 0)) + bug + say(wire.TestMark("T", "TestA", wire.TestEnds, 0)) + bug +
+		say(wire.TestMark("T", "TestB", wire.TestBegins, 0)) + say(wire.TestMark("T", "TestB", wire.TestEnds, 0)) + bug))
 	con.close()
 	var got []string
 	for _, s := range con.splats() {

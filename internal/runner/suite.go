@@ -184,7 +184,7 @@ func (j *SuiteJob) program() Program {
 		Files:  j.Kernel.suiteFiles(),
 		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
 		Stdout: j.Raw, Stderr: j.RawErr,
-		Faults: j.Faults,
+		Faults: j.Faults, Marks: true,
 	}
 	if len(j.Faults.Guest()) > 0 {
 		p.Run.Hold = wire.HoldStop
@@ -286,6 +286,9 @@ func (o *Outcome) join(b Outcome) {
 	if a.Deadline+a.Hung != "" {
 		o.Deadline, o.Hung = a.Deadline, a.Hung
 	}
+	if o.GuestFault == "" {
+		o.GuestFault = a.GuestFault
+	}
 	if o.Scanner == "" {
 		o.Scanner = a.Scanner
 	}
@@ -352,6 +355,9 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	n := result.Count(job.Cases)
 	o.Program, o.Unconcluded = f.Program, f.Unconcluded
 	o.TestsRun, o.TestsFailed, o.TestsSkipped, o.UnearnedSkips = n.Run, n.Fail, n.Skip, n.Unearned
+	if n := len(out.Failed); o.TestsFailed == 0 && n > 0 { // whose output nobody reads
+		o.TestsRun, o.TestsFailed = max(o.TestsRun, len(out.Ended)), n
+	}
 	if f.InfraErr != "" {
 		o.InfraErr = f.InfraErr
 	}
@@ -368,7 +374,7 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 // counted by whoever understands the program's output.
 func (o Outcome) Facts() result.Facts {
 	f := result.Facts{
-		Panicked: o.Panicked, ScannerErr: o.Scanner, DeadlineExceeded: o.Deadline, Hung: o.Hung, EndMarker: o.EndMarker,
+		Panicked: o.Panicked, GuestFault: o.GuestFault, ScannerErr: o.Scanner, DeadlineExceeded: o.Deadline, Hung: o.Hung, EndMarker: o.EndMarker,
 	}
 	type same struct {
 		test, fingerprint string

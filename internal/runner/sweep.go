@@ -299,6 +299,8 @@ func factsOf(out Outcome, log string) sweep.Facts {
 	switch {
 	case out.Infra != nil:
 		f.Infra = out.Infra.Error()
+	case out.GuestFault != "":
+		f.Infra = out.GuestFault
 	case out.Scanner != "":
 		f.Infra = "the kernel log was not read to its end: " + out.Scanner
 	case !out.EndMarker && f.Hang == "" && len(f.Splats) == 0 && !f.Panicked:

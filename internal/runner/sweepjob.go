@@ -57,7 +57,8 @@ const quietGo = "GODEBUG=asyncpreemptoff=1"
 func SuiteProgram(k *Kernel, s Suite, args []string) Program {
 	return Program{
 		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles(),
-		Run: wire.Run{Argv: append([]string{"/init"}, args...), Env: guestEnviron([]string{HoldEnv + "=1", quietGo}), Hold: wire.HoldStop},
+		Marks: true,
+		Run:   wire.Run{Argv: append([]string{"/init"}, args...), Env: guestEnviron([]string{HoldEnv + "=1", quietGo}), Hold: wire.HoldStop},
 	}
 }
 

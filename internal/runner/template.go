@@ -107,6 +107,9 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	if out.Infra == nil && out.Panicked {
 		out.Infra = errors.New("the kernel died before the agent was ready")
 	}
+	if err == nil && out.GuestFault != "" {
+		err = errors.New(out.GuestFault)
+	}
 	if err == nil {
 		err = out.Infra
 	}
@@ -190,6 +193,10 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 					}
 				}
 				t.stdout, t.stderr = stdout.Bytes(), stderr.Bytes()
+				s.out.Ready.Taint = msg.Frozen.Taint // what a held program has added is the boot's too
+				if why := msg.Frozen.Lost; why != "" {
+					s.incomplete(oneLine(why))
+				}
 				// What is still under way in the kernel, such as its waiting for
 				// all readers (RCU), would go on in each fork.
 				select {
@@ -207,7 +214,7 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 				}
 				return false
 			case msg.Fault != nil:
-				s.infra(fmt.Errorf("the guest's agent failed: %s", oneLine(msg.Fault.Message)))
+				s.claims("the guest's agent failed: " + oneLine(msg.Fault.Message))
 				return false
 			default:
 				s.infra(errors.New("talk to the guest's agent: a message out of order"))
@@ -230,6 +237,7 @@ type guest struct {
 	vm      *vmtest.VM
 	con     *console
 	nonce   string
+	tests   string // what the marks of a suite's test binary carry
 	disks   []*disk
 	started time.Time
 	log     string    // name of its kernel log
@@ -274,7 +282,7 @@ type forkOptions struct {
 // fork starts a machine from the template, whose log is called so in dir. It
 // waits for a job then, as long as one likes. A twin stays as its template is.
 func (t *Template) fork(ctx context.Context, m *Machine, o forkOptions) (*guest, error) {
-	g := &guest{nonce: rand.Text(), started: time.Now(), log: o.log, from: t}
+	g := &guest{nonce: rand.Text(), tests: rand.Text(), started: time.Now(), log: o.log, from: t}
 	g.con = newConsole(g.nonce)
 	g.con.init = -1 // it has booted before its log begins
 	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(o.dir, o.log), Console: g.con, Log: m.Log, Paused: o.paused}

@@ -31,7 +31,7 @@ import (
 )
 
 // Version is the protocol's; both sides must agree.
-const Version = 3
+const Version = 4
 
 // Names of the virtio-serial ports.
 const (
@@ -73,6 +73,7 @@ type Message struct {
 	Exited  *Exited  `json:"exited,omitempty"`
 	Done    *Done    `json:"done,omitempty"`
 	Fault   *Fault   `json:"fault,omitempty"`
+	Kmsg    *Kmsg    `json:"kmsg,omitempty"`
 }
 
 // Run asks the agent to start a program. One program runs at a time.
@@ -117,8 +118,8 @@ type Held struct{}
 type Release struct {
 	// Arm is done first; the program does not run when it fails.
 	Arm Arm `json:"arm"`
-	// Args is written, one a line, to ReleaseFile for a program that was held
-	// at HoldStop.
+	// Args is written, one a line and after Marks, to ReleaseFile for a program
+	// that was held at HoldStop.
 	Args []string `json:"args,omitempty"`
 	// Env is written, as NAME=VALUE and ended by a zero byte each, to
 	// ReleaseEnvFile for such a program, which adds it to its environment.
@@ -127,6 +128,9 @@ type Release struct {
 	Fetch []string `json:"fetch,omitempty"`
 	// Nonce, when set, replaces that of Run.
 	Nonce string `json:"nonce,omitempty"`
+	// Marks is the first line of ReleaseFile: what the program's marks carry, see
+	// [TestMark]. "" if nothing that it writes is to be one.
+	Marks string `json:"marks,omitempty"`
 }
 
 // ReleaseFile is where a program finds Release.Args, ReleaseEnvFile where
@@ -220,6 +224,10 @@ type Freeze struct{}
 type Frozen struct {
 	Stdout int64 `json:"stdout"`
 	Stderr int64 `json:"stderr"`
+	// Taint and Lost are as in Done: what the machine looks like that others go
+	// on from.
+	Taint uint64 `json:"taint,omitempty"`
+	Lost  string `json:"lost,omitempty"`
 }
 
 // Thaw is the first message to a machine that goes on from a frozen one, which
@@ -253,6 +261,8 @@ type Ready struct {
 	UptimeNS int64    `json:"uptimeNS"`           // CLOCK_BOOTTIME when the agent was ready
 	Modules  []string `json:"modules,omitempty"`  // loaded by the agent, in order
 	Warnings []string `json:"warnings,omitempty"` // what could not be set up, one line each
+	// Taint is /proc/sys/kernel/tainted (Documentation/admin-guide/tainted-kernels.rst).
+	Taint uint64 `json:"taint,omitempty"`
 }
 
 // Started says that the program runs.
@@ -293,7 +303,24 @@ type Exited struct {
 type Done struct {
 	Nonce    string   `json:"nonce"`
 	Warnings []string `json:"warnings,omitempty"` // what could not be cleaned up, one line each
+	// Taint is /proc/sys/kernel/tainted in the end.
+	Taint uint64 `json:"taint,omitempty"`
+	// Lost says why the agent could not read all of what the kernel has said since
+	// Ready, "" if it could.
+	Lost string `json:"lost,omitempty"`
 }
+
+// Kmsg carries a piece of what the agent read from /dev/kmsg: records as they
+// were read (Documentation/ABI/testing/dev-kmsg), those of the kernel itself and
+// marks, in their order. A piece may end anywhere. It comes before Done, if the
+// kernel itself has said something of level warning or worse, as it does in every
+// report, or if so much was said that a console may have dropped some of it.
+type Kmsg struct {
+	Data []byte `json:"data"`
+}
+
+// MaxKmsg bounds all pieces together, in bytes.
+const MaxKmsg = 8 << 20
 
 // Fault is the agent's own failure; the run cannot be trusted.
 type Fault struct {
@@ -332,7 +359,7 @@ func (w *Writer) Send(m Message) error {
 // Kinds of plain messages. Each begins with a zero byte, as no JSON does.
 const (
 	plainThaw    = 'T' // UnixNS (8 bytes, big-endian), the seed's length (1 byte), the seed, the ID
-	plainRelease = 'R' // the nonce's length (1 byte), the nonce, Args's only element
+	plainRelease = 'R' // the nonce's length (1 byte), the nonce, the same of Marks, Args's only element
 )
 
 // plain returns the short form of a message that has one, otherwise nil.
@@ -342,9 +369,10 @@ func (m Message) plain() []byte {
 		b := binary.BigEndian.AppendUint64([]byte{0, plainThaw}, uint64(t.UnixNS))
 		b = append(append(b, byte(len(t.Seed))), t.Seed...)
 		return append(b, t.ID...)
-	case r != nil && r.Arm.Empty() && len(r.Arm.Counters) == 0 && len(r.Env) == 0 && len(r.Fetch) == 0 && len(r.Nonce) <= 255 &&
+	case r != nil && r.Arm.Empty() && len(r.Arm.Counters) == 0 && len(r.Env) == 0 && len(r.Fetch) == 0 && len(r.Nonce) <= 255 && len(r.Marks) <= 255 &&
 		(len(r.Args) == 0 || len(r.Args) == 1 && r.Args[0] != ""):
 		b := append([]byte{0, plainRelease, byte(len(r.Nonce))}, r.Nonce...)
+		b = append(append(b, byte(len(r.Marks))), r.Marks...)
 		if len(r.Args) > 0 {
 			b = append(b, r.Args[0]...)
 		}
@@ -371,11 +399,16 @@ func parsePlain(b []byte) (Message, error) {
 	case len(b) >= header+1 && b[1] == plainRelease:
 		rest := b[header+1:]
 		n := int(b[header])
-		if len(rest) < n {
+		if len(rest) < n+1 {
 			break
 		}
 		r := &Release{Nonce: string(rest[:n])}
-		if rest = rest[n:]; len(rest) > 0 {
+		rest = rest[n:]
+		if n = int(rest[0]); len(rest) < n+1 {
+			break
+		}
+		r.Marks = string(rest[1 : n+1])
+		if rest = rest[n+1:]; len(rest) > 0 {
 			r.Args = []string{string(rest)}
 		}
 		return Message{Release: r}, nil
@@ -421,7 +454,7 @@ func (r *Reader) Receive() (Message, error) {
 	n := 0
 	for _, set := range []bool{m.Run != nil, m.Resize != nil, m.Signal != nil, m.SysRq != nil, m.Shutdown != nil,
 		m.Freeze != nil, m.Thaw != nil, m.Frozen != nil, m.Release != nil, m.Held != nil,
-		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil} {
+		m.Ready != nil, m.Started != nil, m.File != nil, m.Exited != nil, m.Done != nil, m.Fault != nil, m.Kmsg != nil} {
 		if set {
 			n++
 		}
@@ -465,15 +498,47 @@ func (r *Reader) ReceiveStdin() ([]byte, error) {
 }
 
 // FatalMark begins the agent's last words in the kernel log when it cannot
-// work and has no other way to say why.
+// work and has no other way to say why. Once it has been given a job, the job's
+// nonce follows, see [Fatal]: a program could write the line as well.
 const FatalMark = "kvmrun: fatal: "
 
-// AckMark begins the kernel log line by which a test says, across a power cut,
-// what must not be lost. The rest of the line is the test's own.
-const AckMark = "kvmrun: ack "
+// Fatal is the agent's last words under a job's nonce, or before any.
+func Fatal(nonce, why string) string {
+	if nonce == "" {
+		return FatalMark + why
+	}
+	return FatalMark + nonce + ": " + why
+}
+
+// MarksEnv tells a test binary in the guest what its marks carry, a word that is
+// drawn anew for each run. Who has it takes it out of the environment, so that
+// the programs that tests start cannot write marks. Without one, as in exec, there
+// are no marks.
+const MarksEnv = "KVMRUN_MARKS"
+
+// AckMark is the kernel log line by which a test says, across a power cut,
+// what must not be lost: the test's own words.
+func AckMark(nonce, ack string) string { return ackMark(nonce) + ack }
+
+func ackMark(nonce string) string {
+	if nonce == "" { // a plain program's
+		return "kvmrun: ack "
+	}
+	return "kvmrun: ack " + nonce + " "
+}
+
+// ParseAckMark is the inverse of AckMark.
+func ParseAckMark(nonce, line string) (ack string, ok bool) {
+	return strings.CutPrefix(line, ackMark(nonce))
+}
 
 // AckVoid is the line by which a test takes back all it has acknowledged.
-const AckVoid = "kvmrun: acks are void"
+func AckVoid(nonce string) string {
+	if nonce == "" {
+		return "kvmrun: acks are void"
+	}
+	return "kvmrun: acks are void " + nonce
+}
 
 // MaxAcks is how many of them count, and MaxAck how long one may be, in bytes:
 // all of them fit into a program's environment.
@@ -504,16 +569,31 @@ var testMarks = [...]string{TestBegins: "kvmrun: test begin ", TestEnds: "kvmrun
 // TestMark is the kernel log line that says that a test begins or ends, so
 // that what the kernel prints in between can be attributed to it. How it ended
 // is said again in the test's output, which may not leave a dying VM any more.
-func TestMark(test string, at TestMoment) string { return testMarks[at] + test }
+// The nonce is the run's, see [MarksEnv]; taint is /proc/sys/kernel/tainted at
+// that moment.
+func TestMark(nonce, test string, at TestMoment, taint uint64) string {
+	return testMarks[at] + nonce + " " + strconv.FormatUint(taint, 10) + " " + test
+}
 
-// ParseTestMark is the inverse of TestMark.
-func ParseTestMark(line string) (test string, at TestMoment, ok bool) {
-	for at, begin := range testMarks {
-		if test, ok := strings.CutPrefix(line, begin); ok {
-			return test, TestMoment(at), true
-		}
+// ParseTestMark is the inverse of TestMark. A line with another nonce is none, and
+// without one there are none.
+func ParseTestMark(nonce, line string) (test string, at TestMoment, taint uint64, ok bool) {
+	if nonce == "" {
+		return "", 0, 0, false
 	}
-	return "", 0, false
+	for at, begin := range testMarks {
+		rest, ok := strings.CutPrefix(line, begin)
+		if !ok {
+			continue
+		}
+		if rest, ok = strings.CutPrefix(rest, nonce+" "); !ok {
+			return "", 0, 0, false
+		}
+		number, test, _ := strings.Cut(rest, " ")
+		taint, err := strconv.ParseUint(number, 10, 64)
+		return test, TestMoment(at), taint, err == nil && test != ""
+	}
+	return "", 0, 0, false
 }
 
 const testExpects = "kvmrun: test expects "
@@ -524,14 +604,14 @@ const MaxExpectMark = 1000
 
 // ExpectMark is the kernel log line that says that a test expects a splat whose
 // whole title matches a regular expression.
-func ExpectMark(test, title string) string {
-	return testExpects + strconv.Quote(test) + " " + strconv.Quote(title)
+func ExpectMark(nonce, test, title string) string {
+	return testExpects + nonce + " " + strconv.Quote(test) + " " + strconv.Quote(title)
 }
 
-// ParseExpectMark is the inverse of ExpectMark.
-func ParseExpectMark(line string) (test, title string, ok bool) {
-	rest, ok := strings.CutPrefix(line, testExpects)
-	if !ok {
+// ParseExpectMark is the inverse of ExpectMark, as for [ParseTestMark].
+func ParseExpectMark(nonce, line string) (test, title string, ok bool) {
+	rest, ok := strings.CutPrefix(line, testExpects+nonce+" ")
+	if !ok || nonce == "" {
 		return "", "", false
 	}
 	quoted, err := strconv.QuotedPrefix(rest)

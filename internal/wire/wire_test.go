@@ -33,6 +33,10 @@ var everyKind = []wire.Message{
 	{Thaw: &wire.Thaw{ID: "i", UnixNS: 1, Seed: bytes.Repeat([]byte{1}, 256)}}, // has no short form
 	{Release: &wire.Release{}},
 	{Release: &wire.Release{Nonce: "n"}},
+	{Release: &wire.Release{Marks: "m"}},
+	{Release: &wire.Release{Nonce: "n", Marks: "m", Args: []string{"x"}}},
+	{Release: &wire.Release{Nonce: "n", Marks: strings.Repeat("m", 256)}},
+	{Kmsg: &wire.Kmsg{Data: []byte("6,1,2,-;text\n")}},
 	{Release: &wire.Release{Nonce: "n", Args: []string{"\x00^TestX$/a\nb"}}},
 	{Release: &wire.Release{Nonce: strings.Repeat("n", 256), Args: []string{"x"}}}, // these have none
 	{Release: &wire.Release{Nonce: "n", Args: []string{""}}},
@@ -187,13 +191,24 @@ func TestConcurrentSend(t *testing.T) {
 
 func TestMarks(t *testing.T) {
 	for _, at := range []wire.TestMoment{wire.TestBegins, wire.TestEnds, wire.TestFails} {
-		name, got, ok := wire.ParseTestMark(wire.TestMark("TestX/sub test", at))
+		name, got, taint, ok := wire.ParseTestMark("N", wire.TestMark("N", "TestX/sub test", at, 1<<63))
 		assert.Assert(t, ok)
+		assert.Equal(t, taint, uint64(1<<63))
 		assert.Equal(t, got, at)
 		assert.Equal(t, name, "TestX/sub test")
 	}
-	for _, line := range []string{"", "kvmrun: test", wire.EndMark("n"), wire.FatalMark + "x", " " + wire.TestMark("T", wire.TestBegins)} {
-		_, _, ok := wire.ParseTestMark(line)
+	for _, line := range []string{"", "kvmrun: test", wire.EndMark("n"), wire.FatalMark + "x", " " + wire.TestMark("N", "T", wire.TestBegins, 0),
+		wire.TestMark("", "T", wire.TestBegins, 0), wire.TestMark("M", "T", wire.TestBegins, 0), "kvmrun: test begin T", "kvmrun: test begin N T", "kvmrun: test begin N 0", "kvmrun: test begin N 0 "} {
+		_, _, _, ok := wire.ParseTestMark("N", line)
+		assert.Assert(t, !ok, line)
+	}
+	// Where nothing is to be a mark, nothing is.
+	_, _, _, ok := wire.ParseTestMark("", wire.TestMark("", "T", wire.TestBegins, 0))
+	assert.Assert(t, !ok)
+	ack, ok := wire.ParseAckMark("N", wire.AckMark("N", "x y"))
+	assert.Assert(t, ok && ack == "x y")
+	for _, line := range []string{wire.AckMark("", "x"), wire.AckMark("M", "x"), wire.AckVoid("N")} {
+		_, ok := wire.ParseAckMark("N", line)
 		assert.Assert(t, !ok, line)
 	}
 }
@@ -234,14 +249,15 @@ func TestExpectMarks(t *testing.T) {
 	for _, c := range [][2]string{
 		{"TestX", "WARNING in f"}, {"TestX/a \"b\"\n", `KASAN: .* "in" \w+`}, {"", ""},
 	} {
-		line := wire.ExpectMark(c[0], c[1])
+		line := wire.ExpectMark("N", c[0], c[1])
 		assert.Assert(t, !strings.Contains(line, "\n"))
-		test, title, ok := wire.ParseExpectMark(line)
+		test, title, ok := wire.ParseExpectMark("N", line)
 		assert.Assert(t, ok)
 		assert.DeepEqual(t, [2]string{test, title}, c)
 	}
-	for _, line := range []string{"", "kvmrun: test expects ", `kvmrun: test expects "T"`, `kvmrun: test expects "T" x`, `kvmrun: test expects T "x"`, wire.TestMark("T", wire.TestBegins)} {
-		_, _, ok := wire.ParseExpectMark(line)
+	for _, line := range []string{"", "kvmrun: test expects ", `kvmrun: test expects "T"`, `kvmrun: test expects "T" x`, `kvmrun: test expects T "x"`, `kvmrun: test expects "T" "x"`,
+		`kvmrun: test expects N T "x"`, wire.TestMark("N", "T", wire.TestBegins, 0), wire.ExpectMark("M", "T", "x"), wire.ExpectMark("", "T", "x")} {
+		_, _, ok := wire.ParseExpectMark("N", line)
 		assert.Check(t, !ok, line)
 	}
 }

@@ -30,6 +30,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/internal/marks"
 )
 
 // HelperEnv names the helper in a helper process's environment.
@@ -283,7 +284,7 @@ func ExpectSplat(t testing.TB, title string) {
 	if _, err := regexp.Compile(title); err != nil {
 		t.Fatalf("expect a kernel splat: %v", err)
 	}
-	mark := wire.ExpectMark(t.Name(), title)
+	mark := wire.ExpectMark(marks.Nonce(), t.Name(), title)
 	if len(mark) > wire.MaxExpectMark {
 		t.Fatalf("expect a kernel splat: the names of test and splat take %d bytes, more than %d", len(mark), wire.MaxExpectMark)
 	}

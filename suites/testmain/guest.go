@@ -25,6 +25,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/internal/marks"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
@@ -47,6 +48,7 @@ func runGuest(m *testing.M) int {
 			return 1
 		}
 	}
+	marks.Take()
 	resume := os.Getenv(runner.ResumeEnv) != ""
 	var running atomic.Int32
 	var failed atomic.Bool
@@ -60,12 +62,21 @@ func runGuest(m *testing.M) int {
 			os.Exit(runner.ExitPoisonedWell)
 		}
 		running.Add(1)
-		log.write(wire.TestMark(name, wire.TestBegins))
+		before := log.tainted()
+		log.write(wire.TestMark(marks.Nonce(), name, wire.TestBegins, before))
 		from := log.position()
 		// Cleanups run last in, first out: this one comes after the test's
 		// own, and after its parallel subtests.
 		t.Cleanup(func() {
-			log.judge(t, log.splats(from), kit.ExpectedSplats(name))
+			splats, lost := log.splats(from)
+			log.judge(t, splats, kit.ExpectedSplats(name))
+			if lost != "" {
+				t.Errorf("the kernel log is incomplete: %s: nobody knows what else the kernel said during this test", lost)
+			}
+			after := log.tainted()
+			for _, r := range oops.Unexplained(after&^before, splats) {
+				t.Errorf("kernel splat during this test: %s\n%s", r.Title, r.Raw)
+			}
 			if t.Skipped() && !kit.SkipEarned(t) {
 				t.Error("skip not earned: a test of a suite skips by kit.NeedKconfig, NeedLinux, NeedFeature or NotShort, so that the reason can be checked")
 			}
@@ -74,7 +85,7 @@ func runGuest(m *testing.M) int {
 				ends = wire.TestFails
 				failed.Store(true)
 			}
-			log.write(wire.TestMark(name, ends))
+			log.write(wire.TestMark(marks.Nonce(), name, ends, after))
 			running.Add(-1)
 		})
 		f(t)
@@ -85,6 +96,7 @@ func runGuest(m *testing.M) int {
 			return 1
 		}
 	}
+	time.AfterFunc(firstDrain, log.tick)
 	return m.Run()
 }
 
@@ -116,10 +128,19 @@ func hold() error {
 		}
 	}
 	text, err := plainRead(wire.ReleaseFile)
-	if err != nil || text == "" {
+	if err != nil {
 		return err
 	}
-	return flag.Set("test.run", text)
+	word, run, _ := strings.Cut(text, "\n")
+	marks.Set(word)
+	// The programs that tests start are nobody to write marks.
+	if err := unix.Unlink(wire.ReleaseFile); err != nil {
+		return fmt.Errorf("remove %s: %w", wire.ReleaseFile, err)
+	}
+	if run == "" {
+		return nil
+	}
+	return flag.Set("test.run", run)
 }
 
 // plainRead is os.ReadFile by nothing but system calls: each function that runs
@@ -172,6 +193,11 @@ type kmsg struct {
 	seen int // records read
 	bad  int // records that poisoned has looked at
 	text []record
+	next uint64 // the number of the record that must follow, 0 before there is one
+	gap  int    // seen when records were last missing, 0 for never
+	why  string // what was missing then
+
+	taint int // /proc/sys/kernel/tainted
 
 	allow *oops.AllowList // of the run, nil for none
 }
@@ -195,26 +221,72 @@ func openKmsg() (*kmsg, error) {
 	if _, err := syscall.Seek(r, 0, 2); err != nil {
 		return nil, err
 	}
-	return &kmsg{w: w, r: r}, nil
+	// Opened now: a test may mount something in its place.
+	taint, err := syscall.Open("/proc/sys/kernel/tainted", syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &kmsg{w: w, r: r, taint: taint}, nil
+}
+
+// tainted returns the kernel's taint, every bit where it cannot be read.
+func (k *kmsg) tainted() uint64 {
+	var buf [32]byte
+	n, err := syscall.Pread(k.taint, buf[:], 0)
+	if err != nil || n < 1 {
+		return ^uint64(0)
+	}
+	taint := uint64(0)
+	for _, d := range buf[:n-1] { // but for the newline
+		taint = taint*10 + uint64(d-'0')
+	}
+	return taint
+}
+
+// firstDrain is how long after the start the log is read for the first time outside
+// a test's beginning and end, and drainEvery how often then: the kernel's buffer
+// may not hold all that a long test makes it say.
+const (
+	firstDrain = time.Second
+	drainEvery = 250 * time.Millisecond
+)
+
+func (k *kmsg) tick() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.drain()
+	time.AfterFunc(drainEvery, k.tick)
 }
 
 // write adds a line to the kernel log, at level info. An error cannot be told
 // to anybody here; the host misses the mark then, and blames no test.
 func (k *kmsg) write(line string) { _, _ = k.w.WriteString("<6>" + line + "\n") }
 
-// maxRecords bounds the memory for records; a test during which the kernel
-// says more than this is judged by the host alone.
+// maxRecords bounds the memory for records of the kernel's own; a test during which
+// it says more than this fails.
 const maxRecords = 20000
+
+// lose notes that records are missing. k.mu is held.
+func (k *kmsg) lose(why string) { k.gap, k.why = k.seen, why }
 
 // drain reads what is new. k.mu is held.
 func (k *kmsg) drain() {
 	buf := make([]byte, 16<<10) // one record; the kernel's limit is below (PRINTK_MESSAGE_MAX 2048)
 	for {
 		n, err := syscall.Read(k.r, buf)
-		if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.EINTR) {
-			continue // records were overwritten before we came: go on with the oldest
-		}
-		if err != nil || n <= 0 {
+		switch {
+		case errors.Is(err, syscall.EINTR):
+			continue
+		case errors.Is(err, syscall.EPIPE):
+			k.seen++
+			k.lose("records were overwritten before they could be read")
+			k.next = 0 // go on with the oldest
+			continue
+		case errors.Is(err, syscall.EAGAIN):
+			return
+		case err != nil || n <= 0:
+			k.seen++
+			k.lose("reading /dev/kmsg failed")
 			return
 		}
 		k.seen++
@@ -224,19 +296,27 @@ func (k *kmsg) drain() {
 		}
 		// Further lines begin with a blank and carry the dictionary.
 		text, _, _ = strings.Cut(text, "\n")
-		first, _, _ := strings.Cut(head, ",")
+		first, rest, _ := strings.Cut(head, ",")
+		number, _, _ := strings.Cut(rest, ",")
 		prio, err := strconv.Atoi(first)
 		if err != nil {
 			continue
 		}
+		if seq, err := strconv.ParseUint(number, 10, 64); err == nil {
+			if k.next != 0 && seq != k.next {
+				k.lose("records are missing between two that were read")
+			}
+			k.next = seq + 1
+		}
 		// Facility 0 is the kernel itself; user space writes with another.
-		level := prio & 7
 		if prio>>3 != 0 {
-			level = 7
+			continue
 		}
-		if len(k.text) < maxRecords {
-			k.text = append(k.text, record{k.seen, level, unescape(text)})
+		if len(k.text) == maxRecords {
+			k.lose("the kernel said more than is kept of it")
+			continue
 		}
+		k.text = append(k.text, record{k.seen, prio & 7, unescape(text)})
 	}
 }
 
@@ -308,7 +388,8 @@ func (k *kmsg) poisoned() bool {
 	if before {
 		return true
 	}
-	found := slices.ContainsFunc(k.splats(from), func(r *oops.Report) bool { return !k.allowed(r) })
+	splats, lost := k.splats(from)
+	found := lost != "" || slices.ContainsFunc(splats, func(r *oops.Report) bool { return !k.allowed(r) })
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.bad = k.seen; found {
@@ -317,13 +398,17 @@ func (k *kmsg) poisoned() bool {
 	return found
 }
 
-// splats returns the kernel's reports since a position.
-func (k *kmsg) splats(from int) []*oops.Report {
+// splats returns the kernel's reports since a position, and why there may be more,
+// "" if there are not.
+func (k *kmsg) splats(from int) (reports []*oops.Report, lost string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.drain()
 	var b strings.Builder
 	worst := 7
+	if k.gap > from {
+		lost = k.why
+	}
 	for _, r := range k.text {
 		if r.n > from {
 			worst = min(worst, r.level)
@@ -334,7 +419,7 @@ func (k *kmsg) splats(from int) []*oops.Report {
 	// Every report has a line of level warning (4) or worse: the parser's
 	// tables need not even be compiled for a quiet test.
 	if worst > 4 {
-		return nil
+		return nil, lost
 	}
-	return oops.ParseOwn([]byte(b.String()))
+	return oops.ParseOwn([]byte(b.String())), lost
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites/internal/marks"
 )
 
 // PowerCut is for a test during which the host may cut the power
@@ -43,13 +44,13 @@ func PowerCut(t testing.TB, write func(ack func(string)), check func(acked []str
 		if len(s) > wire.MaxAck || strings.ContainsAny(s, "\n\x00") {
 			t.Fatalf("fault.PowerCut: acknowledge %q: want one line of at most %d bytes", s, wire.MaxAck)
 		}
-		if _, err := fmt.Fprintf(log, "<6>%s%s\n", wire.AckMark, s); err != nil {
+		if _, err := fmt.Fprintf(log, "<6>%s\n", wire.AckMark(marks.Nonce(), s)); err != nil {
 			t.Fatalf("fault.PowerCut: acknowledge: %v", err)
 		}
 		acked = append(acked, s)
 	})
 	// check may undo what was acknowledged, and the power may be cut meanwhile.
-	if _, err := fmt.Fprintf(log, "<6>%s\n", wire.AckVoid); err != nil {
+	if _, err := fmt.Fprintf(log, "<6>%s\n", wire.AckVoid(marks.Nonce())); err != nil {
 		t.Fatalf("fault.PowerCut: %v", err)
 	}
 	check(acked)

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
+)
+
+// warningAt is a report, each line made by line.
+func warningAt(function string, line func(string) string) string {
+	var b strings.Builder
+	for _, l := range []string{
+		"------------[ cut here ]------------", "WARNING: CPU: 0 PID: 7 at mm/x.c:1 " + function + "+0x1/0x2",
+		"CPU: 0 UID: 0 PID: 7 Comm: init Not tainted 6.12.0 #1", "RIP: 0010:" + function + "+0x1/0x2", "Call Trace:", " <TASK>",
+		" caller+0x1/0x2", " </TASK>", "---[ end trace 0000000000000000 ]---",
+	} {
+		b.WriteString(line(l) + "\n")
+	}
+	return b.String()
+}
+
+// TestWitnesses: what console, agent and taint bits say together. That real guests
+// bring this about is among the hostile ones.
+func TestWitnesses(t *testing.T) {
+	console := func(sec string) func(string) string {
+		return func(l string) string { return "[    " + sec + ".000000] " + l }
+	}
+	record := func(sec string) func(string) string {
+		return func(l string) string { return "4,9," + sec + "000000,-;" + l }
+	}
+	mark := func(at wire.TestMoment, taint uint64) string { return wire.TestMark("T", "TestA", at, taint) }
+	kmark := func(at wire.TestMoment, taint uint64) string { return "14,8,1500000,-;" + mark(at, taint) + "\n" }
+	boot := "[    0.100000] " + startsInit + "\n"
+	begin, end := "[    1.5] "+mark(wire.TestBegins, 0)+"\n", "[    4.5] "+mark(wire.TestEnds, 512)+"\n"
+	for name, c := range map[string]struct {
+		console, kmsg string
+		ready         uint64
+		done          *wire.Done
+		splats        []string // title, in which test
+		scanner, note string
+	}{
+		"quiet":                   {console: boot + begin, done: &wire.Done{}},
+		"on the console":          {console: boot + begin + warningAt("f", console("2")) + end, done: &wire.Done{Taint: 512}, splats: []string{"WARNING in f|TestA"}},
+		"on both":                 {console: boot + begin + warningAt("f", console("2")) + end, kmsg: kmark(wire.TestBegins, 0) + warningAt("f", record("2")) + kmark(wire.TestEnds, 512), done: &wire.Done{Taint: 512}, splats: []string{"WARNING in f|TestA"}},
+		"only the agent's":        {console: boot, kmsg: kmark(wire.TestBegins, 0) + warningAt("f", record("2")) + kmark(wire.TestEnds, 512), done: &wire.Done{Taint: 512}, splats: []string{"WARNING in f|TestA"}, note: "1 kernel reports are not in the console's log"},
+		"one of two":              {console: boot + begin + warningAt("f", console("2")) + end, kmsg: warningAt("f", record("2")) + warningAt("f", record("3")), done: &wire.Done{Taint: 512}, splats: []string{"WARNING in f|TestA", "WARNING in f|"}, note: "1 kernel reports are not in the console's log"},
+		"nobody's":                {console: boot + begin + end, done: &wire.Done{Taint: 512}, splats: []string{"taint W (a WARNING was raised) without a report in the kernel log|TestA"}},
+		"nobody's, in the end":    {console: boot, done: &wire.Done{Taint: 512}, splats: []string{"taint W (a WARNING was raised) without a report in the kernel log|"}},
+		"nobody's, at boot":       {console: boot, ready: 128, done: &wire.Done{Taint: 128}, splats: []string{"taint D (the kernel died: an oops or a BUG) without a report in the kernel log|"}},
+		"another kind's":          {console: boot + begin + warningAt("f", console("2")) + end, done: &wire.Done{Taint: 512 | 16384}, splats: []string{"WARNING in f|TestA", "taint L (a soft lockup was found) without a report in the kernel log|"}},
+		"explained too late":      {console: boot + begin + end + warningAt("f", console("5")), done: &wire.Done{Taint: 512}, splats: []string{"WARNING in f|", "taint W (a WARNING was raised) without a report in the kernel log|TestA"}},
+		"harmless taint":          {console: boot, ready: 1, done: &wire.Done{Taint: 1 | 64 | 4096}},
+		"lost":                    {console: boot, done: &wire.Done{Lost: "records\nwere"}, scanner: "records were"},
+		"dropped, not lost":       {console: boot + "** 12 printk messages dropped **\n", done: &wire.Done{}, note: "the console dropped 12 messages; the agent has read all of them"},
+		"dropped and lost":        {console: boot + "** 12 printk messages dropped **\n", done: &wire.Done{Lost: "x"}, scanner: "x"},
+		"dropped at boot":         {console: "** 12 printk messages dropped **\n" + boot, done: &wire.Done{}, scanner: "the console dropped 12 messages during the boot"},
+		"a program's own words":   {console: boot + "[    1.0] ** 12 printk messages dropped **\n", done: &wire.Done{}},
+		"without a word of leave": {console: boot + begin, done: nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			con := newConsole("N")
+			con.tell("T", nil)
+			_, _ = con.Write([]byte(c.console))
+			con.close()
+			out := &Outcome{Ready: &wire.Ready{Taint: c.ready}, Splats: con.splats()}
+			dir := t.TempDir()
+			s := &session{guest: &guest{con: con, nonce: "N"}, out: out, p: Program{Dir: dir}, done: c.done, kmsg: []byte(c.kmsg)}
+			s.witness()
+			var got []string
+			for _, sp := range out.Splats {
+				got = append(got, sp.Title+"|"+sp.test)
+			}
+			assert.DeepEqual(t, got, c.splats)
+			assert.Equal(t, out.Scanner, c.scanner)
+			notes := strings.Join(out.Notes, "\n")
+			assert.Assert(t, strings.Contains(notes, c.note) && (notes == "") == (c.note == ""), notes)
+			_, err := os.Stat(filepath.Join(dir, "kmsg.log"))
+			assert.Equal(t, err == nil, strings.Contains(notes, "kmsg.log"))
+		})
+	}
+}
+
+func TestFormatKmsg(t *testing.T) {
+	in := "6,1,1234567,-;plain\n SUBSYSTEM=x\n DEVICE=y\n4,2,61000001,c,caller=T123;two\\x0alines \\x5c and \\xzz\nrubbish\n5,3;short\n6,4,x,-;no time\n"
+	assert.Equal(t, string(formatKmsg([]byte(in))),
+		"[    1.234567] plain\n[   61.000001][  T123] two\n[   61.000001][  T123] lines \\ and \\xzz\n")
+}
+
+func FuzzFormatKmsg(f *testing.F) {
+	f.Add([]byte("6,1,1234567,-;plain\n SUBSYSTEM=x\n4,2,61000001,c,caller=T123;two\\x0alines\n"))
+	f.Fuzz(func(t *testing.T, b []byte) { _ = formatKmsg(b) })
+}
