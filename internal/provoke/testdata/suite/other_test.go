@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -267,3 +268,17 @@ func TestExpectedOther(t *testing.T) {
 	crash(t, "WARNING")
 }
 func TestQuiet30(t *testing.T) { quiet(t) }
+
+// TestFlooded provokes in the middle of what the console is too slow for.
+func TestFlooded(t *testing.T) {
+	for range 2 {
+		go func() {
+			log, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+			for err == nil {
+				_, err = log.WriteString("a line of the flood that the console is too slow for\n")
+			}
+		}()
+	}
+	time.Sleep(3 * time.Second)
+	crash(t, "WARNING")
+}
