@@ -20,7 +20,13 @@ const (
 // analyze makes a report of the lines collected.
 func (p *pending) analyze() *Report {
 	own := p.texts(false)
+	if n := p.mixedAt - p.first; p.mixedAt > p.first && n < len(own) && !stackIn(own[:n]) {
+		own = own[:n]
+	}
 	r, f := p.read(own)
+	if p.dropped() {
+		r.corrupt("the console dropped lines of the report")
+	}
 	if r.Corrupted && f.allContexts && len(p.lines) > len(own)+p.first {
 		// Other CPUs print parts of this kind of report in their own context.
 		if all, _ := p.read(p.texts(true)); !all.Corrupted {
@@ -123,7 +129,7 @@ func (p *pending) blame(r *Report, f *format, b *body, groups []string, named st
 		if fn == "" {
 			fn = lost
 			r.corrupt("no function to blame in the report")
-		} else if why := p.mixed(b, fn); why != "" && (named == "" || symbolName(named) != fn) {
+		} else if why := p.mixed(b, fn); why != "" && (p.dumped || named == "" || symbolName(named) != fn) {
 			fn = lost
 			r.corrupt(why)
 		}
@@ -166,10 +172,10 @@ func (p *pending) mixed(b *body, fn string) string {
 	if len(p.lines[p.first].caller) > 0 {
 		return ""
 	}
-	if p.mixedAt > p.first && !p.stackBefore(b) {
-		return "another report begins before this one's stack"
-	}
 	at := -1
+	if p.dumped {
+		at = 0
+	}
 	for _, l := range p.lines[:p.first] {
 		if dumps.MatchString(l.text) {
 			at = 0
@@ -197,15 +203,24 @@ func (p *pending) mixed(b *body, fn string) string {
 	return "mixed with the dump of another task"
 }
 
-// stackBefore reports whether the report had a program counter or a stack of its own
-// when another report began in the same stream.
-func (p *pending) stackBefore(b *body) bool {
-	at := p.mixedAt - p.first
-	for i, text := range b.lines[:min(at, len(b.lines))] {
-		if i == 0 {
-			continue
-		}
+// stackIn reports whether the lines hold a program counter or a frame after the
+// first. Where another report begins before there was one, and the log carries
+// no printk callers, what follows cannot be told apart.
+func stackIn(lines []string) bool {
+	for _, text := range lines[1:] {
 		if _, ok := parsePC(text); ok || frameLook(text) || pcAnyRe.MatchString(text) {
+			return true
+		}
+	}
+	return false
+}
+
+// dropped reports whether printk lost lines between those of the report, which
+// it says at the beginning of the next one (console_unlock in
+// kernel/printk/printk.c).
+func (p *pending) dropped() bool {
+	for _, l := range p.lines[p.first+1 : p.last+1] {
+		if p.owns(l.caller) && bytes.Contains(l.raw, []byte("printk messages dropped **")) {
 			return true
 		}
 	}

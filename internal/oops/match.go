@@ -10,6 +10,7 @@ const (
 	markNone = iota
 	markBoot // a kernel begins to boot
 	markDown // the kernel says that it goes down
+	markDump // a task prints its stack that has no bug
 )
 
 // pattern is a literal the matcher looks for.
@@ -36,6 +37,7 @@ func newMatcher(all []*oops) *matcher {
 	}
 	m.pats = append(m.pats,
 		pattern{text: "Linux version ", mark: markBoot},
+		pattern{text: "FAULT_INJECTION: forcing a failure", mark: markDump},
 		pattern{text: "reboot: ", mark: markDown},
 		pattern{text: "Rebooting in ", mark: markDown},
 	)

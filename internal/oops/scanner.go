@@ -13,7 +13,7 @@ const (
 	maxOpen     = 16        // reports open or waiting for an earlier one
 	maxLines    = 3000      // lines of one report
 	maxBytes    = 256 << 10 // bytes of one report's lines
-	maxIdle     = 64        // own lines in a row that are no part of a report
+	maxIdle     = 256       // own lines in a row that are no part of a report
 	maxGrace    = 16        // the same after the report's end mark
 	maxForeign  = 2048      // lines of other contexts in a row
 	maxOverlap  = 100       // lines after another report began in the same stream
@@ -36,6 +36,7 @@ type Scanner struct {
 	queue  []*pending // in order of their first lines
 	recent [maxPreamble]line
 	nth    int  // lines seen, for recent
+	dump   int  // nth after a task without a bug began to print its stack, 0 if none did
 	stamps bool // the stream holds lines that the kernel wrote for certain
 	last   line // the last line the kernel printed
 	down   bool // the kernel said that it goes down
@@ -181,6 +182,9 @@ func (s *Scanner) line(l line) {
 	if begin {
 		s.begin(&l, h)
 	}
+	if s.dump > 0 && isBottom(l.msg) {
+		s.dump = 0
+	}
 	s.remember(&l)
 	if len(s.queue) > 0 {
 		s.settle()
@@ -222,6 +226,10 @@ var announces = compile(`(?i)unable to handle|NULL pointer|kernel BUG|Unhandled 
 
 // mark handles lines that are no reports but tell where the kernel is.
 func (s *Scanner) mark(l *line, mark int) {
+	if mark == markDump {
+		s.dump = s.nth + 1
+		return
+	}
 	if mark == markDown {
 		s.down = true
 		return
@@ -264,6 +272,7 @@ func (s *Scanner) begin(l *line, h hit) {
 	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
 	p.known = p.oops.known(l.msg, h.pos)
 	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.stamps || !p.known)
+	p.dumped = len(l.caller) == 0 && s.dumping()
 	p.foreignLines = slices.ContainsFunc(p.oops.formats, func(f format) bool { return f.allContexts })
 	for _, r := range s.preamble(l) {
 		p.keep(r)
@@ -281,7 +290,7 @@ func (s *Scanner) preamble(l *line) []line {
 	var out []line
 	for i := 1; i <= maxPreamble && i <= s.nth; i++ {
 		r := &s.recent[(s.nth-i)%maxPreamble]
-		if _, ok := s.find(r.msg, true); ok {
+		if h, ok := s.find(r.msg, true); ok && h.pattern.mark != markDump {
 			return nil // another report or a boot lies between
 		}
 		if !bytes.Equal(r.caller, l.caller) {
@@ -295,6 +304,13 @@ func (s *Scanner) preamble(l *line) []line {
 	}
 	return nil
 }
+
+// maxDump is how many lines the stack of a task may take that has no bug.
+const maxDump = 100
+
+// dumping reports whether such a task has begun to print its stack and not come
+// to its end.
+func (s *Scanner) dumping() bool { return s.dump > 0 && s.nth-s.dump < maxDump }
 
 // remember keeps l for preamble.
 func (s *Scanner) remember(l *line) {
@@ -373,6 +389,7 @@ type pending struct {
 	ended        bool // the end mark was seen
 	overlap      int  // lines since another report began in the same stream
 	mixedAt      int  // index of the first of them
+	dumped       bool // another task was printing its stack when this began
 	idle         int
 	foreign      int
 	panicked     bool

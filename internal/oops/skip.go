@@ -65,6 +65,12 @@ var never = [][]string{
 		`^_*el1`, `^(brk|bug|reserved_fault)_handler`, `^call_break_hook`, `^early_brk64`, `^_*(dabt|irq|und|pabt)_(svc|usr)`, `^handle_exception$`, `^(program_check|data_access|instruction_access|alignment|unrecoverable)_(exception|common|virt|slb)`, `^hash__do_page_fault`, `^_*pgm_check`, `^_*do_pgm_check`, `^do_trap`, `_trap$`, `^trap_`, `^handle_(page_fault|bad_stack|stack_overflow)`,
 		`^(asm_)?common_interrupt`, `^(asm_)?_*sysvec_`, `^(smp_)?(trace_)?(local_)?apic_timer`, `^_*x86_(indirect|return)`, `^srso_`, `^retbleed_`, `^entry_(untrain|ibpb)`, `^clear_bhb`, `^_*warn_thunk`, `^_*trace_hardirqs_off_thunk`, `^preempt_schedule_thunk`, `^(ignore|is)_spurious_`,
 	},
+	// What the table of helpers (helper.go) lists under the names that kernels
+	// before 6.1 had for it.
+	{
+		`^crypto_\w*(?:cipher|hash)_(?:encrypt|decrypt|crypt|digest|update|final|finup|setkey|op)`, `^a?blkcipher_walk`, `^skcipher_crypt_a?blkcipher`, `^aesti?_(?:en|de)crypt`, `^(?:poly_hash|ghash|chacha20|poly1305|salsa20|sha\d+|crct10dif)_\w*(?:update|final|transform|block|crypt|asm|avx|ssse3)`,
+		`^flex_array_`, `^percpu_ida_`, `^(?:init|setup)_timer`, `^radix_tree_`, `^ida_(?:get|pre|simple|remove)`, `^timekeeping_get`, `^lockref_`, `^seq_(?:puts|printf|put_decimal)`,
+	},
 	// Tracing, fault injection and coverage.
 	{
 		`^trace_event_(raw|buffer)`, `^_*traceiter`, `^perf_(trace_run|trace_buf|tp_event|swevent)`, `^_*should_fail`, `^fail_dump`, `^_*kcov`, `^write_comp_data`, `^check_kcov_mode`,
