@@ -68,4 +68,12 @@
 // with two processors, on a host with eight to ten runnable tasks for each
 // processor. Without no_timer_check a few boots in a hundred panicked there, and
 // with cmpxchg16b one in a few hundred.
+//
+// A kernel that measures its time stamp counter on such a host finds nonsense: with
+// a load of 20 to 27 on two processors, one boot of 36 with two processors took a
+// counter of 2094 MHz for one of 27.76 MHz ("PIT calibration deviates from HPET").
+// Its clock ran 75 times too fast from then on, and it reported soft lockups and
+// failed self-tests. It is told the speed now (tsc_early_khz): 36 boots of 36 at a
+// load of 20 to 44 got as far as init, each with the right speed, in up to 7
+// minutes.
 package vmtest
