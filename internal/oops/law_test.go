@@ -244,6 +244,12 @@ func FuzzParse(f *testing.F) {
 			f.Add(log)
 		}
 	}
+	for _, d := range dresses {
+		for _, name := range []string{"kasan-slab-uaf.txt", "null.txt"} {
+			log, _ := d.dressed(messagesOf(fixtures(f)[name].log))
+			f.Add(log[:min(len(log), 16<<10)])
+		}
+	}
 	f.Fuzz(func(t *testing.T, log []byte) {
 		if len(log) > 64<<10 {
 			return

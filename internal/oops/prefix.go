@@ -2,6 +2,7 @@ package oops
 
 import (
 	"bytes"
+	"sync"
 )
 
 // A line of a kernel log reaches the reader through several hands, and each may
@@ -71,8 +72,9 @@ var grammars = []grammar{
 }
 
 // byFirst lists the rows that can begin with a byte: before a kernel's prefix
-// and behind it. It is made of the table without any expression to compile.
-var byFirst = func() (t [2][256][]func([]byte, *line) int) {
+// and behind it. It is made at its first use: see lazyRE.
+var byFirst = sync.OnceValue(func() *[2][256][]func([]byte, *line) int {
+	t := &[2][256][]func([]byte, *line) int{}
 	for _, g := range grammars {
 		side := 0
 		if g.inner {
@@ -86,7 +88,7 @@ var byFirst = func() (t [2][256][]func([]byte, *line) int) {
 		}
 	}
 	return t
-}()
+})
 
 // strip cuts all prefixes off text and fills in l.
 func (l *line) strip(text []byte) {
@@ -161,13 +163,47 @@ func (l *line) stripHere(s []byte) []byte {
 	return s
 }
 
+// stripOwn is strip for the console of a machine of one's own. Nobody stands
+// between its kernel and the reader, so only printk's prefix is one: whatever
+// else is before it on the line was written by a program, which must not be able
+// to make the kernel's words look like a program's.
+func (l *line) stripOwn(text []byte) {
+	s := text
+	for from := 0; ; {
+		i := bytes.IndexByte(s[from:], '[')
+		if i < 0 {
+			break
+		}
+		from += i
+		n, sec := timestampLen(s[from:])
+		if n == 0 {
+			from++
+			continue
+		}
+		l.source, l.inside, l.named, l.time, l.caller = srcKernel, true, false, sec, nil
+		s, from = s[from+n:], 0
+		if c, caller := callerLen(s); c > 0 {
+			l.caller = caller
+			s = s[c:]
+		}
+		s = l.stripHere(s[oneSpace(s):])
+	}
+	if l.source == srcUnknown {
+		var level line
+		if n := cutLevel(text, &level); len(text) > 0 && text[0] == '<' {
+			s = text[n:]
+		}
+	}
+	l.msg = s
+}
+
 // cutOne tries the rows of the table.
 func (l *line) cutOne(s []byte) int {
 	side := 0
 	if l.inside {
 		side = 1
 	}
-	for _, cut := range byFirst[side][s[0]] {
+	for _, cut := range byFirst()[side][s[0]] {
 		if n := cut(s, l); n > 0 {
 			return n
 		}

@@ -339,3 +339,19 @@ func TestPrefixesCut(t *testing.T) {
 	}
 	Parse([]byte("[" + strings.Repeat("1 ", 8) + "\nx 12\n12\nSep 12\n"))
 }
+
+// TestOwnConsole: what a program prints before the kernel's time, on the same
+// line or on those before, hides nothing of a machine's own.
+func TestOwnConsole(t *testing.T) {
+	const bug = "[    5.464036][  T154] BUG: workqueue lockup - pool cpus=0\n"
+	for _, before := range []string{
+		"", "<30>", "daemon:warn  : ", "Sep 14 07:36:11 host a[1]: ", "30,1,1,-;", "{\n", "{\"MESSAGE\":\"", "> ", "__CURSOR=a\n",
+		"[ 10-28 04:36:09.123     1:    1 W/a ]\n", "10-28 04:36:09.123  1000  1002 W Tag     : ", "<30>[    5.000000] ", "[    5.000000] a[1]: x ",
+	} {
+		got := ParseOwn([]byte("[    5.000000] x\n" + before + bug))
+		assert.Equal(t, len(got), 1, "%q", before)
+		assert.Equal(t, got[0].Title, "BUG: workqueue lockup", "%q", before)
+	}
+	// What a program writes to /dev/kmsg is a program's still.
+	assert.Equal(t, len(ParseOwn([]byte("[    5.000000] cloud-init[1]: WARNING: x\n"))), 0)
+}

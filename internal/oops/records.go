@@ -15,6 +15,7 @@ const maxFragment = 16 << 10
 // that follow a record of /dev/kmsg, and the pieces of netconsole's long
 // messages. A message has the offsets of the lines of its record.
 type records struct {
+	own  bool // the log is a console of one's own: a line is a message
 	kmsg bool // the last line was a record of /dev/kmsg
 
 	journal journal
@@ -46,6 +47,12 @@ type journal struct {
 // complete. raw is valid during the call only.
 func (r *records) feed(raw []byte, start, end int64, fn func(line)) {
 	text := clean(raw)
+	if r.own {
+		l := line{start: start, end: end, raw: raw, time: -1}
+		l.stripOwn(text)
+		fn(l)
+		return
+	}
 	if r.readJournal(text, raw, start, end, fn) || r.readLong(text, start) || r.kmsg && kmsgField(text) {
 		return
 	}
@@ -106,20 +113,24 @@ func kmsgField(s []byte) bool {
 // after the other, without a newline between them.
 func (r *records) fragment(l *line, text []byte, fn func(line)) {
 	const key = ",ncfrag="
-	head := text[:bytes.Index(text, []byte(key))+len(key)]
-	if i := bytes.Index(l.msg, head); i > 0 {
-		next := *l
-		rest := bytes.Clone(l.msg[i:])
-		l.msg = l.msg[:i]
-		r.piece(l, fn)
-		more := line{start: next.start, end: next.end, time: -1}
-		more.strip(rest)
-		if more.frag != nil {
-			r.fragment(&more, rest, fn)
+	const most = 16 // pieces on a line
+	cur := *l
+	for range most {
+		head := text[:bytes.Index(text, []byte(key))+len(key)]
+		i := bytes.Index(cur.msg, head)
+		if i <= 0 {
+			break
 		}
-		return
+		next := line{start: l.start, end: l.end, time: -1}
+		text = bytes.Clone(cur.msg[i:])
+		cur.msg = cur.msg[:i]
+		r.piece(&cur, fn)
+		next.strip(text)
+		if cur = next; cur.frag == nil {
+			return
+		}
 	}
-	r.piece(l, fn)
+	r.piece(&cur, fn)
 }
 
 func (r *records) piece(l *line, fn func(line)) {

@@ -26,9 +26,11 @@ const (
 // Scanner finds reports in a stream. The zero value is not usable; see
 // [NewScanner]. It is not safe for concurrent use.
 type Scanner struct {
-	// Own says that the log is that of a machine whose tests the caller knows:
-	// errors of file systems on loop devices are reports then. Others mount
-	// broken images there all the time. To be set before the first Write.
+	// Own says that the log is the console of a machine whose tests the caller
+	// knows. Errors of file systems on loop devices are reports then: others mount
+	// broken images there all the time. And no prefix but printk's is read, for
+	// nothing but the machine's programs could have printed another. To be set
+	// before the first Write.
 	Own bool
 
 	emit   func(*Report)
@@ -60,6 +62,7 @@ func (s *Scanner) Write(p []byte) (int, error) {
 	if s.closed {
 		return 0, errClosed
 	}
+	s.split.recs.own = s.Own
 	s.split.write(p, s.line)
 	return len(p), nil
 }
@@ -101,6 +104,7 @@ func parse(log []byte, own bool) []*Report {
 	var out []*Report
 	s := NewScanner(func(r *Report) { out = append(out, r) })
 	s.Own = own
+	s.split.recs.own = own
 	s.split.write(log, s.line)
 	s.split.close(s.line)
 	s.Flush()
