@@ -61,12 +61,12 @@ func (p *pending) texts(foreign bool) []string {
 
 func (p *pending) raw() []byte {
 	var b bytes.Buffer
-	for _, l := range p.lines[:p.last+1] {
+	for i, l := range p.lines[:p.last+1] {
 		if !p.owns(l.caller) && !p.foreignLines {
 			continue
 		}
-		if len(l.raw) == 0 && l.text != "" {
-			continue // a further line of a message whose record has been written
+		if i > 0 && l.start == p.lines[i-1].start && bytes.Equal(l.raw, p.lines[i-1].raw) {
+			continue // a further message of the same line or record
 		}
 		if b.Len()+len(l.raw) >= MaxRaw {
 			break

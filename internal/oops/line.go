@@ -30,6 +30,7 @@ type line struct {
 	record   bool   // a record whose fields may follow on lines of their own
 	frag     []byte // netconsole: "offset/length" of this piece of a message
 	seq      []byte // and the message's number
+	parts    []line // unfinished messages before this one on the same line
 	unpacked []byte // the message, where its bytes are not those of the line
 }
 

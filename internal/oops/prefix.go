@@ -111,6 +111,7 @@ func (l *line) strip(text []byte) {
 		if n == 0 {
 			break
 		}
+		l.unfinished(s[:from])
 		l.caller = nil
 		s = l.stripHere(s[from:])
 	}
@@ -163,6 +164,14 @@ func (l *line) stripHere(s []byte) []byte {
 	return s
 }
 
+// unfinished notes a message that another one has followed on the same line.
+func (l *line) unfinished(msg []byte) {
+	const most = 8
+	if l.source == srcKernel && len(l.parts) < most && len(bytes.TrimSpace(msg)) > 0 {
+		l.parts = append(l.parts, line{start: l.start, end: l.end, raw: l.raw, msg: msg, caller: l.caller, time: l.time, source: srcKernel})
+	}
+}
+
 // stripOwn is strip for the console of a machine of one's own. Nobody stands
 // between its kernel and the reader, so only printk's prefix is one: whatever
 // else is before it on the line was written by a program, which must not be able
@@ -180,6 +189,7 @@ func (l *line) stripOwn(text []byte) {
 			from++
 			continue
 		}
+		l.unfinished(s[:from])
 		l.source, l.inside, l.named, l.time, l.caller = srcKernel, true, false, sec, nil
 		s, from = s[from+n:], 0
 		if c, caller := callerLen(s); c > 0 {

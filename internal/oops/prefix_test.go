@@ -27,7 +27,6 @@ var prefixCases = func() []prefixCase {
 		{"[   12.345678] [    T43]  f+0x1/0x2", " f+0x1/0x2", "T43", 12.345678, k},
 		{"<4>[   12.345678] text", "text", "", 12.345678, k},
 		{"login: [   12.345678] text", "text", "", 12.345678, k},
-		{"[    1.000000] half [   12.345678][   T1] text", "text", "T1", 12.345678, k},
 		{"\x1b[32m[   12.345678] \x1b[0m\x1b[31mtext\x1b[0m\r", "text", "", 12.345678, k},
 		// dmesg
 		{"[Thu Sep 14 07:36:11 2023] text", "text", "", -1, k},
@@ -338,6 +337,16 @@ func TestPrefixesCut(t *testing.T) {
 		}
 	}
 	Parse([]byte("[" + strings.Repeat("1 ", 8) + "\nx 12\n12\nSep 12\n"))
+}
+
+// TestTwoOnALine: a message that another one cut short is a message.
+func TestTwoOnALine(t *testing.T) {
+	const log = "[   92.396607] BUG: workqueue lockup [  387.811073] audit: type=1326\n"
+	for _, got := range [][]*Report{Parse([]byte(log)), ParseOwn([]byte(log))} {
+		assert.Equal(t, len(got), 1)
+		assert.Equal(t, got[0].Title, "BUG: workqueue lockup")
+		assert.Equal(t, string(got[0].Raw), log)
+	}
 }
 
 // TestOwnConsole: what a program prints before the kernel's time, on the same

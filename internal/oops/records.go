@@ -50,7 +50,7 @@ func (r *records) feed(raw []byte, start, end int64, fn func(line)) {
 	if r.own {
 		l := line{start: start, end: end, raw: raw, time: -1}
 		l.stripOwn(text)
-		fn(l)
+		emit(&l, fn)
 		return
 	}
 	if r.readJournal(text, raw, start, end, fn) || r.readLong(text, start) || r.kmsg && kmsgField(text) {
@@ -80,19 +80,25 @@ func (r *records) flush(fn func(line)) {
 
 // emit hands out a message, one line at a time if it holds several.
 func emit(l *line, fn func(line)) {
+	for _, p := range l.parts {
+		fn(p)
+	}
+	l.parts = nil
 	if l.unpacked == nil {
 		fn(*l)
 		return
 	}
-	raw := l.raw
 	for part := range bytes.SplitSeq(l.unpacked, []byte("\n")) {
-		p := line{start: l.start, end: l.end, raw: raw, time: l.time, caller: l.caller, source: l.source, inside: l.inside, foreign: l.foreign}
+		p := line{start: l.start, end: l.end, raw: l.raw, time: l.time, caller: l.caller, source: l.source, inside: l.inside, foreign: l.foreign}
 		p.strip(clean(part))
 		if p.unpacked != nil { // packed twice
 			p.msg = clean(p.unpacked)
 		}
+		for _, q := range p.parts {
+			fn(q)
+		}
+		p.parts = nil
 		fn(p)
-		raw = nil
 	}
 }
 
