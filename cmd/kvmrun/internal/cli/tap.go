@@ -16,6 +16,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 var tapCommand = command{
@@ -56,6 +57,10 @@ func doTap(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	if stdout > 1 {
 		return usagef("tap: only one of -json, -junit and -tap can be -")
 	}
+	files, err := openFiles(*jsonFile, *junitFile, *tapFile)
+	if err != nil {
+		return err
+	}
 	in, name := io.Reader(cio.In), "standard input"
 	if file := fs.Arg(0); file != "" && file != "-" {
 		f, err := os.Open(file)
@@ -79,27 +84,22 @@ func doTap(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	writeTap(text, doc, job.Cases, *all)
 	fmt.Fprintf(text, "%s\n", job.Notes[0])
 	var errs []error
-	for _, o := range []struct {
-		file  string
-		write func(io.Writer) error
-	}{
-		{*jsonFile, func(w io.Writer) error { return report.JSON(w, run) }},
-		{*junitFile, func(w io.Writer) error { return report.JUnit(w, run) }},
-		{*tapFile, func(w io.Writer) error { return ktap.Emit(w, doc) }},
+	for i, write := range []func(io.Writer) error{
+		func(w io.Writer) error { return report.JSON(w, run) },
+		func(w io.Writer) error { return report.JUnit(w, run) },
+		func(w io.Writer) error { return ktap.Emit(w, doc) },
 	} {
-		switch o.file {
-		case "":
-		case "-":
-			errs = append(errs, o.write(cio.Out))
-		default:
-			errs = append(errs, writeFile(o.file, o.write))
+		if files[i].standard {
+			errs = append(errs, write(cio.Out))
+		} else {
+			errs = append(errs, files[i].Write(write))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("tap: %w", err)
 	}
 	if code := run.ExitCode(); code != result.ExitPass {
-		return &exitError{exitFail, fmt.Errorf("%s: %s: %s", printable(name), job.Verdict, printable(job.Reason))}
+		return &exitError{exitFail, fmt.Errorf("%s: %s: %s", visible.Line(name), job.Verdict, visible.Line(job.Reason))}
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func tapJob(doc *ktap.Doc, name string) result.Job {
 		ID: "tap", Suite: "tap", Kernel: filepath.Base(name), Cases: report.FromTAP(doc), Started: time.Now(),
 		TAP: &result.TAPCounts{Pass: n.Pass, Fail: n.Fail, Skip: n.Skip, XFail: n.XFail, Missing: n.Missing},
 		Notes: []string{fmt.Sprintf("%s: %d run, %d passed, %d skipped, %d failed as expected, %d failed, %d missing",
-			printable(kind), n.Total(), n.Pass, n.Skip, n.XFail, n.Fail, n.Missing)},
+			visible.Line(kind), n.Total(), n.Pass, n.Skip, n.XFail, n.Fail, n.Missing)},
 	}
 	for i := range job.Cases {
 		if c := &job.Cases[i]; c.Unearned {
@@ -157,18 +157,18 @@ func writeTap(w io.Writer, doc *ktap.Doc, cases []result.Case, all bool) {
 		if !all && c.Status != result.StatusFail || strings.HasSuffix(c.Name, "(plan)") {
 			continue // the plan's are among the problems
 		}
-		fmt.Fprintf(w, "%-5s %s", c.Status, printable(c.Name))
+		fmt.Fprintf(w, "%-5s %s", c.Status, visible.Line(c.Name))
 		if c.Reason != "" {
-			fmt.Fprintf(w, ": %s", printable(c.Reason))
+			fmt.Fprintf(w, ": %s", visible.Line(c.Reason))
 		}
 		fmt.Fprintln(w)
 	}
 	for _, p := range doc.AllProblems() {
-		fmt.Fprintf(w, "problem: %s\n", printable(p))
+		fmt.Fprintf(w, "problem: %s\n", visible.Line(p))
 	}
 	if all {
 		for _, n := range doc.Notes {
-			fmt.Fprintf(w, "note: %s\n", printable(n))
+			fmt.Fprintf(w, "note: %s\n", visible.Line(n))
 		}
 	}
 }
