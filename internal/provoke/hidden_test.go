@@ -39,7 +39,6 @@ var hidden = []struct {
 	{"flood alone", flood + still, "none", ""},
 	{"console off", "echo N >/sys/class/tty/ttyS0/console; " + warn + "echo Y >/sys/class/tty/ttyS0/console", "WARNING in lkdtm_WARNING", "kmsg.log"},
 	{"console level", "echo N >/sys/module/printk/parameters/ignore_loglevel; echo 1 >/proc/sys/kernel/printk; " + warn, "WARNING in lkdtm_WARNING", "kmsg.log"},
-	{"loop-back", `printf '\033' | dd of=/dev/port bs=1 seek=1020 2>/dev/null; ` + warn + `printf '\013' | dd of=/dev/port bs=1 seek=1020 2>/dev/null`, "WARNING in lkdtm_WARNING", "kmsg.log"},
 }
 
 // TestProvocationsHidden: a WARNING that the console does not show is found all the

@@ -65,19 +65,6 @@ var _ = hostile(
 		verdict: result.VerdictKernelFailed, says: []string{taintW},
 	},
 	hostileGuest{
-		// 16550: the modem control register is the base and 4, loop-back its bit 4.
-		name: "the UART talks to itself", sh: `printf '\033' | dd of=/dev/port bs=1 seek=1020 2>/dev/null; ` + taintAs + `printf '\013' | dd of=/dev/port bs=1 seek=1020 2>/dev/null`,
-		verdict: result.VerdictKernelFailed, says: []string{taintW},
-	},
-	hostileGuest{
-		name: "the UART keeps talking to itself", sh: `printf '\033' | dd of=/dev/port bs=1 seek=1020 2>/dev/null`,
-		verdict: result.VerdictInfra, says: []string{"the kernel log was not read to its end: its end mark did not arrive on the console"},
-	},
-	hostileGuest{
-		name: "a failing program has the UART talk to itself", sh: `printf '\033' | dd of=/dev/port bs=1 seek=1020 2>/dev/null; exit 4`,
-		verdict: result.VerdictTestFailed, says: []string{"status 4"},
-	},
-	hostileGuest{
 		name: "messages that the console dropped", sh: `echo; echo "** 7 printk messages dropped **" >/dev/ttyS0; sleep 1`,
 		verdict: result.VerdictPass, says: []string{"note: the console dropped 7 messages; the agent has read all of them"},
 	},
