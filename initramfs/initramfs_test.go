@@ -272,7 +272,7 @@ func TestErrors(t *testing.T) {
 		{"directory", file(initramfs.File{Host: dir}), []string{dir + ": is a directory"}},
 		{"device", file(initramfs.File{Host: "/dev/null"}), []string{"/dev/null: is not a regular file"}},
 		{"too large", file(initramfs.File{Host: huge}), []string{huge, "do not fit"}},
-		{"file for another machine", file(initramfs.File{Host: foreign}), []string{"guest file " + foreign, "for arm64, but the guest is amd64"}},
+		{"file for another machine", file(initramfs.File{Host: foreign, Runs: true}), []string{"guest file " + foreign, "for arm64, but the guest is amd64"}},
 		{"no path", file(initramfs.File{Data: []byte("x")}), []string{"without host and guest path"}},
 		{"relative", file(initramfs.File{Host: text, Guest: "etc/x"}), []string{`"etc/x": want an absolute path`}},
 		{"root", file(initramfs.File{Host: text, Guest: "/x/.."}), []string{"is the root directory"}},

@@ -149,14 +149,18 @@ func (l *libraries) needInit(host string) error {
 	case o.machine != l.machine:
 		return l.wrongMachine("init "+host, o.machine)
 	}
-	return l.need(host, "/init")
+	return l.need(host, "/init", true)
 }
 
 // need adds what the file at host, if it is an ELF file, needs to run at the
-// path guest.
-func (l *libraries) need(host, guest string) error {
+// path guest. What the guest cannot run, an object of another machine, of BPF, or
+// one that is cut off, is data, unless it is what is to run.
+func (l *libraries) need(host, guest string, runs bool) error {
 	o, err := l.object(host)
 	if errors.Is(err, errNotELF) {
+		return nil
+	}
+	if !runs && (err != nil || !runsOn(o.machine, l.machine)) {
 		return nil
 	}
 	if err != nil {

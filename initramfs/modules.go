@@ -32,7 +32,9 @@ type moduleDir struct {
 	dir     string
 	release string
 	files   map[string]string // module name -> path below dir
+	given   map[string]string // module name -> path of a file that was named by it
 	builtin map[string]bool
+	unknown bool    // there is no directory: what is not given counts as built in
 	aliases []alias // nil until read
 }
 
@@ -124,6 +126,32 @@ func (m *moduleDir) index() error {
 	})
 }
 
+// give adds the modules that were named by their files. They take the place of
+// the kernel's own of the same name.
+func (m *moduleDir) give(names []string) error {
+	for _, n := range names {
+		if !IsModuleFile(n) {
+			continue
+		}
+		name := fileModule(n)
+		if name == "" {
+			return fmt.Errorf("module %s: is no module's file: its name does not end in %s", n, strings.Join(moduleSuffixes, ", "))
+		}
+		if m.files == nil {
+			m.files = map[string]string{}
+		}
+		if m.given == nil {
+			m.given = map[string]string{}
+		}
+		if other := m.given[name]; other != "" && other != n {
+			return fmt.Errorf("two different files for the module %s: %s and %s", name, other, n)
+		}
+		m.given[name] = n
+		m.files[name] = path.Join("extra", path.Base(n))
+	}
+	return nil
+}
+
 // resolve returns the modules that name stands for: itself, nothing when it is
 // built in, or those with such an alias. ok is false when nothing is known.
 func (m *moduleDir) resolve(name string) (modules []string, ok bool) {
@@ -131,7 +159,7 @@ func (m *moduleDir) resolve(name string) (modules []string, ok bool) {
 	if m.files[norm] != "" {
 		return []string{norm}, true
 	}
-	if m.builtin[norm] {
+	if m.builtin[norm] || m.unknown {
 		return nil, true
 	}
 	for _, a := range m.aliasList() {
@@ -178,6 +206,9 @@ type module struct {
 func (m *moduleDir) open(ctx context.Context, c *cache.Cache, name string) (*module, error) {
 	rel := m.files[name]
 	file := filepath.Join(m.dir, rel)
+	if given := m.given[name]; given != "" {
+		file = given
+	}
 	hash, err := c.HashFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("module %s: %w", name, err)
@@ -221,13 +252,48 @@ func (m *moduleDir) open(ctx context.Context, c *cache.Cache, name string) (*mod
 			}
 		case "vermagic":
 			// "6.12.117+deb12-cloud-amd64 SMP preempt mod_unload modversions"
-			if v, _, _ := strings.Cut(value, " "); v != m.release {
+			if v, _, _ := strings.Cut(value, " "); m.given[name] != "" && v != m.release && m.release != "" {
+				return nil, wrongRelease(file, v, m.release)
+			} else if v != m.release && m.release != "" {
 				return nil, fmt.Errorf("module %s in %s: was built for kernel %s, not for %s", rel, m.dir, v, m.release)
 			}
 		}
 	}
 	return mod, nil
 }
+
+func wrongRelease(file, is, want string) error {
+	return fmt.Errorf("module %s: was built for kernel %s (its vermagic), and this kernel is %s, which would refuse it;\nbuild it against that kernel's headers or build directory", file, is, want)
+}
+
+// CheckModule says whether the file is a module that a kernel of this release
+// would load, as far as its vermagic tells; an empty release is not compared.
+func CheckModule(file, release string) error {
+	tmp, err := os.MkdirTemp("", "kvmrun-module-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp) //nolint:errcheck // a temporary directory
+	if err := unpackModule(file, tmp); err != nil {
+		return fmt.Errorf("module %s: %w", file, err)
+	}
+	info, err := os.ReadFile(filepath.Join(tmp, "modinfo"))
+	if err != nil {
+		return err
+	}
+	for _, field := range strings.Split(string(info), "\x00") {
+		if v, ok := strings.CutPrefix(field, "vermagic="); ok {
+			if v, _, _ = strings.Cut(v, " "); v != release && release != "" {
+				return wrongRelease(file, v, release)
+			}
+		}
+	}
+	return nil
+}
+
+// IsModuleFile says whether what was given as a module names a file rather than
+// a module of the kernel's.
+func IsModuleFile(name string) bool { return strings.Contains(name, "/") || fileModule(name) != "" }
 
 // maxModule bounds a decompressed module: Debian's largest, amdgpu with debug
 // information left out, has 30 MB.
@@ -311,7 +377,7 @@ func (c *closure) add(name string, soft bool) error {
 	}
 	for _, d := range mod.deps {
 		if c.dir.files[d] == "" {
-			if c.dir.builtin[d] {
+			if c.dir.builtin[d] || c.dir.unknown {
 				continue
 			}
 			return fmt.Errorf("module %s: depends on %s, which is not in %s", name, d, c.dir.dir)
@@ -359,14 +425,22 @@ func (c *closure) harden(name string) {
 
 // addModules adds the modules that s asks for and their load order.
 func addModules(ctx context.Context, t *tree, s Spec, progress func(string)) error {
+	names := slices.DeleteFunc(slices.Clone(s.Modules), IsModuleFile)
+	dir := &moduleDir{release: s.Release, unknown: true}
 	if s.ModulesDir == "" {
-		if len(s.Modules) > 0 {
-			progress(fmt.Sprintf("no modules directory: taking %s as built into the kernel", strings.Join(s.Modules, ", ")))
+		if len(names) > 0 {
+			progress(fmt.Sprintf("no modules directory: taking %s as built into the kernel", strings.Join(names, ", ")))
 		}
-		return nil
+		if len(names) == len(s.Modules) {
+			return nil
+		}
+	} else {
+		var err error
+		if dir, err = openModules(s.ModulesDir, s.Release); err != nil {
+			return err
+		}
 	}
-	dir, err := openModules(s.ModulesDir, s.Release)
-	if err != nil {
+	if err := dir.give(s.Modules); err != nil {
 		return err
 	}
 	c := &closure{ctx: ctx, cache: t.cache, dir: dir, state: map[string]int{}, soft: map[string]bool{}}
@@ -380,9 +454,12 @@ func addModules(ctx context.Context, t *tree, s Spec, progress func(string)) err
 	}
 	var errs []error
 	for _, name := range s.Modules {
+		if IsModuleFile(name) {
+			name = fileModule(name)
+		}
 		mods, ok := dir.resolve(name)
 		if !ok {
-			errs = append(errs, dir.unknown(name))
+			errs = append(errs, dir.missing(name))
 			continue
 		}
 		for _, m := range mods {
@@ -411,8 +488,8 @@ func addModules(ctx context.Context, t *tree, s Spec, progress func(string)) err
 	return t.data(ModulesFile, []byte(list.String()), 0o644, "modules to load")
 }
 
-// unknown is the error for a name that nothing is known of.
-func (m *moduleDir) unknown(name string) error {
+// missing is the error for a name that nothing is known of.
+func (m *moduleDir) missing(name string) error {
 	near := nearest(moduleName(name), m.files)
 	hint := "the kernel was built without it"
 	if len(near) > 0 {

@@ -39,8 +39,8 @@ type Spec struct {
 	// it is empty all Modules count as built in.
 	ModulesDir string
 	// Modules are loaded by the agent, in this order, each after what it
-	// depends on; names or aliases as modprobe takes them. Built-in ones are
-	// left out. The drivers of the agent's own ports need not be listed.
+	// depends on; names or aliases as modprobe takes them, or paths of module
+	// files on the host (IsModuleFile). Built-in ones are left out. The drivers of the agent's own ports need not be listed.
 	Modules []string
 	// Release is the kernel's release (uname -r). A ModulesDir of another
 	// release is an error. Empty means unknown.
@@ -61,6 +61,9 @@ type File struct {
 	Data []byte
 	// Guest is the absolute path in the guest. Empty means the path Host.
 	Guest string
+	// Runs says that the file is to be executed: an ELF file that the guest
+	// cannot run is then an error, otherwise data like any other.
+	Runs bool
 	// Mode is the file's permission bits, set-user-ID and so on included. Zero
 	// means those of Host, or 0644 for Data.
 	Mode fs.FileMode
@@ -181,7 +184,7 @@ func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*
 			add(err)
 			continue
 		}
-		add(libs.need(f.Host, guest))
+		add(libs.need(f.Host, guest, f.Runs))
 	}
 	if s.Busybox != "" {
 		add(addBusybox(t, s.Busybox))

@@ -135,7 +135,7 @@ func TestBisectKernels(t *testing.T) {
 		}
 		if o.Word == bisect.Bad {
 			assert.Assert(t, strings.Contains(o.Reason, "the configuration is broken"), o.Reason)
-			assert.Assert(t, strings.Contains(o.Repro, "kvmrun run -kernel "+o.Point), o.Repro)
+			assert.Assert(t, strings.Contains(o.Repro, "kvmrun run ") && strings.Contains(o.Repro, " -kernel "+o.Point+" "), o.Repro)
 		}
 	}
 	// The repeats went on from machines that were booted once for all of them.

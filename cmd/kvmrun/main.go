@@ -8,6 +8,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/kvmrun/kvmrun/cmd/kvmrun/internal/cli"
@@ -18,6 +19,9 @@ func main() {
 	if guest.IsInit() {
 		guest.Main()
 	}
+	// A panic here and SIGQUIT end kvmrun by SIGABRT, after all goroutines' stacks,
+	// and not with Go's status 2, which is wrong usage. QEMU dies with its parent.
+	debug.SetTraceback("crash")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	code := cli.Run(ctx, os.Args[1:], cli.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Environ()})
 	stop()

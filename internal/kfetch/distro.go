@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // distro is what differs between distributions. The table is in distros.
@@ -83,7 +84,8 @@ func (r ref) matches(k Candidate) bool {
 
 // refChars guards what is passed to apt: a reference cannot be an option or a
 // pattern.
-var refChars = regexp.MustCompile(`^[0-9][0-9A-Za-z.+~:-]*$`)
+// Compiled at first use: test binaries link this package, and start three times.
+var refChars = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[0-9][0-9A-Za-z.+~:-]*$`) })
 
 // IsRef says whether s looks like a reference to a distribution's kernel and
 // not like a file's path.
@@ -100,6 +102,12 @@ func IsRef(s string) bool {
 	return false
 }
 
+// CheckRef says what is wrong with a reference before anything is looked up.
+func CheckRef(s string) error {
+	_, err := parseRef(s, false)
+	return err
+}
+
 // parseRef parses DISTRO:VERSION, or DISTRO alone when all is set.
 func parseRef(s string, all bool) (ref, error) {
 	name, version, ok := strings.Cut(s, ":")
@@ -114,7 +122,7 @@ func parseRef(s string, all bool) (ref, error) {
 			return ref{distro: d}, nil
 		case !ok || version == "":
 			return ref{}, &Error{Ref: s, Kind: ErrBadRef, Detail: "names no version", Cure: "for example " + name + ":6.12"}
-		case !refChars.MatchString(version):
+		case !refChars().MatchString(version):
 			return ref{}, &Error{Ref: s, Kind: ErrBadRef, Detail: fmt.Sprintf("%q is not a version", version), Cure: "for example " + name + ":6.12"}
 		}
 		return ref{distro: d, version: version}, nil

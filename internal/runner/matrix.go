@@ -50,7 +50,8 @@ type Matrix struct {
 	Faults fault.Plan
 	// From is the jobs' SuiteJob.From, for a matrix of one kernel and one suite.
 	From *Template
-	// Command is the start of the command line that runs a job again.
+	// Command is the start of the command line that runs a job again: all of it
+	// but the kernel, the suite, the faults and the choice of tests.
 	Command string
 	// OnStart, OnEvent and OnDone, when set, tell of progress; they may be
 	// called from several goroutines at once.
@@ -178,13 +179,18 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 	if given == "" {
 		given = s.Spec.Name
 	}
-	one := x.Command + " -suite " + shellQuote(given)
+	one := x.Command + " -kernel " + ShellQuote(k.Path) + " -suite " + ShellQuote(given)
+	for _, f := range x.Faults {
+		one += " -fault " + ShellQuote(f.String())
+	}
+	if x.Skip != "" {
+		args = append(args, "-test.skip="+x.Skip)
+		one += " -skip " + ShellQuote(x.Skip)
+	}
 	repro := one
-	for _, f := range []struct{ name, value string }{{"run", x.Run}, {"skip", x.Skip}} {
-		if f.value != "" {
-			args = append(args, "-test."+f.name+"="+f.value)
-			repro += " -" + f.name + " " + shellQuote(f.value)
-		}
+	if x.Run != "" {
+		args = append(args, "-test.run="+x.Run)
+		repro += " -run " + ShellQuote(x.Run)
 	}
 	job := SuiteJob{
 		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro, ReproOne: one,
@@ -192,13 +198,7 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 		Timeout: timeout + 10*time.Second,
 	}
 	job.KeepGoing, job.Idle, job.Faults, job.From = x.KeepGoing, x.Idle, x.Faults, x.From
-	for _, f := range x.Faults {
-		job.Repro += " -fault " + shellQuote(f.String())
-	}
 	job.Isolate, job.Jobs, job.slots = x.Isolate, x.Jobs, x.forks
-	if x.Isolate != "" {
-		job.Repro += " -isolate " + string(x.Isolate)
-	}
 	if x.PanicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}
@@ -375,13 +375,6 @@ func fileName(s string) string {
 		}
 		return r
 	}, s)
-}
-
-func shellQuote(s string) string {
-	if regexp.MustCompile(`^[A-Za-z0-9_./:=,+-]+$`).MatchString(s) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // budget hands out the host's free memory, in MiB. A guest rarely touches all

@@ -416,7 +416,7 @@ func (m *Machine) listen(ctx context.Context, k *Kernel, g *guest) (string, erro
 	} else if v, err := k.Image.Vmlinux(ctx, m.Cache); err == nil {
 		vmlinux = v // no symbols; registers and memory all the same
 	}
-	return fmt.Sprintf("gdb %s -ex 'target remote %s'", shellQuote(vmlinux), addr), nil
+	return fmt.Sprintf("gdb %s -ex 'target remote %s'", ShellQuote(vmlinux), addr), nil
 }
 
 // WithoutMarks passes on output without the bytes by which package testing marks

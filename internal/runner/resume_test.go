@@ -320,3 +320,40 @@ func TestRepro(t *testing.T) {
 		assert.Equal(t, job.Splats[1].Repro, c.repro)
 	}
 }
+
+// TestReproOfTheFailed: the command to repeat names the tests that failed, or
+// runs all where tests alone do not explain the failure.
+func TestReproOfTheFailed(t *testing.T) {
+	failed := func(names ...string) (out []result.Case) {
+		out = append(out, result.Case{Name: "TestOther", Status: result.StatusPass}, result.Case{Name: "TestNot", Status: result.StatusSkip})
+		for _, n := range names {
+			out = append(out, result.Case{Name: n, Status: result.StatusFail})
+		}
+		return out
+	}
+	var many []string
+	for i := range maxReproTests + 1 {
+		many = append(many, fmt.Sprintf("Test%d", i))
+	}
+	j := SuiteJob{Suite: Suite{Tests: append([]string{"TestA", "TestB", "TestOther", "TestNot"}, many...), Rest: []string{"ExampleX"}}, Repro: "again -run 'as chosen'", ReproOne: "again"}
+	for _, c := range []struct {
+		run  string
+		job  result.Job
+		want string
+	}{
+		{"", result.Job{Cases: failed("TestA", "TestA/sub one")}, "again -run '^TestA$'"},
+		{"", result.Job{Cases: failed("TestA", "TestA/x", "ExampleX")}, "again -run '^(TestA|ExampleX)$'"},
+		{"TestA/x", result.Job{Cases: failed("TestA", "TestA/x")}, "again -run '^TestA$/x'"},
+		{"TestA/x|B", result.Job{Cases: failed("TestA", "TestB")}, "again -run '^TestA$/x|^TestB$'"},
+		{"", result.Job{Cases: []result.Case{{Name: "TestA", Status: result.StatusSkip, Unearned: true}}}, "again -run '^TestA$'"},
+		{"", result.Job{Cases: failed("TestA"), Splats: []result.Splat{{Test: "TestA"}, {Allowed: "known"}}}, "again -run '^TestA$'"},
+		// Tests alone do not explain these.
+		{"", result.Job{Cases: failed("TestA"), Splats: []result.Splat{{Phase: "boot"}}}, j.Repro},
+		{"", result.Job{Cases: failed("TestA", "fsck/disk")}, j.Repro},
+		{"", result.Job{Cases: failed()}, j.Repro},
+		{"", result.Job{Cases: failed(many...)}, j.Repro},
+	} {
+		j.Args = []string{"-test.run=" + c.run}
+		assert.Equal(t, j.repro(c.job), c.want)
+	}
+}

@@ -137,9 +137,9 @@ func TestSelected(t *testing.T) {
 }
 
 func TestShellQuote(t *testing.T) {
-	assert.Equal(t, shellQuote("TestA/b"), "TestA/b")
-	assert.Equal(t, shellQuote("Test(A|B)"), "'Test(A|B)'")
-	assert.Equal(t, shellQuote("it's"), `'it'\''s'`)
+	assert.Equal(t, ShellQuote("TestA/b"), "TestA/b")
+	assert.Equal(t, ShellQuote("Test(A|B)"), "'Test(A|B)'")
+	assert.Equal(t, ShellQuote("it's"), `'it'\''s'`)
 }
 
 func TestLogFilesAreBoundedAndReportErrors(t *testing.T) {

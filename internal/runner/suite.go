@@ -79,9 +79,9 @@ type SuiteJob struct {
 	// Transient says that Suite.Binary is gone after the run, as go test's is: a
 	// copy is kept for Replay.
 	Transient bool
-	// Repro is a command line that runs the job again, ReproOne its beginning
-	// without the choice of tests; empty is the same.
-	Repro, ReproOne string
+	// Repro is a command line that runs the job again, ReproOne that without the
+	// choice of tests by -run, or by ReproRun; empty is the same.
+	Repro, ReproOne, ReproRun string
 	// KeepGoing goes on in the same VM after a splat. Otherwise the tests that
 	// are left run in a fresh one, which a suite with Tests makes possible.
 	KeepGoing bool
@@ -174,6 +174,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		facts.InfraErr = err.Error()
 	}
 	judge(&job, facts, out, j)
+	job.Repro = j.repro(job)
 	return job, out.Exited
 }
 
@@ -323,11 +324,8 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	job.Splats = o.Splats
 	for i := range job.Splats {
 		s := &job.Splats[i]
-		if s.Repro = j.Repro; s.Test != "" && j.Repro != "" {
-			if j.ReproOne != "" {
-				s.Repro = j.ReproOne
-			}
-			s.Repro += " -run " + shellQuote("^"+s.Test+"$")
+		if s.Repro = j.Repro; s.Test != "" {
+			s.Repro = j.reproOf(exactly(s.Test))
 		}
 		blame(job, *s)
 	}

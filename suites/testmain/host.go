@@ -8,9 +8,11 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,20 +47,20 @@ type hostFlags struct {
 	faults                                fault.Flag
 }
 
-func (h *hostFlags) register(fs *flag.FlagSet) {
-	fs.StringVar(&h.kernel, "kernel", "", "boot this kernel (bzImage or vmlinux) and run the tests in it")
-	fs.StringVar(&h.modules, "modules", "", "the kernel's lib/modules/RELEASE directory; default: found beside the kernel")
-	fs.StringVar(&h.kconfig, "kconfig", "", "the kernel's .config; default: found in or beside the kernel")
-	fs.StringVar(&h.accel, "accel", "auto", "what runs the guest: kvm, tcg or auto")
-	fs.DurationVar(&h.hang, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
-	fs.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
-	fs.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
-	fs.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
-	fs.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
-	fs.Var(&h.vmcore, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log: an ELF core, or kdump-zlib")
-	fs.StringVar(&h.isolate, "isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each); default: suite, or what the suite says")
-	fs.IntVar(&h.jobs, "j", 0, "VMs at a time with -isolate test; default: as many as CPUs")
-	fs.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
+func (h *hostFlags) register(flags *flag.FlagSet) {
+	flags.StringVar(&h.kernel, "kernel", "", "boot this kernel and run the tests in it: a bzImage, a vmlinux, the directory of a build, or debian:6.12 for a fetched one")
+	flags.StringVar(&h.modules, "modules", "", "the kernel's lib/modules/RELEASE directory; default: found beside the kernel")
+	flags.StringVar(&h.kconfig, "kconfig", "", "the kernel's .config; default: found in or beside the kernel")
+	flags.StringVar(&h.accel, "accel", "auto", "what runs the guest: kvm, tcg or auto")
+	flags.DurationVar(&h.hang, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
+	flags.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
+	flags.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
+	flags.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
+	flags.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
+	flags.Var(&h.vmcore, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log: an ELF core, or kdump-zlib")
+	flags.StringVar(&h.isolate, "isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each); default: suite, or what the suite says")
+	flags.IntVar(&h.jobs, "j", 0, "VMs at a time with -isolate test; default: as many as CPUs")
+	flags.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
 }
 
 func (h *hostFlags) own(name string) bool {
@@ -142,10 +144,6 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if err != nil {
 		return 0, usageError{fmt.Errorf("-isolate: %w", err)}
 	}
-	kernel, err := findFile("-kernel", h.kernel)
-	if err != nil {
-		return 0, usageError{err}
-	}
 	for i, f := range h.allow {
 		if h.allow[i], err = findFile("-allow", f); err != nil {
 			return 0, usageError{err}
@@ -162,6 +160,13 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	mach.Allow, mach.VMCore = known, h.vmcore
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	kernel, err := h.findKernel(ctx, mach)
+	if errors.Is(err, runner.ErrBadKernel) {
+		err = usageError{err}
+	}
+	if err != nil {
+		return 0, err
+	}
 	k, err := mach.OpenKernel(ctx, kernel, h.modules, h.kconfig)
 	if err != nil {
 		return 0, usageError{err}
@@ -214,9 +219,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if h.panicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}
-	if pkg, err := os.Getwd(); err == nil {
-		job.Repro = fmt.Sprintf("cd %s && go test -kernel %s", pkg, kernel)
-	}
+	again(&job, flag.CommandLine, kernel)
 	res, exited := mach.RunRaw(ctx, job)
 	for _, c := range known.Complaints(time.Now()) {
 		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", c)
@@ -272,6 +275,9 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 			fmt.Fprintf(w, "kvmrun: %s: %s\n%s\n", visible.Line(c.Name), visible.Line(c.Reason), c.Output)
 		}
 	}
+	if res.Repro != "" && !slices.ContainsFunc(res.Splats, func(s result.Splat) bool { return s.Repro == res.Repro && !s.Excused() }) {
+		fmt.Fprintf(w, "kvmrun: again: %s\n", res.Repro)
+	}
 	fmt.Fprintf(w, "kvmrun: kernel log: %s\n", filepath.Join(dir, "console.log"))
 	if res.Verdict == result.VerdictInfra {
 		return exitInfra, nil
@@ -286,6 +292,22 @@ func die(s syscall.Signal) {
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
 	_ = syscall.Kill(syscall.Getpid(), s)
 	time.Sleep(time.Second) // the signal is on its way; Go's runtime keeps a few for itself
+}
+
+// findKernel makes a path of what the user calls a kernel, as kvmrun does. A
+// fetch says what it does on standard error, since it takes a while.
+func (h *hostFlags) findKernel(ctx context.Context, m *runner.Machine) (string, error) {
+	name, err := findFile("-kernel", h.kernel)
+	if err != nil {
+		// A name with a colon is hardly a path: it is looked at for what it is.
+		if h.kernel != "" && !strings.Contains(h.kernel, ":") && !errors.Is(err, fs.ErrPermission) {
+			return "", usageError{err}
+		}
+		name = h.kernel
+	}
+	m.Progress = func(line string) { fmt.Fprintln(os.Stderr, "kvmrun:", line) }
+	defer func() { m.Progress = nil }()
+	return m.FindKernel(ctx, name)
 }
 
 // findFile resolves the path as the user typed it, as far as that is known:

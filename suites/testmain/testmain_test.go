@@ -270,6 +270,68 @@ func TestKernelFailuresFail(t *testing.T) {
 	}
 }
 
+// TestAgain: the command that go test prints for a splat gives it again, by go
+// test and by a test binary alone, with the flags that decided.
+func TestAgain(t *testing.T) {
+	kernel := needKernel(t)
+	again := regexp.MustCompile(`(?m)^kvmrun: again: (.*)$`)
+	splat := regexp.MustCompile(`(?m)^kvmrun: kernel splat during TestZSplat .*$`)
+	check := func(out string, want ...string) {
+		t.Helper()
+		line, first := again.FindStringSubmatch(out), splat.FindString(out)
+		assert.Assert(t, line != nil && first != "", "%s", out)
+		for _, w := range append(want, " -hang=9m0s", "GOGC=77", "-word='hello world'", "'^TestZSplat$'") {
+			assert.Check(t, is.Contains(line[1], w))
+		}
+		cmd := exec.Command("sh", "-c", line[1])
+		cmd.Dir = t.TempDir()
+		cmd.Env = append(os.Environ(), "KVMRUN_KERNEL=/nonexistent", "GOGC=")
+		second, _ := cmd.CombinedOutput()
+		assert.Equal(t, cmd.ProcessState.ExitCode(), 1, "%s", second)
+		assert.Equal(t, splat.FindString(string(second)), first)
+		assert.Check(t, !bytes.Contains(second, []byte("to stdout")), "another test ran: %s", second)
+	}
+	// The package's directory is not here: go test goes there.
+	got := goTest(t, []string{"GOGC=77"}, sample, "-kernel", kernel, "-hang", "9m", "-short", "-tags", "some,tags", "-run", "TestPass|TestZSplat$", "-word", "hello world")
+	check(got.stdout+got.stderr, "go test ", " -short=true", " -tags=some,tags")
+
+	cmd := exec.Command(build(t), "-kernel", kernel, "-hang", "9m", "-test.short", "-test.run", "TestPass|TestZSplat$", "-word", "hello world")
+	cmd.Env = append(os.Environ(), "GOGC=77")
+	out, _ := cmd.CombinedOutput()
+	check(string(out), "/sample.test ", " -test.short=true", " -test.run ")
+}
+
+// TestKernelNames: go test knows the names of kernels that kvmrun knows.
+func TestKernelNames(t *testing.T) {
+	kernel := needKernel(t)
+	dir := t.TempDir()
+	assert.NilError(t, os.Symlink(kernel, filepath.Join(dir, "bzImage")))
+	bin := build(t)
+	names := []string{dir}
+	// The kernel to test with is in the cache when it was fetched.
+	if v := regexp.MustCompile(`deb-kernel/.*/vmlinuz-(\d+\.\d+)`).FindStringSubmatch(kernel); v != nil {
+		names = append(names, "debian:"+v[1])
+	}
+	for _, n := range names {
+		out, err := exec.Command(bin, "-kernel", n, "-test.run", "TestPass$").CombinedOutput()
+		assert.NilError(t, err, "%s: %s", n, out)
+		assert.Check(t, is.Contains(string(out), "to stdout"))
+	}
+	for name, want := range map[string]string{
+		"fedora:40":               `"fedora" is no distribution whose kernels can be fetched`,
+		"https://example.com/bz":  "download it yourself",
+		"debian:nonsense":         "debian:nonsense",
+		"no/such/kernel":          "no such file; tried ",
+		filepath.Dir(dir) + "/no": "no such file",
+	} {
+		out, err := exec.Command(bin, "-kernel", name).CombinedOutput()
+		var exit *exec.ExitError
+		assert.Assert(t, errors.As(err, &exit) && exit.ExitCode() == 2, "%s: %v: %s", name, err, out)
+		assert.Check(t, is.Contains(string(out), want))
+		assert.Check(t, bytes.Count(out, []byte("\n")) <= 5, "%s", out)
+	}
+}
+
 // TestTheRestRunsInAFreshVM: what comes after a test that killed the kernel is
 // run, every test ends once, and the run has failed.
 func TestTheRestRunsInAFreshVM(t *testing.T) {

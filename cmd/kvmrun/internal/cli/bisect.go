@@ -97,7 +97,7 @@ func (b *bisectFlags) register(fs *flag.FlagSet) {
 	fs.Float64Var(&b.search.P, "p", 0, "the `probability` that a run at a bad kernel fails; default: measured")
 	fs.IntVar(&b.search.Repeat, "repeat", bisect.DefaultRepeat, "how many runs at the bad end may pass before it counts as good")
 	fs.IntVar(&b.search.MaxRuns, "max-runs", 0, "give up after this many runs; default: never")
-	fs.IntVar(&b.jobs, "j", 0, "VMs at a time; default: one for each two CPUs")
+	numberVar(fs, &b.jobs, "j", 0, "how `many` VMs run at a time; default: one for each two CPUs")
 	fs.StringVar(&b.dir, "o", "", "keep everything in this `directory`; default: in the cache")
 	fs.StringVar(&b.resume, "resume", "", "go on with the bisection in this `directory`; all else is as it was")
 	fs.StringVar(&b.log, "log", "", "print the git bisect log of the bisection in this `directory`, for git bisect replay")
@@ -110,10 +110,9 @@ func (b *bisectFlags) symptomFlags(fs *flag.FlagSet) {
 	fs.StringVar(&b.symptom.Output, "output", "", "only a failing test whose output matches this `regexp` is bad")
 	fs.StringVar(&b.symptom.Splat, "symptom", "", "only this kernel splat is bad: its `title` or its fingerprint")
 	fs.StringVar(&b.module, "module", ".", "find suites in the Go module of this `directory`")
-	fs.DurationVar(&b.timeout, "timeout", 0, "limit for one run, e.g. 5m; default: the suite's own, three times that without KVM")
+	spanVar(fs, &b.timeout, "timeout", "limit for one run, e.g. `5m`; default: the suite's own, three times that without KVM")
 	fs.StringVar(&b.v.accel, "accel", "auto", "what runs the guest: kvm, tcg, or auto for kvm where it works")
-	fs.IntVar(&b.v.memory, "memory", 0, "the guest's memory in `MiB`; default: what the suite asks for")
-	fs.IntVar(&b.v.cpus, "cpus", 0, "the guest's CPUs; default: what the suite asks for")
+	b.v.size(fs)
 	fs.StringVar(&b.v.qemu, "qemu", "", "the QEMU `binary`; default: found in PATH")
 	fs.StringVar(&b.v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
 }
@@ -603,12 +602,21 @@ func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bis
 		// A suite's own isolation would have all runs go on from one boot, which must
 		// not decide for all of them.
 		Isolate: suites.IsolateSuite,
-		Command: "kvmrun run -kernel " + b.Path,
+		Command: s.again(),
 	})
 	if err != nil {
 		return bisect.Observation{}, err
 	}
 	return s.symptom.Judge(run.Jobs[0]), nil
+}
+
+// again is the beginning of a command line that does one of the runs again.
+func (s *bisection) again() string {
+	c := self() + " run" + s.v.again() + " -isolate " + string(suites.IsolateSuite) + " -src " + runner.ShellQuote(absolute(s.module))
+	if s.timeout > 0 {
+		c += " -timeout " + s.timeout.String()
+	}
+	return c
 }
 
 // keepRepeaters bounds for how many kernels a booted machine is kept in memory:

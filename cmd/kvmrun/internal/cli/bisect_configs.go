@@ -60,7 +60,7 @@ func (s *bisection) newOptions(ctx context.Context) (*options, error) {
 	}
 	dir := s.build.c.Source
 	if kfetch.IsRef(dir) {
-		src, err := fetcher(s.m).FetchSource(ctx, dir)
+		src, err := s.m.Fetcher().FetchSource(ctx, dir)
 		if err != nil {
 			return nil, err
 		}

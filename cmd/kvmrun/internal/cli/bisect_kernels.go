@@ -161,14 +161,17 @@ func (e *existing) fromList(ctx context.Context, paths []string) error {
 			e.list = append(e.list, existingKernel{p, p, version})
 			continue
 		}
-		path, err := resolveKernel(ctx, e.m, p)
-		if err != nil {
+		path, err := e.m.FindKernel(ctx, p)
+		switch _, missing := os.Stat(p); {
+		case err == nil:
+		case !errors.Is(err, runner.ErrBadKernel):
 			return err
+		case missing != nil:
+			return usagef("bisect: -kernels: %w", err)
+		default:
+			path = absolute(p)
 		}
 		k := existingKernel{id: path}
-		if _, err := os.Stat(path); err != nil {
-			return usagef("bisect: -kernels: %w", err)
-		}
 		if kernel, err := e.m.OpenKernel(ctx, path, "", ""); err == nil {
 			k.release = kernel.Release
 			k.version, _, _ = strings.Cut(kernel.Release, "-")

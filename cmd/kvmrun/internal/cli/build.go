@@ -15,7 +15,6 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
-	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
@@ -38,7 +37,7 @@ func (b *buildFlags) register(fs *flag.FlagSet) {
 	fs.Var(&b.fragments, "fragment", "a kconfig fragment `file` on top; repeatable")
 	fs.Var(&b.patches, "patch", "a `file` to apply with patch -p1, fuzz refused; repeatable")
 	fs.StringVar(&b.c.Arch, "arch", kbuild.DefaultArch, "the architecture")
-	fs.IntVar(&b.c.Jobs, "j", 0, "make's jobs; default: the CPUs")
+	numberVar(fs, &b.c.Jobs, "j", 0, "how `many` jobs make runs; default: the CPUs")
 	fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
 }
 
@@ -59,24 +58,13 @@ func (b *buildFlags) config(io IO, m *runner.Machine) kbuild.Config {
 	c.Cache, c.Env, c.Progress = m.Cache, io.Env, io.Err
 	c.Fragments, c.Patches = b.fragments, b.patches
 	c.CC, c.LLVM, c.CrossCompile = io.getenv("CC"), io.getenv("LLVM"), io.getenv("CROSS_COMPILE")
-	c.Fetch = fetcher(m).FetchSource
+	c.Fetch = m.Fetcher().FetchSource
 	return c
 }
 
 func (b *buildFlags) machine(io IO) (*runner.Machine, error) {
 	v := vmFlags{cache: b.cache, accel: "auto"}
 	return v.machine(io, newProgress(io.Err).say)
-}
-
-// fetcher is kfetch with a line of progress per step.
-func fetcher(m *runner.Machine) *kfetch.Fetcher {
-	said := map[string]bool{}
-	return kfetch.New(kfetch.Config{Cache: m.Cache, Progress: func(p kfetch.Progress) {
-		if line := strings.TrimSpace(p.Step + " " + p.What); p.Step != "look up" && !said[line] && m.Progress != nil {
-			said[line] = true
-			m.Progress(line)
-		}
-	}})
 }
 
 // buildError gives a failed build its exit status: a request that cannot be
@@ -184,7 +172,7 @@ func diffConfigs(ctx context.Context, io IO, b *buildFlags, args []string) error
 			text = nil // a kernel, not a .config of some 100 KiB
 		}
 		if text == nil || err != nil || !strings.Contains(string(text), "CONFIG_") {
-			path, rerr := resolveKernel(ctx, m, a)
+			path, rerr := m.FindKernel(ctx, a)
 			if rerr != nil {
 				return rerr
 			}
@@ -256,18 +244,19 @@ can be made again.`,
 		var b buildFlags
 		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
 		limit := fs.Int64("max", 20<<10, "keep at most this many `MiB`")
-		keep := fs.Duration("keep", 0, "never remove what was used within this `time`, e.g. 24h")
+		var keep time.Duration
+		spanVar(fs, &keep, "keep", "never remove what was used within this `time`, e.g. 24h")
 		if err := parse(fs, args); err != nil {
 			return err
 		}
-		if *limit < 0 || *keep < 0 {
+		if *limit < 0 || keep < 0 {
 			return usagef("kernel prune: -max and -keep must not be negative")
 		}
 		m, err := b.machine(io)
 		if err != nil {
 			return err
 		}
-		gone, err := kbuild.Prune(ctx, m.Cache, *limit<<20, *keep)
+		gone, err := kbuild.Prune(ctx, m.Cache, *limit<<20, keep)
 		printItems(io, gone)
 		return err
 	},

@@ -11,13 +11,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 
 	"golang.org/x/term"
 
-	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -78,7 +76,8 @@ func fail(err error) error { return &exitError{exitFail, err} }
 
 // Run runs a command line without the program's name and returns the exit
 // status: 0 all passed, 1 a test or a kernel failed, 2 wrong usage, 3 the
-// infrastructure failed. kvmrun exec returns the program's own.
+// infrastructure failed. kvmrun exec returns the program's own. A process that
+// panics, or gets SIGQUIT, ends by SIGABRT (134 in a shell), see main.
 func Run(ctx context.Context, args []string, io IO) int {
 	return exitStatus(dispatch(ctx, io, "kvmrun", commands(), args), io)
 }
@@ -101,6 +100,9 @@ func exitStatus(err error, io IO) int {
 		return exit.code
 	}
 	fmt.Fprintln(visible.Writer(io.Err), "kvmrun:", err)
+	if errors.Is(err, runner.ErrBadKernel) {
+		return exitUsage
+	}
 	return exitInfra
 }
 
@@ -179,15 +181,6 @@ func overview(w io.Writer, prefix string, cmds []command) {
 	fmt.Fprintf(w, "\n%s help COMMAND tells more.\n", prefix)
 }
 
-// parse parses flags; wrong ones are status 2. flag has printed the reason.
-func parse(fs *flag.FlagSet, args []string) error {
-	err := fs.Parse(args)
-	if err == nil || errors.Is(err, flag.ErrHelp) {
-		return err
-	}
-	return &exitError{code: exitUsage}
-}
-
 // list is a flag that may be given several times, or with commas.
 type list []string
 
@@ -222,7 +215,7 @@ type vmFlags struct {
 }
 
 func (v *vmFlags) register(fs *flag.FlagSet, many bool) {
-	what := "the kernel: a bzImage, a vmlinux, or debian:6.12 for a fetched one"
+	what := "the kernel: a bzImage, a vmlinux, the directory of a build, or debian:6.12 for a fetched one"
 	if many {
 		what += "; may be given several times"
 	}
@@ -230,20 +223,20 @@ func (v *vmFlags) register(fs *flag.FlagSet, many bool) {
 	fs.StringVar(&v.modules, "modules", "", "the kernel's lib/modules/RELEASE `directory`; default: found beside the kernel")
 	fs.StringVar(&v.kconfig, "kconfig", "", "the kernel's .config `file`; default: found in or beside the kernel")
 	fs.StringVar(&v.accel, "accel", "auto", "what runs the guest: kvm, tcg, or auto for kvm where it works")
-	fs.IntVar(&v.memory, "memory", 0, "the guest's memory in `MiB`; default: what the suite asks for")
-	fs.IntVar(&v.cpus, "cpus", 0, "the guest's CPUs; default: what the suite asks for")
+	v.size(fs)
 	fs.StringVar(&v.qemu, "qemu", "", "the QEMU `binary`; default: found in PATH")
 	fs.StringVar(&v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
 }
 
+// size registers the flags for the machine's.
+func (v *vmFlags) size(fs *flag.FlagSet) {
+	fs.Var((*mebibytes)(&v.memory), "memory", "the guest's memory in `MiB`, or as 2G; default: what the suite asks for")
+	numberVar(fs, &v.cpus, "cpus", 0, "how `many` CPUs the guest has; default: what the suite asks for")
+}
+
 func (v *vmFlags) machine(io IO, progress func(string)) (*runner.Machine, error) {
-	switch v.accel {
-	case "auto", "kvm", "tcg":
-	default:
-		return nil, usagef("-accel %s: want kvm, tcg or auto", v.accel)
-	}
-	if v.memory < 0 || v.cpus < 0 {
-		return nil, usagef("-memory and -cpus must not be negative")
+	if err := v.check(); err != nil {
+		return nil, err
 	}
 	m, err := runner.NewMachine(v.cache, vmtest.Accel(v.accel))
 	if err != nil {
@@ -270,7 +263,7 @@ func (v *vmFlags) open(ctx context.Context, io IO, m *runner.Machine) ([]*runner
 	}
 	var out []*runner.Kernel
 	for _, k := range kernels {
-		path, err := resolveKernel(ctx, m, k)
+		path, err := m.FindKernel(ctx, k)
 		if err != nil {
 			return nil, err
 		}
@@ -281,28 +274,6 @@ func (v *vmFlags) open(ctx context.Context, io IO, m *runner.Machine) ([]*runner
 		out = append(out, kernel)
 	}
 	return out, nil
-}
-
-// resolveKernel makes a path of what the user calls a kernel.
-func resolveKernel(ctx context.Context, m *runner.Machine, k string) (string, error) {
-	if kfetch.IsRef(k) {
-		if _, err := os.Stat(k); err != nil {
-			return fetchKernel(ctx, m, k)
-		}
-	}
-	path, err := filepath.Abs(k)
-	if err != nil {
-		return "", err
-	}
-	// kvmrun kernel build prints a directory.
-	if st, err := os.Stat(path); err == nil && st.IsDir() {
-		for _, n := range []string{"vmlinux", "bzImage"} {
-			if _, err := os.Stat(filepath.Join(path, n)); err == nil {
-				return filepath.Join(path, n), nil
-			}
-		}
-	}
-	return path, nil
 }
 
 func (io IO) getenv(name string) string {

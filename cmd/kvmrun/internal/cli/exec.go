@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -46,8 +47,11 @@ a plan whose tests are all skipped or none (1..0), unless -allow-nothing is give
 ` + faultHelp + `
 
 Exit status: the program's; 128+N when signal N killed it; 126 and 127 when it
-could not be started, as in a shell; 1 when the kernel or a TAP test failed,
-or nothing was tested; 3 when the infrastructure failed.`,
+could not be started, as in a shell; 1 when the kernel or a TAP test failed, or
+nothing was tested; 2 wrong usage; 3 when the infrastructure failed. Where the
+program's own is 3, that is said on standard error, and result.json beside the
+kernel log has both: exit_code is kvmrun's, program how the program ended, null
+where that is not known.`,
 	run: doExec,
 }
 
@@ -57,11 +61,12 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	var files, modules multi
 	var env multi
 	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
-	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on; repeatable")
+	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
 	fs.Var(&env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
 	allow := allowFlag(fs)
 	vmcore := coreFlag(fs)
-	timeout := fs.Duration("timeout", 0, "limit for the program, e.g. 5m; default: none")
+	var timeout time.Duration
+	spanVar(fs, &timeout, "timeout", "limit for the program, e.g. `5m`; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
 	allowNothing := allowNothingFlag(fs)
 	faults := faultFlag(fs)
@@ -72,6 +77,9 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if fs.NArg() == 0 {
 		return usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
 	}
+	if err := checkEnv(env); err != nil {
+		return err
+	}
 	tap, err := output.Open(*tapFile)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -80,7 +88,7 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err != nil {
 		return err
 	}
-	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: *timeout, dir: *dir, allow: known, faults: faults.Plan, vmcore: *vmcore, allowNothing: *allowNothing}
+	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: timeout, dir: *dir, allow: known, faults: faults.Plan, vmcore: *vmcore, allowNothing: *allowNothing}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
@@ -213,13 +221,21 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 	switch {
 	case err == nil:
 		path = absolute(path)
-		p.Files = append(p.Files, initramfs.File{Host: path, Guest: path})
+		p.Files = append(p.Files, initramfs.File{Host: path, Guest: path, Runs: true})
 		p.Run.Argv = append([]string{path}, g.argv[1:]...)
 		for _, i := range interpreters(path) {
-			p.Files = append(p.Files, initramfs.File{Host: i, Guest: i})
+			p.Files = append(p.Files, initramfs.File{Host: i, Guest: i, Runs: true})
 		}
 	case strings.Contains(name, "/") && !filepath.IsAbs(name):
 		return fmt.Errorf("program %s: %w", name, err)
+	}
+	for i, mod := range p.Modules {
+		if initramfs.IsModuleFile(mod) {
+			p.Modules[i] = absolute(mod)
+			if err := initramfs.CheckModule(p.Modules[i], p.Kernel.Release); err != nil {
+				return fmt.Errorf("-module: %w", err)
+			}
+		}
 	}
 	for _, f := range g.files {
 		host, guest, given := strings.Cut(f, ":")
@@ -283,8 +299,47 @@ func interpreters(script string) (out []string) {
 	return out
 }
 
-// conclude turns facts into an exit status, through the one verdict function.
+// execResult is result.json of a program's run. Program is how it ended, nil when
+// that is not known: then the exit status is kvmrun's alone.
+type execResult struct {
+	Format   string         `json:"format"`
+	Verdict  result.Verdict `json:"verdict"`
+	Reason   string         `json:"reason,omitempty"`
+	ExitCode int            `json:"exit_code"`
+	Program  *execEnd       `json:"program"`
+}
+
+type execEnd struct {
+	Code   int `json:"code"` // -1 when killed by a signal
+	Signal int `json:"signal,omitempty"`
+}
+
+// conclude turns facts into an exit status, and says in result.json whose it is.
 func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) error {
+	verdict, reason, err := g.judge(io, out, doc, tap)
+	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: exitOK}
+	var exit *exitError
+	switch {
+	case errors.As(err, &exit):
+		r.ExitCode = exit.code
+	case err != nil:
+		r.ExitCode = exitInfra
+	}
+	if e := out.Exited; e != nil && e.Err == "" && !e.NotFound && !e.NotExecutable {
+		r.Program = &execEnd{e.Code, e.Signal}
+	}
+	if werr := output.Replace(filepath.Join(g.dir, "result.json"), func(w io2) error {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	}); werr != nil && err == nil {
+		return fmt.Errorf("write the result: %w", werr)
+	}
+	return err
+}
+
+// judge asks the one verdict function and makes an exit status of its answer.
+func (g *guestProgram) judge(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) (result.Verdict, string, error) {
 	facts := out.Facts()
 	facts.Program = true
 	if !doc.Empty() {
@@ -300,7 +355,7 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *o
 		}
 		if tap != nil {
 			if err := tap.Write(func(w io2) error { return ktap.Emit(w, doc) }); err != nil {
-				return err
+				return result.VerdictInfra, err.Error(), err
 			}
 		}
 	}
@@ -315,21 +370,29 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *o
 	}
 	switch {
 	case verdict == result.VerdictPass:
-		return nil
+		return verdict, reason, nil
 	case verdict == result.VerdictNothingTested && g.allowNothing:
 		fmt.Fprintf(io.Err, "kvmrun: %s\n", visible.Line(reason))
-		return nil
+		return verdict, reason, nil
 	}
 	if e := out.Exited; verdict == result.VerdictTestFailed && e != nil {
 		switch {
 		case e.NotFound:
-			return &exitError{127, fmt.Errorf("%s: not found on this host or in the guest", g.argv[0])}
+			return verdict, reason, &exitError{127, fmt.Errorf("%s: not found on this host or in the guest", g.argv[0])}
 		case e.NotExecutable:
-			return &exitError{126, fmt.Errorf("%s: cannot be executed in the guest: %s", g.argv[0], e.Err)}
+			return verdict, reason, &exitError{126, fmt.Errorf("%s: cannot be executed in the guest: %s", g.argv[0], e.Err)}
+		}
+		if f := g.leftHere(); f != "" {
+			fmt.Fprintf(io.Err, "kvmrun: %s is a file of this host and was not in the guest; take it along: kvmrun exec -file %s ...\n", visible.Line(f), visible.Line(runner.ShellQuote(f)))
+		}
+		switch {
 		case e.Signal != 0:
-			return &exitError{code: 128 + e.Signal}
+			return verdict, reason, &exitError{code: 128 + e.Signal}
+		case e.Code == exitInfra:
+			// What kvmrun says for itself, too: which of both it is must be known.
+			return verdict, reason, &exitError{e.Code, errors.New("the program exited with status 3; the VM was in order")}
 		case e.Code > 0:
-			return &exitError{code: e.Code}
+			return verdict, reason, &exitError{code: e.Code}
 		}
 	}
 	for _, s := range facts.Splats {
@@ -344,9 +407,37 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *o
 	}
 	log := filepath.Join(g.dir, "console.log")
 	if _, err := os.Stat(log); err != nil { // no VM was started
-		return &exitError{code, fmt.Errorf("%s: %s", verdict, reason)}
+		return verdict, reason, &exitError{code, fmt.Errorf("%s: %s", verdict, reason)}
 	}
-	return &exitError{code, fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, log)}
+	return verdict, reason, &exitError{code, fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, log)}
+}
+
+// leftHere is an argument that names a file in the working directory which was
+// not taken along, "" when there is none: a script for sh, for example.
+func (g *guestProgram) leftHere() string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	taken := map[string]bool{}
+	for _, f := range g.files {
+		host, _, _ := strings.Cut(f, ":")
+		taken[absolute(host)] = true
+	}
+	for _, a := range g.argv[1:] {
+		path := absolute(a)
+		if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() || taken[path] || !strings.HasPrefix(path, wd+"/") {
+			continue
+		}
+		inDir := false
+		for dir := filepath.Dir(path); len(dir) > 1; dir = filepath.Dir(dir) {
+			inDir = inDir || taken[dir]
+		}
+		if !inDir {
+			return a
+		}
+	}
+	return ""
 }
 
 func sameFile(a, b *os.File) bool {
@@ -373,7 +464,7 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	v.register(fs, false)
 	var files, modules multi
 	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
-	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on; repeatable")
+	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
 	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
 	if err := parse(fs, args); err != nil {
 		return err

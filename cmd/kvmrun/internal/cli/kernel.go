@@ -55,7 +55,7 @@ instead and prints its directory, which is not to be written to.`,
 			return usagef("kernel fetch: -list lists kernels, not sources: give one of -list and -source")
 		}
 		if *source {
-			src, err := fetcher(m).FetchSource(ctx, fs.Arg(0))
+			src, err := m.Fetcher().FetchSource(ctx, fs.Arg(0))
 			if err != nil {
 				return err
 			}
@@ -91,7 +91,7 @@ instead and prints its directory, which is not to be written to.`,
 // fetchKernel returns the path of a distribution's kernel, fetching it when
 // the cache does not have it.
 func fetchKernel(ctx context.Context, m *runner.Machine, ref string) (string, error) {
-	k, err := fetcher(m).Fetch(ctx, ref)
+	k, err := m.Fetcher().Fetch(ctx, ref)
 	if err != nil {
 		return "", err
 	}

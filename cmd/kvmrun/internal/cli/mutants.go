@@ -93,7 +93,7 @@ func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) err
 			return kbuild.Build(ctx, c)
 		},
 		Test: func(ctx context.Context, k *kbuild.Artifact, suite string) (result.Job, error) {
-			return testMutant(ctx, m, src, *dir, k, suite)
+			return testMutant(ctx, m, src, *dir, k, suite, self()+" run"+v.again()+" -src "+runner.ShellQuote(src.Dir))
 		},
 	})
 	if werr := mutants.WriteTable(cio.Out, t); err == nil {
@@ -118,8 +118,9 @@ func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) err
 	return nil
 }
 
-// testMutant runs one suite on one built kernel.
-func testMutant(ctx context.Context, m *runner.Machine, src runner.Source, dir string, a *kbuild.Artifact, suite string) (result.Job, error) {
+// testMutant runs one suite on one built kernel; command is the beginning of one
+// that does it again.
+func testMutant(ctx context.Context, m *runner.Machine, src runner.Source, dir string, a *kbuild.Artifact, suite, command string) (result.Job, error) {
 	var none result.Job
 	k, err := m.OpenKernel(ctx, a.Vmlinux, a.ModulesDir, a.Config)
 	if err != nil {
@@ -134,7 +135,7 @@ func testMutant(ctx context.Context, m *runner.Machine, src runner.Source, dir s
 		return none, err
 	}
 	run, err := m.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*runner.Kernel{k}, Suites: s, Dir: sub, Command: "kvmrun run -kernel " + a.Vmlinux,
+		Kernels: []*runner.Kernel{k}, Suites: s, Dir: sub, Command: command,
 	})
 	if err != nil {
 		return none, err

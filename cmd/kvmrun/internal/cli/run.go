@@ -61,13 +61,13 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	fs.StringVar(&x.Run, "run", "", "run only tests matching this `regexp`, as go test -run")
 	fs.StringVar(&x.Skip, "skip", "", "skip tests matching this `regexp`, as go test -skip")
 	fs.BoolVar(&x.Short, "short", false, "leave out slow tests")
-	fs.IntVar(&x.Count, "count", 1, "run each test this many times")
-	fs.DurationVar(&x.Timeout, "timeout", 0, "limit for one suite in a VM, e.g. 5m; default: the suite's own, three times that without KVM;\nthe tests after one that used it up go on in a fresh VM, twice at most")
-	fs.DurationVar(&x.Idle, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
+	numberVar(fs, &x.Count, "count", 1, "run each test this `many` times")
+	spanVar(fs, &x.Timeout, "timeout", "limit for one suite in a VM, e.g. `5m`; default: the suite's own, three times that without KVM;\nthe tests after one that used it up go on in a fresh VM, twice at most")
+	spanVar(fs, &x.Idle, "hang", "limit for a guest that says nothing at all, e.g. `2m`; default: none")
 	fs.BoolVar(&x.KeepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	fs.BoolVar(&x.PanicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	isolate := fs.String("isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each, forked); default: suite, or what the suite says")
-	fs.IntVar(&x.Jobs, "j", 0, "VMs at a time; default: as many as CPUs")
+	numberVar(fs, &x.Jobs, "j", 0, "how `many` VMs run at a time; default: as many as CPUs")
 	allow := allowFlag(fs)
 	faults := faultFlag(fs)
 	vmcore := coreFlag(fs)
@@ -131,7 +131,7 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		}
 	}
 	x.Dir = absolute(x.Dir)
-	x.Command = "kvmrun run -kernel " + strings.Join(kernelPaths(x.Kernels), " -kernel ")
+	x.Command = again(fs, &v)
 	if *strict {
 		if err := strictly(x); err != nil {
 			return err
@@ -189,13 +189,6 @@ func allFiles(names []string) bool {
 		}
 	}
 	return len(names) > 0
-}
-
-func kernelPaths(ks []*runner.Kernel) (out []string) {
-	for _, k := range ks {
-		out = append(out, k.Path)
-	}
-	return out
 }
 
 // shortOf says, before anything boots, which suites will lack something.

@@ -73,10 +73,11 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	})
 	var files, modules, env multi
 	fs.Var(&files, "file", "for a program: take a host `file` along, or HOST:GUEST; repeatable")
-	fs.Var(&modules, "module", "for a program: load a kernel `module` first; repeatable")
+	fs.Var(&modules, "module", "for a program: load a kernel `module` first, a name or a file as ./x.ko; repeatable")
 	fs.Var(&env, "env", "for a program: set `NAME=VALUE`; repeatable")
 	allow := allowFlag(fs)
-	jobs := fs.Int("j", runtime.NumCPU(), "VMs at a time")
+	var jobs int
+	numberVar(fs, &jobs, "j", runtime.NumCPU(), "how `many` VMs run at a time")
 	resume := fs.Bool("resume", false, "continue the interrupted sweep in -o DIR")
 	jsonFile := fs.String("json", "", "write the report as JSON to this `file`, too; it is in -o DIR as report.json anyway")
 	dir := fs.String("o", "", "keep logs, state and report in this `directory`; default: in the cache")
@@ -101,10 +102,12 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		return usagef("sweep: -resume needs the -o DIR of the sweep to continue")
 	case f.Kind == fault.PowerCut && *suite == "":
 		return usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
-	case *jobs < 1:
-		return usagef("-j %d: want 1 or more", *jobs)
+	case checkEnv(env) != nil:
+		return checkEnv(env)
+	case jobs < 1:
+		return usagef("-j %d: want 1 or more", jobs)
 	}
-	o.Jobs, o.Resume = *jobs, *resume
+	o.Jobs, o.Resume = jobs, *resume
 	ui := newProgress(io.Err)
 	defer ui.close()
 	m, err := v.machine(io, ui.say)
@@ -139,7 +142,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	command := "kvmrun sweep -kernel " + shellWord(k.Path) + " -fault " + shellWord(f.String()) + sameFlags(fs, caches)
+	command := self() + " sweep -kernel " + runner.ShellQuote(k.Path) + " -fault " + runner.ShellQuote(f.String()) + sameFlags(fs, caches)
 	var work []runner.SweepJob
 	var repros []string
 	if *suite != "" {
@@ -176,7 +179,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 				}
 			}
 			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
-			repros = append(repros, command+" -suite "+*suite+" -run "+shellWord(t)+" -at %s")
+			repros = append(repros, command+" -suite "+runner.ShellQuote(*suite)+" -run "+runner.ShellQuote(t)+" -at %s")
 		}
 	} else {
 		g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args()}
@@ -196,7 +199,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: caches})
 		repro := command + " -at %s --"
 		for _, a := range fs.Args() {
-			repro += " " + shellWord(a)
+			repro += " " + runner.ShellQuote(a)
 		}
 		repros = append(repros, repro)
 	}
@@ -251,7 +254,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 // well, beside those that say which.
 func sameFlags(fs *flag.FlagSet, caches list) string {
 	var b strings.Builder
-	put := func(name, value string) { b.WriteString(" -" + name + " " + shellWord(value)) }
+	put := func(name, value string) { b.WriteString(" -" + name + " " + runner.ShellQuote(value)) }
 	fs.Visit(func(f *flag.Flag) {
 		switch v := f.Value.(type) {
 		case *multi:
@@ -303,12 +306,4 @@ func sweepOptions(o *runner.SweepOptions, spec, points, at string) (fault.Fault,
 		o.At = &p
 	}
 	return f, nil
-}
-
-// shellWord quotes what a shell would take apart.
-func shellWord(s string) string {
-	if s != "" && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+./,:@%") == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/kvmrun/kvmrun/internal/runner"
+)
+
+// self is this program as a command line names it: by its name where PATH finds
+// it, otherwise by its path.
+func self() string {
+	exe, err := os.Executable()
+	if err != nil || filepath.Base(exe) != "kvmrun" {
+		return "kvmrun"
+	}
+	if found, err := exec.LookPath("kvmrun"); err == nil {
+		a, errA := os.Stat(found)
+		b, errB := os.Stat(exe)
+		if errA == nil && errB == nil && os.SameFile(a, b) {
+			return "kvmrun"
+		}
+	}
+	return runner.ShellQuote(exe)
+}
+
+// runDecides are the flags of kvmrun run, beside those of vmFlags, that decide
+// how a run ends and that a command to repeat it must have. The rest choose what
+// runs, which is said for each job, or where results go.
+var runDecides = map[string]bool{
+	"skip": false, "run": false, "suite": false, "kernel": false, "fault": false,
+	"tap": false, "json": false, "junit": false, "o": false,
+	"short": true, "count": true, "timeout": true, "hang": true, "keep-going": true, "panic-on-warn": true,
+	"isolate": true, "j": true, "allow": true, "vmcore": true, "strict": true, "src": true, "allow-nothing": true,
+}
+
+// again is the command line of kvmrun run that was given, without the choice of
+// what runs and without what is written where.
+func again(fs *flag.FlagSet, v *vmFlags) string {
+	var b strings.Builder
+	b.WriteString(self() + " run" + v.again())
+	fs.Visit(func(f *flag.Flag) {
+		if !runDecides[f.Name] {
+			return
+		}
+		if m, ok := f.Value.(*multi); ok {
+			for _, one := range *m {
+				if f.Name == "allow" {
+					one = absolute(one)
+				}
+				b.WriteString(" -" + f.Name + " " + runner.ShellQuote(one))
+			}
+			return
+		}
+		value := f.Value.String()
+		if f.Name == "src" {
+			value = absolute(value)
+		}
+		if bf, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && bf.IsBoolFlag() {
+			b.WriteString(" -" + f.Name + "=" + runner.ShellQuote(value))
+			return
+		}
+		b.WriteString(" -" + f.Name + " " + runner.ShellQuote(value))
+	})
+	return b.String()
+}
+
+// again are the flags of v that were given, but for the kernels. Paths are
+// absolute, so that the command can be given anywhere.
+func (v *vmFlags) again() string {
+	var b strings.Builder
+	put := func(name, value string) {
+		if value != "" {
+			b.WriteString(" -" + name + " " + runner.ShellQuote(value))
+		}
+	}
+	path := func(p string) string {
+		if p == "" {
+			return ""
+		}
+		return absolute(p)
+	}
+	put("modules", path(v.modules))
+	put("kconfig", path(v.kconfig))
+	if v.accel != "auto" {
+		put("accel", v.accel)
+	}
+	if v.memory > 0 {
+		put("memory", strconv.Itoa(v.memory))
+	}
+	if v.cpus > 0 {
+		put("cpus", strconv.Itoa(v.cpus))
+	}
+	qemu := v.qemu
+	if strings.Contains(qemu, "/") {
+		qemu = absolute(qemu)
+	}
+	put("qemu", qemu)
+	put("cache", path(v.cache))
+	return b.String()
+}
