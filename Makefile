@@ -4,6 +4,8 @@
 # make test   all tests, those in VMs included
 # make lint   golangci-lint and actionlint
 # make bench  the speed figures, as ratios
+# make dist     bin/kvmrun with the guest's tools and the suites beside it, in bin/kvmrun.d
+# make install  the same below PREFIX: bin/kvmrun and lib/kvmrun; it needs no Go and no checkout
 
 # The kernel of demo, test and bench: a file, or debian:VERSION.
 # Ubuntu's archive has no Debian kernel: there it is the distribution's own.
@@ -19,7 +21,9 @@ FETCH = case '$(KERNEL)' in *:*) bin/kvmrun kernel fetch '$(KERNEL)';; *) realpa
 
 SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name '*.in' 2>/dev/null)
 
-.PHONY: demo test lint bench setup setup-test clean
+PREFIX ?= /usr/local
+
+.PHONY: demo test lint bench dist install setup setup-test clean
 
 demo: setup bin/kvmrun
 # Ubuntu's 6.8 has no IPE.
@@ -47,6 +51,17 @@ setup-test:
 # containers have it; no command prints the revision.
 bin/kvmrun: $(SOURCES)
 	$(GO) build -buildvcs=false -o $@ ./cmd/kvmrun
+
+bin/kvmrun.d/build-id: bin/kvmrun
+	$(GO) run ./internal/dist bin/kvmrun bin/kvmrun.d
+
+dist: bin/kvmrun.d/build-id
+
+install: dist
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
+	install bin/kvmrun '$(DESTDIR)$(PREFIX)/bin/kvmrun'
+	rm -rf '$(DESTDIR)$(PREFIX)/lib/kvmrun'
+	cp -r bin/kvmrun.d '$(DESTDIR)$(PREFIX)/lib/kvmrun'
 
 clean:
 	rm -rf bin

@@ -20,6 +20,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/shipped"
 )
 
 // The module that everything comes from. A test compares version and hash with
@@ -62,9 +63,17 @@ var shSource string
 // this machine's architecture, building it in the cache when it is missing.
 // progress, which may be nil, gets a line before each step that takes long.
 //
-// Without a Go toolchain it is content with any build in the cache, and fails
+// What was installed with this program needs nothing to be built. Without that and
+// without a Go toolchain it is content with any build in the cache, and fails
 // otherwise.
 func Build(ctx context.Context, c *cache.Cache, progress func(string)) (string, error) {
+	beside, err := shipped.Dir()
+	if beside != "" {
+		return filepath.Join(beside, shipped.Busybox), nil
+	}
+	if err != nil && progress != nil {
+		progress(err.Error())
+	}
 	return build(ctx, c, "go", progress)
 }
 
@@ -78,7 +87,7 @@ func build(ctx context.Context, c *cache.Cache, goCmd string, progress func(stri
 		if dir := anyBuild(c, prefix); dir != "" {
 			return dir, nil
 		}
-		return "", fmt.Errorf("build the guest's shell: no Go toolchain: %w (install Go, https://go.dev/dl, and put it on PATH)", err)
+		return "", fmt.Errorf("build the guest's shell: no Go toolchain: %w (install Go, https://go.dev/dl, and put it on PATH, or install kvmrun by make install, which brings them along)", err)
 	}
 	version, err := goVersion(ctx, bin)
 	if err != nil {

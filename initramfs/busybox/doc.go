@@ -17,6 +17,9 @@
 // checkout of kvmrun is needed: only a Go toolchain and, the first time, the
 // module proxy that it is set up for.
 //
+// A program with which they were installed (package shipped) takes those, and
+// needs neither.
+//
 // # Concurrency and lifetime
 //
 // Build may be called concurrently, also by several processes; they share one

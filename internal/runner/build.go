@@ -19,6 +19,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/kvmrun/kvmrun/internal/shipped"
 )
 
 // DescribeEnv, set to 1, makes a suite's test binary print its Suite as JSON
@@ -46,25 +48,54 @@ func Describe(ctx context.Context, binary string) (Suite, error) {
 // Source finds Go packages with suites and builds their test binaries once.
 type Source struct {
 	Dir string // a directory of the module
+	// Shipped has the test binaries of suites that were installed with this
+	// program, for what the module has not; empty for none.
+	Shipped string
 }
 
-// FindSource looks for the module of dir, upwards.
+// FindSource looks for the module of dir, upwards, and for the suites that were
+// installed with this program. One of both will do.
 func FindSource(dir string) (Source, error) {
+	s := Source{}
+	beside, stale := shipped.Dir()
+	if beside != "" {
+		s.Shipped = filepath.Join(beside, shipped.Suites)
+	}
 	for d := dir; ; d = filepath.Dir(d) {
 		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
-			return Source{Dir: d}, nil
+			s.Dir = d
+			return s, nil
 		}
 		if d == filepath.Dir(d) {
-			return Source{}, fmt.Errorf("find the suites' source: no go.mod in %s or above; run in a checkout of kvmrun, or name test binaries: -suite ./ext4.test", dir)
+			if s.Shipped != "" {
+				return s, nil
+			}
+			err := fmt.Errorf("find the suites' source: no go.mod in %s or above; run in a checkout of kvmrun, install kvmrun with its suites (make install), or name test binaries: -suite ./ext4.test", dir)
+			return s, errors.Join(err, stale)
 		}
 	}
 }
 
 // Names returns the module's suites: the directories below suites/ that have
 // tests.
+//
+// Without any, they are those that were installed with this program.
 func (s Source) Names() ([]string, error) {
-	files, err := filepath.Glob(filepath.Join(s.Dir, "suites", "*", "main_test.go"))
-	if err != nil || len(files) == 0 {
+	var files []string
+	if s.Dir != "" {
+		files, _ = filepath.Glob(filepath.Join(s.Dir, "suites", "*", "main_test.go"))
+	}
+	if len(files) == 0 && s.Shipped != "" {
+		tests, _ := filepath.Glob(filepath.Join(s.Shipped, "*.test")) // sorted
+		var out []string
+		for _, t := range tests {
+			out = append(out, strings.TrimSuffix(filepath.Base(t), ".test"))
+		}
+		if len(out) > 0 {
+			return out, nil
+		}
+	}
+	if len(files) == 0 {
 		return nil, fmt.Errorf("find suites: no suites/*/main_test.go in %s", s.Dir)
 	}
 	var out []string
@@ -73,6 +104,11 @@ func (s Source) Names() ([]string, error) {
 	}
 	sort.Strings(out)
 	return out, nil
+}
+
+// has says whether the module has the suite's source.
+func (s Source) has(name string) bool {
+	return s.Dir != "" && isFile(filepath.Join(s.Dir, "suites", name, "main_test.go"))
 }
 
 // Suites builds (when the source has changed) and describes suites, given by
@@ -96,6 +132,10 @@ func (m *Machine) Suites(ctx context.Context, src Source, names []string) ([]Sui
 			}
 			if !contains(known, n) {
 				return nil, fmt.Errorf("no suite %q; there are: %s%s", n, strings.Join(known, ", "), Nearest(n, known))
+			}
+			if !src.has(n) {
+				out[i].Binary = filepath.Join(src.Shipped, n+".test")
+				continue
 			}
 			n = "./suites/" + n
 		}
