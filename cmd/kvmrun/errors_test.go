@@ -168,16 +168,16 @@ func TestFilesTakenAlong(t *testing.T) {
 	t.Parallel()
 	module := aModule(t)
 	cmd := command(t, "exec", "-file", "x.bpf.o", "-file", "arm.o", "-file", "cut.o", "-module", "./"+filepath.Base(module), "--",
-		"sh", "-c", "ls -1 *.o; ls -d /sys/module/dummy; sh probe.sh")
-	for name, text := range map[string][]byte{"x.bpf.o": elfFor(247), "arm.o": elfFor(183), "cut.o": elfFor(62)[:40], "probe.sh": []byte("echo probe\n")} {
+		"sh", "-c", "echo *.o; test -d /sys/module/dummy && echo loaded")
+	for name, text := range map[string][]byte{"x.bpf.o": elfFor(247), "arm.o": elfFor(183), "cut.o": elfFor(62)[:40]} {
 		assert.NilError(t, os.WriteFile(filepath.Join(cmd.Dir, name), text, 0o600))
 	}
 	text, err := os.ReadFile(module)
 	assert.NilError(t, err)
 	assert.NilError(t, os.WriteFile(filepath.Join(cmd.Dir, filepath.Base(module)), text, 0o600))
 	got := finish(t, cmd)
-	assert.Equal(t, got.stdout, "arm.o\ncut.o\nx.bpf.o\n/sys/module/dummy\n", "%s", got.stderr)
-	assert.Check(t, got.code != 0, "there is no probe.sh in the guest")
+	assert.Equal(t, got.stdout, "arm.o cut.o x.bpf.o\nloaded\n", "%s", got.stderr)
+	assert.Equal(t, got.code, 0)
 }
 
 // TestScriptBeside: a script that lies beside is not in the guest by itself, and
