@@ -109,7 +109,7 @@ func (p *pending) read(texts []string) (*Report, *format) {
 		f = &format{title: "{1}", cut: true, bucket: f.bucket, allContexts: f.allContexts}
 	}
 	b := parseBody(texts)
-	b.opened = p.first > 0
+	b.opened = p.first > 0 && !p.dumped
 	r := &Report{CPU: -1, PID: -1}
 	named := ""
 	if f.named > 0 && f.named < len(groups) {

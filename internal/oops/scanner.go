@@ -17,6 +17,7 @@ const (
 	maxGrace    = 16        // the same after the report's end mark
 	maxForeign  = 2048      // lines of other contexts in a row
 	maxOverlap  = 100       // lines after another report began in the same stream
+	maxDump     = 64        // lines of a stack that another report interrupts
 	maxPreamble = 8         // lines between "[ cut here ]" and the first line
 	// bootTime is the age in seconds a kernel must have for a boot that follows to
 	// be a reboot.
@@ -36,7 +37,7 @@ type Scanner struct {
 	emit   func(*Report)
 	split  splitter
 	queue  []*pending // in order of their first lines
-	recent [maxPreamble]line
+	recent [maxDump]line
 	nth    int  // lines seen, for recent
 	dump   int  // nth after a task without a bug began to print its stack, 0 if none did
 	stamps bool // the stream holds lines that the kernel wrote for certain
@@ -276,9 +277,13 @@ func (s *Scanner) begin(l *line, h hit) {
 	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
 	p.known = p.oops.known(l.msg, h.pos)
 	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.stamps || !p.known)
-	p.dumped = len(l.caller) == 0 && s.dumping()
 	p.foreignLines = slices.ContainsFunc(p.oops.formats, func(f format) bool { return f.allContexts })
-	for _, r := range s.preamble(l) {
+	before := s.dumped(l)
+	p.dumped = len(before) > 0
+	if !p.dumped {
+		before = s.preamble(l)
+	}
+	for _, r := range before {
 		p.keep(r)
 	}
 	p.first = len(p.lines)
@@ -293,7 +298,7 @@ func (s *Scanner) begin(l *line, h hit) {
 func (s *Scanner) preamble(l *line) []line {
 	var out []line
 	for i := 1; i <= maxPreamble && i <= s.nth; i++ {
-		r := &s.recent[(s.nth-i)%maxPreamble]
+		r := &s.recent[(s.nth-i)%maxDump]
 		if h, ok := s.find(r.msg, true); ok && h.pattern.mark != markDump {
 			return nil // another report or a boot lies between
 		}
@@ -309,16 +314,27 @@ func (s *Scanner) preamble(l *line) []line {
 	return nil
 }
 
-// maxDump is how many lines the stack of a task may take that has no bug.
-const maxDump = 100
-
-// dumping reports whether such a task has begun to print its stack and not come
-// to its end.
-func (s *Scanner) dumping() bool { return s.dump > 0 && s.nth-s.dump < maxDump }
+// dumped returns the lines before l from where a task without a bug began to
+// print its stack, nil if none did or came to its end. They belong to the report
+// that begins at l: without them it would read as if the stack were its own.
+func (s *Scanner) dumped(l *line) []line {
+	if s.dump == 0 || s.nth-s.dump >= maxDump || len(l.caller) > 0 {
+		return nil
+	}
+	var out []line
+	for n := s.dump - 1; n < s.nth; n++ {
+		r := &s.recent[n%maxDump]
+		if h, ok := s.find(r.msg, true); ok && h.pattern.mark != markDump {
+			return nil // another report or a boot lies between
+		}
+		out = append(out, r.own())
+	}
+	return out
+}
 
 // remember keeps l for preamble.
 func (s *Scanner) remember(l *line) {
-	slot := &s.recent[s.nth%maxPreamble]
+	slot := &s.recent[s.nth%maxDump]
 	s.nth++
 	copyLine(slot, l)
 	if l.fromKernel() {
