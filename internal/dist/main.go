@@ -45,7 +45,11 @@ func dist(ctx context.Context, program, dir string) error {
 	if err != nil {
 		return err
 	}
-	src, err := runner.FindSource(".")
+	wd, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	src, err := runner.FindSource(wd)
 	if err != nil {
 		return err
 	}
