@@ -11,7 +11,8 @@
 //
 //   - [Parse], [Reader] and [Scanner] agree: feeding the same bytes in pieces
 //     of any size gives the same reports, in the order of their first line.
-//   - Parsing again from a report's Start finds the same report first; parsing
+//   - Parsing again from a report's Start finds the same report first, or second
+//     where another begins on the same line; parsing
 //     from its End does not find that report.
 //   - Time is linear in the input. Memory is constant: lines, the lines kept
 //     per report and the number of reports open at one moment are bounded.
