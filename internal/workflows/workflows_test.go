@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package workflows tests what .github/workflows says, as far as that goes without
-// GitHub.
+// GitHub: the names of its artifacts, and, with KVMRUN_TEST_WORKFLOWS, its steps.
 package workflows
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,16 +18,23 @@ import (
 	"gotest.tools/v3/assert"
 )
 
+// workflow has the keys that are in use; load refuses others, because the tests
+// would not know what they change.
 type workflow struct {
-	Name string
-	Jobs map[string]job
+	Name                         string
+	On, Permissions, Concurrency any
+	Jobs                         map[string]job
 }
 
 type job struct {
+	If        string
+	Needs     string
 	RunsOn    string `yaml:"runs-on"`
 	Container container
+	Timeout   int `yaml:"timeout-minutes"`
 	Strategy  struct {
-		Matrix map[string][]string
+		FailFast bool `yaml:"fail-fast"`
+		Matrix   map[string][]string
 	}
 	Steps []step
 }
@@ -43,8 +51,8 @@ func (c *container) UnmarshalYAML(n *yaml.Node) error {
 }
 
 type step struct {
-	Name, Uses, Run string
-	With            map[string]string
+	Name, If, Uses, Run string
+	With, Env           map[string]string
 }
 
 func load(t *testing.T) map[string]workflow {
@@ -57,7 +65,9 @@ func load(t *testing.T) map[string]workflow {
 		text, err := os.ReadFile(f)
 		assert.NilError(t, err)
 		var w workflow
-		assert.NilError(t, yaml.Unmarshal(text, &w), f)
+		d := yaml.NewDecoder(bytes.NewReader(text))
+		d.KnownFields(true)
+		assert.NilError(t, d.Decode(&w), f)
 		assert.Assert(t, len(w.Jobs) > 0, f)
 		all[filepath.Base(f)] = w
 	}
