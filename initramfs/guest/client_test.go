@@ -193,6 +193,8 @@ func (c *client) finish(t testing.TB) result {
 		case msg.Exited != nil:
 			assert.Assert(t, res.exited == nil)
 			res.exited = msg.Exited
+		case msg.Kmsg != nil: // only when the kernel has warned of something
+			assert.Assert(t, res.exited != nil)
 		case msg.File != nil:
 			assert.Assert(t, res.exited != nil)
 			assert.Assert(t, !strings.Contains(msg.File.Name, "/"))

@@ -3,6 +3,8 @@
 package runner_test
 
 import (
+	"time"
+
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/suites"
 )
@@ -63,6 +65,14 @@ var _ = hostile(
 	hostileGuest{
 		name: "the console level hides all", sh: `echo N >/sys/module/printk/parameters/ignore_loglevel; echo 1 >/proc/sys/kernel/printk; ` + taintAs,
 		verdict: result.VerdictKernelFailed, says: []string{taintW},
+	},
+	hostileGuest{
+		name: "the serial port sends to itself", sh: `uart on && ` + taintAs + `uart off`,
+		verdict: result.VerdictKernelFailed, says: []string{taintW},
+	},
+	hostileGuest{
+		name: "the serial port sends to itself for good", sh: `uart on && echo on`, timeout: time.Minute,
+		verdict: result.VerdictInfra, says: []string{"stdout: on", "end mark"},
 	},
 	hostileGuest{
 		name: "messages that the console dropped", sh: `echo; echo "** 7 printk messages dropped **" >/dev/ttyS0; sleep 1`,

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +30,7 @@ import (
 type hostileGuest struct {
 	name string
 	// sh is what sh runs, as `kvmrun exec -- sh -c` would; besides the shell's own
-	// commands there are sleep, dd and cat. env is added to its environment.
+	// commands there are sleep, dd, cat and uart (testdata/uart). env is added to its environment.
 	sh  string
 	env []string
 	// suite, in place of sh, is the directory of a suite, and tests what -test.run
@@ -78,6 +80,8 @@ type hostileBench struct {
 	m   *runner.Machine
 	k   *runner.Kernel
 	dir string
+	// files are what exec rows find in the guest.
+	files []initramfs.File
 
 	mu        sync.Mutex
 	templates map[string]func() (*runner.Template, error)
@@ -92,6 +96,10 @@ func TestHostileGuests(t *testing.T) {
 	b := &hostileBench{m: &runner.Machine{Cache: c}, dir: t.TempDir(), templates: map[string]func() (*runner.Template, error){}, suites: map[string]func() (runner.Suite, error){}}
 	b.k = kernelFor(t, b.m)
 	agent := goBuild(t, "build", "-ldflags=-s -w", "./testdata/pipes")
+	uart := filepath.Join(t.TempDir(), "uart")
+	text, err := exec.Command("gcc", "-static", "-o", uart, "testdata/uart/uart.c").CombinedOutput()
+	assert.NilError(t, err, "build a program for the guest (.ci/setup test installs gcc): %s", text)
+	b.files = append(slices.Clone(tools), initramfs.File{Host: uart, Guest: "/bin/uart"})
 	var right atomic.Int32
 	slots := make(chan struct{}, parallelGuests)
 	all := t.Run("rows", func(t *testing.T) {
@@ -143,7 +151,7 @@ var tools = []initramfs.File{
 func (b *hostileBench) exec(t *testing.T, row hostileGuest, agent string) hostileRun {
 	var stdout bytes.Buffer
 	p := runner.Program{
-		Kernel: b.k, Init: agent, Files: tools, Dir: t.TempDir(), Stdout: &stdout, Timeout: row.timeout,
+		Kernel: b.k, Init: agent, Files: b.files, Dir: t.TempDir(), Stdout: &stdout, Timeout: row.timeout,
 		Spec: suites.Spec{CPUs: row.cpus, Cmdline: row.cmdline},
 		Run:  wire.Run{Argv: []string{"sh", "-c", row.sh}, Merge: true, Env: append([]string{"PATH=/bin"}, row.env...)},
 	}
