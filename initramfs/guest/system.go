@@ -326,12 +326,11 @@ func (l *linux) kernelLog(text string) {
 		if len(line) > maxKmsg {
 			line = line[:maxKmsg] + "..."
 		}
-		// Level 1 (alert) reaches the console whatever level a test has set,
-		// short of 0.
+		// Level 0 (emergency) reaches the console whatever level a test has set.
 		// The newline ends the record: without it printk keeps the record open
 		// for a continuation, and no console prints it before the next one
 		// (kernel/printk/printk.c: vprintk_store).
-		if _, err := unix.Write(fd, []byte("<1>"+line+"\n")); err != nil {
+		if _, err := unix.Write(fd, []byte("<0>"+line+"\n")); err != nil {
 			fmt.Fprintln(os.Stderr, line)
 		}
 	}

@@ -74,6 +74,7 @@ type Folder struct {
 	final     result.Status
 	lastEnded *foldCase
 	crash     crash
+	panicked  string // the title of the first crash that Cut has seen
 }
 
 type foldCase struct {
@@ -386,6 +387,9 @@ func (f *Folder) Finish() Summary {
 		s.Panic = f.crash.title
 		f.blame()
 	}
+	if f.panicked != "" {
+		s.Panic = f.panicked
+	}
 	failed := make(map[string]bool) // parents of tests that failed
 	for _, c := range slices.Backward(f.cases) {
 		if c.running {
@@ -419,6 +423,29 @@ func (f *Folder) Finish() Summary {
 		s.Notes = append(s.Notes, fmt.Sprintf("%d tests reported two results", f.conflicts))
 	}
 	return s
+}
+
+// Cut says that the binary has ended without the line that ends one, and that what
+// comes is of another start of it, with other tests. Those that are running did not
+// finish.
+func (f *Folder) Cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	title := f.crash.title
+	f.blame()
+	for _, c := range f.cases {
+		if c.running {
+			f.settle(c, result.StatusFail)
+			c.Reason = "did not finish"
+			if title != "" {
+				c.Reason += ": the test binary ended with " + title
+			}
+		}
+	}
+	if f.panicked == "" {
+		f.panicked = title
+	}
+	f.crash, f.lastEnded, f.benches = crash{}, nil, nil
 }
 
 // blame says which test a panic belongs to. Package testing prints the

@@ -108,8 +108,8 @@ func (p *Parser) Write(b []byte) (int, error) {
 }
 
 // Close ends the input: what remains of an unfinished line is output, and
-// results that waited for further output are emitted. Nothing may be written
-// afterwards.
+// results that waited for further output are emitted. What is written afterwards
+// is the output of another process.
 func (p *Parser) Close() error {
 	p.output(p.buf, false)
 	p.buf, p.long = nil, false

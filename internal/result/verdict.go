@@ -256,7 +256,15 @@ func withoutResult(f Facts) string {
 			parts = append(parts, p.word+some(p.names))
 		}
 	}
-	return strings.Join(parts, "; ")
+	reason := strings.Join(parts, "; ")
+	switch {
+	case reason == "":
+	case f.Signal != "":
+		reason += "; the program was killed by " + f.Signal
+	case f.ExitCode > 1: // 1 says only that something failed
+		reason += fmt.Sprintf("; the program exited with status %d", f.ExitCode)
+	}
+	return reason
 }
 
 // some names the first of many.

@@ -81,7 +81,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 	} else {
 		s.out.Notes = append(s.out.Notes, "stacks of all CPUs, tasks and goroutines: "+file)
 	}
-	if _, _, running := s.con.progressOf(); len(running) > 0 {
+	if _, _, _, running := s.con.progressOf(); len(running) > 0 {
 		essence += ", in " + strings.Join(running, ", ")
 		if at := testAt(program, running[len(running)-1]); at != "" {
 			essence += " at " + at

@@ -58,6 +58,7 @@ type console struct {
 	dropped      int // reports over maxSplats
 	marks        []mark
 	copied       []mark // those that the agent has read, when the console has lost some
+	tally        tally  // of all marks
 	expects      []expectation
 	init         int64             // where the kernel says that it starts init; 0 before that, negative: before the log
 	onTest       func(test string) // see tell
@@ -73,6 +74,65 @@ type console struct {
 
 // maxPost bounds what is kept of an autopsy's kernel log, in bytes.
 const maxPost = 1 << 20
+
+// progress is what the marks say of a top-level test. It is kept apart from them,
+// which are bounded: with -count they are many more than there are tests.
+type progress struct {
+	test                            string
+	running, ended, failed, skipped bool
+}
+
+// tally is the progress of tests in the order of their beginnings.
+type tally struct {
+	tests []*progress
+	named map[string]*progress
+}
+
+// note takes a mark into account.
+func (l *tally) note(test string, at wire.TestMoment) {
+	p := l.named[test]
+	if p == nil {
+		if len(l.tests) == maxMarks {
+			return
+		}
+		p = &progress{test: test}
+		if l.named == nil {
+			l.named = map[string]*progress{}
+		}
+		l.tests, l.named[test] = append(l.tests, p), p
+	}
+	p.running = at == wire.TestBegins
+	p.ended = p.ended || at != wire.TestBegins
+	p.failed = p.failed || at == wire.TestFails
+	p.skipped = at == wire.TestSkips
+}
+
+// progressOf returns the top-level tests that ended, those of them that failed
+// and those that tested nothing, and those that began and did not end, by the
+// marks in the kernel log; of the last, the one that began last comes first.
+func (c *console) progressOf() (ended, failed, skipped, running []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := c.tally
+	if c.copied != nil {
+		all = tally{}
+		for _, m := range c.copied {
+			all.note(m.test, m.at)
+		}
+	}
+	for _, p := range all.tests {
+		for _, l := range []struct {
+			is   bool
+			list *[]string
+		}{{p.ended && !p.running, &ended}, {p.failed, &failed}, {p.skipped, &skipped}, {p.running, &running}} {
+			if l.is {
+				*l.list = append(*l.list, p.test)
+			}
+		}
+	}
+	slices.Reverse(running)
+	return ended, failed, skipped, running
+}
 
 // mark is a test's begin or end in the kernel log.
 type mark struct {
@@ -177,8 +237,11 @@ func (c *console) endLine() {
 			close(c.ended)
 		}
 	default:
-		if test, at, taint, ok := wire.ParseTestMark(c.tests, say); ok && len(c.marks) < maxMarks {
-			c.marks = append(c.marks, mark{offset: c.offset, test: test, at: at, taint: taint})
+		if test, at, taint, ok := wire.ParseTestMark(c.tests, say); ok {
+			c.tally.note(test, at)
+			if len(c.marks) < maxMarks {
+				c.marks = append(c.marks, mark{offset: c.offset, test: test, at: at, taint: taint})
+			}
 			if at == wire.TestBegins && c.onTest != nil {
 				c.onTest(test)
 			}

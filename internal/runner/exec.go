@@ -207,8 +207,16 @@ type Outcome struct {
 	// could not be read is missing.
 	Looks map[string]string
 	// Ended are the top-level tests that began and ended, Failed those of them
-	// that failed, and Running those that began and did not end.
-	Ended, Failed, Running []string
+	// that failed, Skipped those that tested nothing, and Running those that began
+	// and did not end.
+	Ended, Failed, Skipped, Running []string
+	// unended are the tests of a suite that began and did not end, and unrun those
+	// that were selected and did not begin, with the reasons. Tested says that one
+	// ended that tested something.
+	unended, unrun []missing
+	tested         bool
+	// timedOut says that the test binary ended because of its own time limit.
+	timedOut bool
 	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
 	// it did not share with its template.
 	HostMiB int
@@ -368,7 +376,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
-	out.Ended, out.Failed, out.Running = con.progressOf()
+	out.Ended, out.Failed, out.Skipped, out.Running = con.progressOf()
 	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
 	if out.Exit.ConsoleErr != nil {
 		out.infra(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))

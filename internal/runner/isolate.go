@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,10 +63,12 @@ type isolated struct {
 	j SuiteJob
 	p Program
 
-	tmpl  *Template // nil: every machine boots
-	units []*unit
-	all   Outcome
-	until time.Time // end of the time for all of them, zero for none
+	tmpl    *Template // nil: every machine boots
+	units   []*unit
+	all     Outcome
+	mu      sync.Mutex
+	until   time.Time // end of the time for all of them, zero for none
+	renewed int       // how often that was put off
 
 	alive  atomic.Int32 // forks there are
 	gone   chan struct{}
@@ -80,7 +83,8 @@ type unit struct {
 	stdout *spool
 	stderr *spool
 	done   chan struct{}
-	begun  bool // valid after done
+	begun  bool   // valid after done, as are unrun and result
+	unrun  string // why it was not run, "" if it was
 	result Outcome
 }
 
@@ -262,12 +266,9 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 		return
 	}
 	u.begun = true
-	if !x.until.IsZero() {
-		if p.Timeout = time.Until(x.until); p.Timeout <= 0 {
-			g.close()
-			u.result.Deadline = fmt.Sprintf("the suite did not end within %s", x.p.Timeout)
-			return
-		}
+	if p.Timeout, u.unrun = x.time(time.Now()); u.unrun != "" {
+		g.close()
+		return
 	}
 	p.Release = &wire.Release{Args: []string{u.run}}
 	if g == nil {
@@ -282,6 +283,36 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 	if mib := int64(u.result.HostMiB); mib > x.needed.Load() {
 		x.needed.Store(mib)
 	}
+}
+
+// maxPeriods bounds how often the time of a suite begins anew: as often as a suite in
+// one VM gets a further one when a test has used it up.
+const maxPeriods = maxHangs
+
+// time returns how long a unit may run that begins now, zero for no limit, or why it
+// is not run. Each may take the suite's whole time, so that none is blamed for what
+// others have used; when that is used up, it begins anew, a few times.
+func (x *isolated) time(now time.Time) (limit time.Duration, unrun string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.until.IsZero() {
+		return 0, ""
+	}
+	left := x.until.Sub(now)
+	if x.j.NoLimit { // the user's limit is for all of them
+		if left <= 0 {
+			return 0, fmt.Sprintf("the time of %s was used up before", x.p.Timeout)
+		}
+		return left, ""
+	}
+	if left <= 0 {
+		if x.renewed == maxPeriods-1 {
+			return 0, fmt.Sprintf("the suite's time of %s was used up %d times before", x.p.Timeout, maxPeriods)
+		}
+		x.renewed++
+		x.until = now.Add(x.p.Timeout)
+	}
+	return x.p.Timeout, ""
 }
 
 // freed notes that a fork is gone.
@@ -320,24 +351,43 @@ func (x *isolated) join(stop func()) Outcome {
 			break
 		}
 		o := &u.result
+		if u.unrun != "" {
+			if u.test != "" { // what else there is, is known when all is done
+				s.fail(u.test, "not run: "+u.unrun, "")
+				x.all.unrun = append(x.all.unrun, missing{u.test, u.unrun})
+			}
+			failed = true
+			x.all.Exited.Code = max(x.all.Exited.Code, 1)
+			continue
+		}
 		if err == nil {
 			logEnd, err = x.joinLog(u, logEnd)
 		}
-		out.end()
-		switch why, text := o.ending(); {
-		case len(o.Running) > 0:
-			s.end(false, false)
-			s.fail(u.test, why, text)
-		case u.test != "" && !slices.Contains(o.Ended, u.test) && (o.Exited == nil || o.Exited.Code != 0):
-			s.end(false, false)
-			s.fail(u.test, why, text)
-		case u.test != "" && o.Exited == nil && len(s.untold(o)) > 0: // its result died with the VM
-			s.end(false, false)
-			s.fail(u.test, why, text)
+		final := out.end()
+		ended := u.test == "" || slices.Contains(o.Ended, u.test)
+		// One whose result has been told is not told another because the kernel
+		// log broke off: the log is what is wrong then.
+		unheard := o.Infra == nil || !s.heard(u.test)
+		cut := x.cutShort(u, final)
+		if cut && x.j.onCut != nil {
+			x.j.onCut()
 		}
-		bad := o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s splat) bool { return !s.excused() })
+		switch why, text := o.ending(); {
+		case (len(o.Running) > 0 || !ended) && unheard,
+			u.test != "" && o.Exited == nil && len(s.untold(o)) > 0: // its result died with the VM
+			s.end(false, false)
+			s.fail(u.test, why, text)
+			x.all.unended = append(x.all.unended, missing{u.test, why})
+		}
+		if n := u.lostOutput(); n > 0 {
+			x.all.Notes = append(x.all.Notes, fmt.Sprintf("%s printed more than %d MiB before it was its turn: %d bytes of that were not kept", u.name(), spoolLimit>>20, n))
+		}
+		bad := cut || o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s splat) bool { return !s.excused() })
 		failed = failed || bad
 		x.add(u)
+		if cut {
+			x.all.Exited.Code = max(x.all.Exited.Code, 1)
+		}
 		if bad && failFast(x.j.Args) {
 			break
 		}
@@ -354,6 +404,17 @@ func (x *isolated) join(stop func()) Outcome {
 	x.all.Disks = joinChecks(x.units)
 	x.all.Notes = append(x.all.Notes, faultNotes(x.all.Faults)...)
 	return x.all
+}
+
+// cutShort is SuiteJob.cutShort for one unit, of which no more is to be run and which
+// is failed whatever its status.
+func (x *isolated) cutShort(u *unit, final string) bool {
+	e := u.result.Exited
+	if e == nil || !u.result.EndMarker || e.Err != "" {
+		return false
+	}
+	return len(u.result.Running) > 0 || final == "" || u.test != "" && !slices.Contains(u.result.Ended, u.test) ||
+		e.Code == 0 && (final != "PASS" || len(u.result.Failed) > 0)
 }
 
 // add adds a unit's facts to those of all.
@@ -374,8 +435,15 @@ func (x *isolated) add(u *unit) {
 			*have = now
 		}
 	}
-	first(&a.Deadline, o.Deadline)
-	first(&a.Hung, o.Hung)
+	for _, l := range []struct {
+		have *string
+		now  string
+	}{{&a.Deadline, o.Deadline}, {&a.Hung, o.Hung}} {
+		if l.now != "" {
+			first(l.have, u.name()+": "+l.now)
+		}
+	}
+	a.tested = a.tested || slices.ContainsFunc(o.Ended, func(t string) bool { return !slices.Contains(o.Skipped, t) })
 	first(&a.Scanner, o.Scanner)
 	first(&a.GuestFault, o.GuestFault)
 	if o.Infra != nil {
@@ -452,6 +520,7 @@ type withoutFinal struct {
 	w      io.Writer
 	finals []string
 	held   []byte // may become one of them
+	final  string // the word of the last one, wherever it stood
 }
 
 // Write implements io.Writer.
@@ -465,16 +534,24 @@ func (f *withoutFinal) Write(p []byte) (int, error) {
 			}
 		}
 	}
+	at := -1
+	for _, final := range f.finals {
+		if i := bytes.LastIndex(all, []byte(final)); i > at {
+			at, f.final = i, strings.Trim(final, marker+"\n")
+		}
+	}
 	_, err := f.w.Write(all[:len(all)-keep])
 	f.held = append([]byte(nil), all[len(all)-keep:]...)
 	return len(p), err
 }
 
-// end passes on what was held back and did not become a verdict.
-func (f *withoutFinal) end() {
+// end passes on what was held back and did not become a verdict, and returns the
+// word of the verdict, "" if there was none.
+func (f *withoutFinal) end() string {
 	if !slices.Contains(f.finals, string(f.held)) {
 		_, _ = f.w.Write(f.held) // as for every Write: an error is the next one's too
 	}
+	return f.final
 }
 
 // joinLog appends a unit's kernel log to that of the whole, which is end bytes
@@ -584,10 +661,14 @@ func failFast(args []string) bool {
 	})
 }
 
-// Bounds of what a unit may print before it is its turn, in bytes.
+// Bounds of what is kept of what a unit prints before it is its turn, in bytes: of
+// what is beyond spoolLimit, the end, and package testing's own lines, which have the
+// results.
 const (
 	spoolMemory = 1 << 20
 	spoolLimit  = LogLimit
+	spoolTail   = 256 << 10
+	spoolOwn    = 4 << 20
 )
 
 // spool keeps what is written to it until it is told where it goes: in memory at
@@ -595,31 +676,60 @@ const (
 type spool struct {
 	dir string
 
-	mu  sync.Mutex
-	w   io.Writer // not nil: nothing is kept any more
-	buf []byte
-	f   *os.File
-	n   int64 // bytes in f
+	mu   sync.Mutex
+	w    io.Writer // not nil: nothing is kept any more
+	buf  []byte
+	f    *os.File
+	n    int64 // bytes in f
+	tail []byte
+	ours []byte // of what was dropped before tail
+	left int64  // bytes dropped, those in ours among them
 }
 
-// Write implements io.Writer. Beyond spoolLimit it fails.
+// Write implements io.Writer.
 func (s *spool) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.w != nil {
 		return s.w.Write(p)
 	}
+	if s.tail != nil || s.n+int64(len(s.buf)+len(p)) > spoolLimit {
+		s.drop(p)
+		return len(p), nil
+	}
 	if len(s.buf)+len(p) > spoolMemory {
 		if err := s.spill(); err != nil {
 			return 0, fmt.Errorf("keep a test's output: %w", err)
 		}
 	}
-	if s.n+int64(len(p)) > spoolLimit {
-		return 0, fmt.Errorf("keep a test's output: more than %d bytes before it was its turn", spoolLimit)
-	}
 	s.buf = append(s.buf, p...)
 	return len(p), nil
 }
+
+// drop keeps the end of what does not fit, and the lines that matter.
+func (s *spool) drop(p []byte) {
+	if s.tail = append(s.tail, p...); len(s.tail) <= 2*spoolTail {
+		return
+	}
+	// At the beginning of a line, so that none is both dropped and kept. One that is
+	// too long for that is no line of package testing's.
+	gone := len(s.tail) - spoolTail
+	if i := bytes.LastIndexByte(s.tail[:gone], '\n'); i >= 0 {
+		gone = i + 1
+	}
+	for l := range bytes.Lines(s.tail[:gone]) {
+		i := bytes.Index(l, []byte(marker))
+		if i >= 0 && len(l)-i <= maxLine && len(s.ours)+len(l)-i <= spoolOwn {
+			s.ours = append(s.ours, l[i:]...)
+		}
+	}
+	s.left += int64(gone)
+	s.tail = append([]byte{}, s.tail[gone:]...)
+}
+
+// marker begins package testing's own lines where test2json is to read them
+// (internal/gotest). Elsewhere nobody reads results from the output.
+const marker = "\x16"
 
 func (s *spool) spill() (err error) {
 	if s.f == nil {
@@ -645,7 +755,12 @@ func (s *spool) live(w io.Writer) {
 		s.f = nil
 	}
 	_, _ = w.Write(s.buf)
-	s.buf = nil
+	if s.left > 0 {
+		_, _ = fmt.Fprintf(w, "\n[kvmrun: %d bytes were not kept here: more than %d MiB before it was this test's turn]\n", s.left, spoolLimit>>20)
+		_, _ = w.Write(s.ours)
+	}
+	_, _ = w.Write(s.tail)
+	s.buf, s.ours, s.tail = nil, nil, nil
 }
 
 // close drops what was kept.
@@ -658,5 +773,16 @@ func (s *spool) close() {
 	if s.f != nil {
 		_ = s.f.Close()
 	}
-	s.f, s.buf = nil, nil
+	s.f, s.buf, s.ours, s.tail = nil, nil, nil, nil
+}
+
+// lostOutput returns how many bytes of the unit's output were not kept.
+func (u *unit) lostOutput() int64 {
+	n := int64(0)
+	for _, s := range []*spool{u.stdout, u.stderr} {
+		s.mu.Lock()
+		n += s.left
+		s.mu.Unlock()
+	}
+	return n
 }

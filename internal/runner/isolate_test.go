@@ -5,8 +5,11 @@ package runner
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
@@ -32,15 +35,60 @@ func TestSpoolKeepsTheOrder(t *testing.T) {
 	}
 }
 
+// TestSpoolIsBounded: of what is too much, the end and all results are kept.
 func TestSpoolIsBounded(t *testing.T) {
-	s := &spool{dir: t.TempDir()}
-	defer s.close()
-	s.n = spoolLimit - 10
-	_, err := s.Write(make([]byte, 10))
-	assert.NilError(t, err)
-	s.n += 10
-	_, err = s.Write([]byte("x"))
-	assert.ErrorContains(t, err, "before it was its turn")
+	for _, piece := range []int{1000, 70_001} {
+		s := &spool{dir: t.TempDir()}
+		s.n = spoolLimit - 10
+		_, err := s.Write([]byte("beginning\n"))
+		assert.NilError(t, err)
+		s.n = spoolLimit
+		var text bytes.Buffer
+		for i := range 3000 {
+			fmt.Fprintf(&text, "%d\x16--- PASS: TestA/%d (0.00s)\n%s\n", i, i, strings.Repeat("x", 500))
+		}
+		for part := range slices.Chunk(text.Bytes(), piece) {
+			n, err := s.Write(part)
+			assert.NilError(t, err)
+			assert.Equal(t, n, len(part))
+			assert.Assert(t, len(s.tail) <= 2*spoolTail+piece && len(s.ours) <= spoolOwn)
+		}
+		s.n = 0 // there is no such file
+		var got bytes.Buffer
+		lost := (&unit{stdout: s, stderr: &spool{}}).lostOutput()
+		s.live(&got)
+		s.close()
+		for i := range 3000 {
+			assert.Equal(t, strings.Count(got.String(), fmt.Sprintf("\x16--- PASS: TestA/%d (", i)), 1)
+		}
+		assert.Assert(t, bytes.HasPrefix(got.Bytes(), []byte("beginning\n\n[kvmrun: ")), "%.100s", got.String())
+		assert.Assert(t, bytes.HasSuffix(text.Bytes(), got.Bytes()[got.Len()-spoolTail:]))
+		assert.Assert(t, lost > 1_000_000 && lost < int64(text.Len()), "%d", lost)
+	}
+}
+
+// TestTimeOfIsolatedTests: one that uses up the suite's time takes none from the
+// others, and all together end.
+func TestTimeOfIsolatedTests(t *testing.T) {
+	start := time.Now()
+	x := &isolated{p: Program{Timeout: time.Minute}, until: start.Add(time.Minute)}
+	for i, at := range []time.Duration{0, 59 * time.Second, 61 * time.Second, 120 * time.Second, 122 * time.Second, 181 * time.Second} {
+		limit, unrun := x.time(start.Add(at))
+		assert.Equal(t, unrun, "", "%d", i)
+		assert.Equal(t, limit, time.Minute)
+	}
+	_, unrun := x.time(start.Add(time.Hour))
+	assert.Equal(t, unrun, "the suite's time of 1m0s was used up 3 times before")
+
+	x = &isolated{p: Program{Timeout: time.Minute}, until: start.Add(time.Minute), j: SuiteJob{NoLimit: true}}
+	limit, unrun := x.time(start.Add(50 * time.Second))
+	assert.Equal(t, unrun, "")
+	assert.Equal(t, limit, 10*time.Second)
+	_, unrun = x.time(start.Add(time.Minute))
+	assert.Equal(t, unrun, "the time of 1m0s was used up before")
+
+	limit, unrun = new(isolated).time(start)
+	assert.Assert(t, limit == 0 && unrun == "")
 }
 
 func TestOutputWithoutFinal(t *testing.T) {
@@ -61,8 +109,17 @@ func TestOutputWithoutFinal(t *testing.T) {
 				_, err := f.Write([]byte(text[i:min(len(text), i+size)]))
 				assert.NilError(t, err)
 			}
-			f.end()
+			final := f.end()
 			assert.Equal(t, b.String(), want, "in pieces of %d", size)
+			pass, fail := strings.LastIndex(text, "PASS\n"), strings.LastIndex(text, "FAIL\n")
+			said := ""
+			switch {
+			case pass > fail:
+				said = "PASS"
+			case fail > pass:
+				said = "FAIL"
+			}
+			assert.Equal(t, final, said, "%q in pieces of %d", text, size)
 		}
 	}
 }

@@ -105,7 +105,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 		need := int64(m.memory(it.s))
 		// In order, so that a big VM is not overtaken for ever by small ones.
 		if err := errors.Join(slots.Acquire(ctx, 1), memory.acquire(ctx, need)); err != nil {
-			run.Jobs[i] = notRun(it.k, it.s, id, err)
+			run.Jobs[i] = notRun(x, it.k, it.s, id, err)
 			continue
 		}
 		wg.Add(1)
@@ -150,8 +150,10 @@ func (m *Machine) checkMemory(ctx context.Context, kernels []*Kernel, suites []S
 	return nil
 }
 
-func notRun(k *Kernel, s Suite, id string, err error) result.Job {
+func notRun(x Matrix, k *Kernel, s Suite, id string, err error) result.Job {
 	j := result.Job{ID: id, Kernel: k.Path, Release: k.Release, Suite: s.Spec.Name, Started: time.Now()}
+	args := []string{"-test.run=" + x.Run, "-test.skip=" + x.Skip}
+	complete(&j, SuiteJob{Suite: s, Args: args}, Outcome{Infra: err})
 	j.Verdict, j.Reason = result.Judge(result.Facts{InfraErr: "not run: " + err.Error()})
 	return j
 }
@@ -159,7 +161,7 @@ func notRun(k *Kernel, s Suite, id string, err error) result.Job {
 func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Kernel, s Suite) result.Job {
 	dir := filepath.Join(x.Dir, id)
 	if err := output.MkdirAll(x.Dir, dir); err != nil {
-		return notRun(k, s, id, err)
+		return notRun(x, k, s, id, err)
 	}
 	if x.OnStart != nil {
 		x.OnStart(i, id)

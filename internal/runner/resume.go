@@ -6,11 +6,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -64,6 +65,9 @@ func resumable(args []string) bool {
 	return true
 }
 
+// Selected returns the tests that a test binary's arguments select.
+func Selected(tests, args []string) []string { return remaining(tests, args, nil) }
+
 // remaining returns the tests that the arguments select and that are not done.
 func remaining(tests, args, done []string) []string {
 	all := func(string) bool { return true }
@@ -73,13 +77,14 @@ func remaining(tests, args, done []string) []string {
 		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
 		switch {
 		case value == "":
+		case name == "test.count" && value == "0":
+			return nil
 		case name == "test.run":
 			if f, err := topLevel(value); err == nil {
 				run = f
 			}
 		case name == "test.skip":
-			// One with a slash skips subtests only.
-			if f, err := topLevel(value); err == nil && onlyTop(value) {
+			if f, err := skipped(value); err == nil {
 				skip = f
 			}
 		}
@@ -97,35 +102,93 @@ func remaining(tests, args, done []string) []string {
 	return out
 }
 
-// onlyTop says whether the expression names top-level tests alone.
-func onlyTop(expr string) bool {
-	for _, alternative := range splitTests(expr) {
-		if len(alternative) > 1 {
-			return false
-		}
+// skipped returns whether a -test.skip skips a whole top-level test. The first of
+// its alternatives that matches decides, and one with a slash skips subtests only
+// (testing/match.go: alternationMatch.matches, matcher.fullName).
+func skipped(expr string) (func(test string) bool, error) {
+	type alternative struct {
+		re    *regexp.Regexp
+		whole bool
 	}
-	return true
+	var all []alternative
+	for _, alt := range splitTests(expr) {
+		re, err := regexp.Compile(alt[0])
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, alternative{re, len(alt) == 1})
+	}
+	return func(test string) bool {
+		for _, a := range all {
+			if a.re.MatchString(test) {
+				return a.whole
+			}
+		}
+		return false
+	}, nil
 }
 
-// progressOf returns the tests that ended, those of them that failed, and those
-// that began and did not end, by the marks in the kernel log.
-func (c *console) progressOf() (ended, failed, running []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	marks, end := c.marks, c.offset
-	if c.copied != nil {
-		marks, end = c.copied, math.MaxInt64
-	}
-	for _, m := range marks {
-		if m.at != wire.TestBegins {
-			ended = append(ended, m.test)
+// selects says whether a -test.run selects the test itself: not only as a parent
+// of what it selects.
+func selects(expr, test string) bool {
+	elements := strings.Split(test, "/")
+	for _, alt := range splitTests(expr) {
+		ok := len(alt) <= len(elements)
+		for i := 0; ok && i < len(alt); i++ {
+			// As package testing writes subtests' names, it reads expressions.
+			re, err := regexp.Compile(strings.ReplaceAll(alt[i], " ", "_"))
+			ok = err == nil && re.MatchString(elements[i])
 		}
-		if m.at == wire.TestFails {
-			failed = append(failed, m.test)
+		if ok {
+			return true
 		}
 	}
-	return ended, failed, testsAt(marks, end)
+	return false
 }
+
+// untested says why a suite without a failure tested nothing, "" if it did.
+func untested(args []string, cases []result.Case) string {
+	expr := lastArg(args, "test.run")
+	above := map[string]bool{} // has subtests that ran and were not all skipped: true, or were: false
+	skips, matches := 0, false
+	for _, c := range slices.Backward(cases) {
+		some, parent := above[c.Name]
+		tested := c.Status != result.StatusSkip && (!parent || some)
+		if expr == "" || selects(expr, c.Name) {
+			if matches = true; tested {
+				return ""
+			}
+		}
+		if c.Status == result.StatusSkip {
+			skips++
+		}
+		if i := strings.LastIndexByte(c.Name, '/'); i > 0 {
+			above[c.Name[:i]] = above[c.Name[:i]] || tested
+		}
+	}
+	switch {
+	case len(cases) == 0:
+		return ""
+	case !matches:
+		return "no subtest matches -run " + oneLine(expr)
+	case skips == 1:
+		return "1 test skipped"
+	}
+	return fmt.Sprintf("%d tests skipped", skips)
+}
+
+// lastArg returns the value of a test binary's flag, "" if it is not given.
+func lastArg(args []string, flag string) (value string) {
+	for _, a := range args {
+		if name, v, _ := strings.Cut(strings.TrimLeft(a, "-"), "="); name == flag {
+			value = v
+		}
+	}
+	return value
+}
+
+// missing is a test without a result of its own, and why.
+type missing struct{ test, why string }
 
 // stream joins the output of a suite's VMs. It passes on everything at once but
 // two kinds of line, whose meaning depends on what follows: "=== RUN" of a test
@@ -154,7 +217,11 @@ type stream struct {
 	// become one of those; line says that the current line is none of them.
 	held []byte
 	pass bool // the rest of the current line passes
-	err  error
+	// end of the current line, and the line with which the VM's test binary ended:
+	// "PASS", "FAIL", "" if there is none so far.
+	tail  []byte
+	final string
+	err   error
 }
 
 var heldLines = []string{runLine, "PASS\n"}
@@ -269,7 +336,17 @@ func (s *stream) put(b []byte) {
 	for rest := b; len(rest) > 0; {
 		part, after, ends := bytes.Cut(rest, []byte("\n"))
 		s.line = append(s.line, part[:min(len(part), maxLine-len(s.line))]...)
+		if s.tail = append(s.tail, part...); len(s.tail) > 2*len(s.mark+"PASS") {
+			s.tail = append(s.tail[:0], s.tail[len(s.tail)-len(s.mark+"PASS"):]...)
+		}
 		if rest = after; ends {
+			// Without a mark, what a test has printed last may stand before it.
+			for _, word := range []string{"PASS", "FAIL"} {
+				if strings.HasSuffix(string(s.tail), s.mark+word) {
+					s.final = word
+				}
+			}
+			s.tail = s.tail[:0]
 			if name, ok := strings.CutPrefix(string(s.line), s.mark+runLine); ok && len(s.shown) < maxMarks {
 				s.shown[name] = true
 			}
@@ -315,6 +392,13 @@ func (s *stream) untold(out *Outcome) []string {
 	return lost
 }
 
+// heard says whether a test's result was told.
+func (s *stream) heard(test string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told[test]
+}
+
 // repeat tells the stream that the tests may run again.
 func (s *stream) repeat(tests []string) {
 	s.mu.Lock()
@@ -330,21 +414,27 @@ func (s *stream) flush() {
 }
 
 // end ends the output of one VM: poisoned drops the beginning of a test that
-// the next VM runs, failed turns a final PASS into FAIL.
-func (s *stream) end(poisoned, failed bool) {
+// the next VM runs, failed turns a final PASS into FAIL. It returns the word with
+// which the test binary had ended, "" if it had not said any.
+func (s *stream) end(poisoned, failed bool) (final string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	turned := false
 	switch held := string(s.held); {
 	case poisoned && strings.HasPrefix(held, s.mark+runLine):
 		s.held = s.held[:0]
 	case failed && held == s.mark+"PASS\n":
-		s.held = append(s.held[:0], s.mark+"FAIL\n"...)
+		s.held, turned = append(s.held[:0], s.mark+"FAIL\n"...), true
 	}
 	s.flush()
 	if s.pass { // the last line had no end
 		s.put([]byte("\n"))
 		s.pass = false
 	}
+	if final, s.final = s.final, ""; turned {
+		final = "PASS"
+	}
+	return final
 }
 
 // fail says, as package testing would have, that a test failed: one that was
@@ -373,12 +463,30 @@ func (s *stream) fail(test, why, text string) {
 	s.put([]byte(b.String()))
 }
 
+// say adds a line of the host's own.
+func (s *stream) say(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.put([]byte(line + "\n"))
+}
+
 // relayed is what is known of a job's VMs so far.
 type relayed struct {
 	done  []string // tests that have had their verdict
 	hangs int
 	// bad is whether one of the VMs before failed the run.
 	bad bool
+	// tested is whether a test ended that tested something.
+	tested         bool
+	unended, unrun []missing
+}
+
+// ending says how the test binary ended.
+func ending(e *wire.Exited) string {
+	if e.Signal != 0 {
+		return fmt.Sprintf("signal %d", e.Signal)
+	}
+	return fmt.Sprintf("exit status %d", e.Code)
 }
 
 // after ends a VM's output and decides what follows it: the tests that the next
@@ -391,7 +499,15 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	lost := ours && out.Exited == nil && !hung && out.Exit.Cause != vmtest.Killed
 	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == ExitPoisoned ||
 		slices.ContainsFunc(out.Splats, func(s splat) bool { return !s.excused() })
-	s.end(poisoned, r.bad && out.Exited != nil)
+	r.tested = r.tested || slices.ContainsFunc(out.Ended, func(t string) bool { return !slices.Contains(out.Skipped, t) })
+	final := s.end(poisoned, r.bad && out.Exited != nil)
+	cut := ours && j.cutShort(out, final, r.done)
+	if cut {
+		r.bad = true
+		if j.onCut != nil {
+			j.onCut()
+		}
+	}
 	// What a test said last may not have left the VM when the next one ended
 	// that: it has no verdict yet. One that failed has, which running it again
 	// must not turn.
@@ -424,44 +540,79 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 				break
 			}
 		}
+	case cut && out.timedOut:
+		r.hangs++
+		why = "the test binary ran out of its time during this test"
+	case cut:
+		why = "the test binary ended during this test: " + ending(out.Exited)
 	}
-	if hung || lost {
+	if hung || lost || cut {
 		for _, t := range out.Running {
 			s.fail(t, why, text)
 			text = "" // once is enough
 			r.done = append(r.done, t)
+			r.unended = append(r.unended, missing{t, why})
 		}
 	}
-	const gone = "the VM ended before this test's result had left it"
-	if !poisoned && !lost && !hung || j.KeepGoing || len(j.Suite.Tests) == 0 || !resumable(j.Args) {
-		for _, t := range untold {
-			s.fail(t, gone, "")
-		}
+	if !poisoned && !lost && !hung && !cut {
 		return nil
 	}
 	more = remaining(j.Suite.Tests, j.Args, r.done)
+	if cut && len(out.Running)+len(more) == 0 { // in no test that has a name
+		s.say("kvmrun: the test binary ended without a final PASS: " + ending(out.Exited))
+	}
 	stop := ""
 	switch {
-	case len(more) == 0:
-	case !poisoned && len(out.Running) == 0:
+	case len(more) == 0 && len(j.Suite.Tests) > 0:
+	case j.KeepGoing || !resumable(j.Args) || len(j.Suite.Tests) == 0:
+		stop = "the run ended before, and its arguments keep all tests in one VM"
+	case !poisoned && len(out.Running) == 0 && !(cut && len(out.Ended) > 0):
 		stop = "the VM ended outside all tests" // starting again would not help
+		if cut {
+			stop = "the test binary ended outside all tests: " + ending(out.Exited)
+		}
 	case hung && j.NoLimit && out.Deadline != "":
 		stop = "the time was used up before"
 	case r.hangs == maxHangs:
 		stop = fmt.Sprintf("%d VMs hung before", maxHangs)
 	case last:
-		stop = fmt.Sprintf("%d VMs ended with a kernel splat before", maxVMs)
+		stop = fmt.Sprintf("%d VMs ended with a kernel splat or without a word before", maxVMs)
 	}
 	if stop == "" {
 		return more
 	}
+	const gone = "the VM ended before this test's result had left it"
+	if len(j.Suite.Tests) == 0 { // nobody knows what was selected
+		more = untold
+	}
 	for _, t := range more {
-		if slices.Contains(untold, t) {
+		switch {
+		case !slices.Contains(untold, t):
+			s.fail(t, "not run: "+stop, "")
+			r.unrun = append(r.unrun, missing{t, stop})
+		case j.KeepGoing || !resumable(j.Args) || len(j.Suite.Tests) == 0:
+			s.fail(t, gone, "")
+		default:
 			s.fail(t, gone+", and it was not run again: "+stop, "")
-			continue
 		}
-		s.fail(t, "not run: "+stop, "")
 	}
 	r.done, r.bad = append(r.done, more...), true
 	return nil
+}
+
+// cutShort says whether the test binary ended without having come to its end: a
+// test was still running, or there is no final PASS or FAIL, or it said that all is
+// well and there are tests without a result. With Raw, a status other than 0 is left
+// to speak for itself, as go test does.
+func (j *SuiteJob) cutShort(out *Outcome, final string, done []string) bool {
+	e := out.Exited
+	if e == nil || !out.EndMarker || poisonedExit(e.Code) || e.Err != "" {
+		return false
+	}
+	well := e.Code == 0 && e.Signal == 0
+	if j.Raw != nil && !well {
+		return false
+	}
+	return len(out.Running) > 0 || final == "" ||
+		well && (final != "PASS" || len(out.Failed) > 0 || len(remaining(j.Suite.Tests, j.Args, slices.Concat(done, out.Ended))) > 0)
 }

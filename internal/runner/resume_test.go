@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"gotest.tools/v3/assert"
+	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -28,6 +29,9 @@ func TestRemaining(t *testing.T) {
 		{[]string{"-test.run=B$/sub"}, nil, []string{"TestB", "TestAB"}},
 		{[]string{"-test.skip=B"}, nil, []string{"TestA", "TestC"}},
 		{[]string{"-test.skip=B/sub"}, nil, tests},
+		{[]string{"-test.skip=^TestC$|B/sub"}, nil, []string{"TestA", "TestB", "TestAB"}},
+		{[]string{"-test.skip=B/sub|B"}, nil, tests},
+		{[]string{"-test.count=0"}, nil, nil},
 		{[]string{"-test.run=C"}, []string{"TestC"}, nil},
 	} {
 		assert.DeepEqual(t, remaining(tests, c.args, c.done), c.want)
@@ -191,7 +195,22 @@ func TestAfter(t *testing.T) {
 		contains string
 		said     string // by the VM
 	}{
-		"all well":       {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}})},
+		"all well":       {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), said: "PASS\n"},
+		"well, no PASS":  {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), bad: true},
+		"says FAIL":      {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), said: "FAIL\n", bad: true},
+		"long and PASS":  {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), said: strings.Repeat("x", 3*maxLine) + "PASS\nlater\n"},
+		"one failed":     {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}, Failed: []string{"TestB"}}), said: "PASS\n", bad: true},
+		"exit 0 in last": {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: the test binary ended during this test: exit status 0\n"},
+		"exit 0 in B":    {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA"}, Running: []string{"TestB"}}), bad: true, more: []string{"TestC"}, contains: "--- FAIL: TestB"},
+		"exit 0 after B": {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB"}}), said: "PASS\n", bad: true, more: []string{"TestC"}},
+		"exit 0 at once": {out: alive(Outcome{Exited: exit(0), EndMarker: true}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the test binary ended outside all tests: exit status 0\n"},
+		"exit 0, count":  {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA"}}), job: SuiteJob{Args: []string{"-test.count=2"}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
+		"raw, exit 0":    {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), job: SuiteJob{Raw: io.Discard}, bad: true, contains: "--- FAIL: TestC"},
+		"raw, exit 7":    {out: alive(Outcome{Exited: exit(7), EndMarker: true, Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Raw: io.Discard}},
+		"panic":          {out: alive(Outcome{Exited: exit(2), EndMarker: true, Ended: []string{"TestA"}, Failed: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}},
+		"killed":         {out: alive(Outcome{Exited: &wire.Exited{Signal: 9}, EndMarker: true, Running: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}, contains: "during this test: signal 9"},
+		"timed out":      {out: alive(Outcome{Exited: exit(2), EndMarker: true, Running: []string{"TestA"}, timedOut: true}), bad: true, more: []string{"TestB", "TestC"}, contains: "the test binary ran out of its time during this test"},
+		"timed out, 3":   {out: alive(Outcome{Exited: exit(2), EndMarker: true, Running: []string{"TestA"}, timedOut: true}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before\n"},
 		"poisoned":       {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), more: []string{"TestB", "TestC"}, bad: true},
 		"expected":       {out: alive(Outcome{Exited: exit(ExitPoisonedWell), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}},
 		"failed besides": {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}, bad: true},
@@ -210,7 +229,7 @@ func TestAfter(t *testing.T) {
 		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
 		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
 		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
-		"keep going":     {out: hung, job: SuiteJob{KeepGoing: true}, bad: true},
+		"keep going":     {out: hung, job: SuiteJob{KeepGoing: true}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: the run ended before"},
 		"go test's time": {out: alive(Outcome{Deadline: "late", Running: []string{"TestA"}}), job: SuiteJob{NoLimit: true}, bad: true, contains: "not run: the time was used up"},
 		"late":           {out: alive(Outcome{Deadline: "late", Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true},
 		"too many":       {out: alive(Outcome{Exited: exit(ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), last: true, bad: true, contains: "not run: 25 VMs"},
@@ -356,4 +375,68 @@ func TestReproOfTheFailed(t *testing.T) {
 		j.Args = []string{"-test.run=" + c.run}
 		assert.Equal(t, j.repro(c.job), c.want)
 	}
+}
+
+// TestProgressWithoutMarks: what is known of tests does not depend on how many marks
+// there were.
+func TestProgressWithoutMarks(t *testing.T) {
+	con := newConsole("nonce")
+	con.tests = "tests"
+	for range maxMarks {
+		_, _ = con.Write([]byte(wire.TestMark("tests", "TestA", wire.TestBegins, 0) + "\n" + wire.TestMark("tests", "TestA", wire.TestEnds, 0) + "\n"))
+	}
+	_, _ = con.Write([]byte(wire.TestMark("tests", "TestB", wire.TestBegins, 0) + "\n" + wire.TestMark("tests", "TestB", wire.TestSkips, 0) + "\n" + wire.TestMark("tests", "TestC", wire.TestBegins, 0) + "\n"))
+	con.close()
+	ended, failed, skipped, running := con.progressOf()
+	assert.DeepEqual(t, ended, []string{"TestA", "TestB"})
+	assert.Equal(t, len(failed), 0)
+	assert.DeepEqual(t, skipped, []string{"TestB"})
+	assert.DeepEqual(t, running, []string{"TestC"})
+}
+
+// TestUntested: what counts is what -run selects, and what below it ran.
+func TestUntested(t *testing.T) {
+	pass := func(name string) result.Case { return result.Case{Name: name, Status: result.StatusPass} }
+	skip := func(name string) result.Case { return result.Case{Name: name, Status: result.StatusSkip} }
+	for _, c := range []struct {
+		run   string
+		cases []result.Case
+		want  string
+	}{
+		{"", []result.Case{pass("TestA")}, ""},
+		{"", []result.Case{skip("TestA")}, "1 test skipped"},
+		{"", []result.Case{skip("TestA"), pass("TestB")}, ""},
+		{"", []result.Case{pass("TestA"), skip("TestA/x"), skip("TestA/y")}, "2 tests skipped"},
+		{"", []result.Case{pass("TestA"), skip("TestA/x"), pass("TestA/y")}, ""},
+		{"", []result.Case{pass("TestA"), pass("TestA/x"), skip("TestA/x/1")}, "1 test skipped"},
+		{"TestA", []result.Case{pass("TestA"), pass("TestA/x")}, ""},
+		{"^TestA$/^nope$", []result.Case{pass("TestA")}, "no subtest matches -run ^TestA$/^nope$"},
+		{"^TestA$/^x$", []result.Case{pass("TestA"), pass("TestA/x")}, ""},
+		{"^TestA$/two words", []result.Case{pass("TestA"), pass("TestA/two_words")}, ""},
+		{"TestA/x/y", []result.Case{pass("TestA"), pass("TestA/x")}, "no subtest matches -run TestA/x/y"},
+		{"TestA/x|TestB", []result.Case{pass("TestA"), pass("TestB")}, ""},
+		{"TestA/x", []result.Case{pass("TestA"), skip("TestA/x")}, "1 test skipped"},
+		{"", nil, ""},
+	} {
+		assert.Check(t, is.Equal(untested([]string{"-test.v=test2json", "-test.run=" + c.run}, c.cases), c.want), "%s %v", c.run, c.cases)
+	}
+}
+
+// TestEveryTestHasAVerdict, exactly one.
+func TestEveryTestHasAVerdict(t *testing.T) {
+	job := result.Job{Cases: []result.Case{
+		{Name: "TestA", Status: result.StatusPass},
+		{Name: "TestB", Status: result.StatusFail, Reason: "reported two results: pass, then fail"},
+		{Name: "TestC", Status: result.StatusFail, Reason: "kvmrun: not run: hung", Output: "x"},
+	}}
+	j := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC", "TestD", "TestE"}, Rest: []string{"ExampleA", "FuzzB"}}, Args: []string{"-test.skip=TestE|Fuzz"}}
+	complete(&job, j, Outcome{unrun: []missing{{"TestC", "hung"}}, unended: []missing{{"TestB", "it ended"}}, Exited: &wire.Exited{Code: 2}})
+	const why = "the test binary ended before: exit status 2"
+	assert.DeepEqual(t, job.Cases, []result.Case{
+		{Name: "TestA", Status: result.StatusPass},
+		{Name: "TestB", Status: result.StatusFail, Reason: "it ended"},
+		{Name: "TestC", Status: result.StatusNotRun, Reason: "hung"},
+		{Name: "TestD", Status: result.StatusNotRun, Reason: why},
+		{Name: "ExampleA", Status: result.StatusNotRun, Reason: why},
+	})
 }

@@ -3,6 +3,7 @@
 package runner
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -99,7 +101,8 @@ type SuiteJob struct {
 	// From, when set, is a machine that Machine.SuiteTemplate made for this kernel
 	// and suite: the job goes on from it in place of booting. Not with Cmdline, nor
 	// with faults in the guest, nor with isolation by test: these boot.
-	From *Template
+	From  *Template
+	onCut func() // the test binary of a VM ended without its end; nil is ignored
 	// OnEvent, when set, sees tests begin and end. Not with Raw.
 	OnEvent func(gotest.Event)
 }
@@ -139,6 +142,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		j.Timeout = SuiteTimeout(j.Suite.Spec, m.Accel)
 	}
 	if err := m.record(ctx, j); err != nil {
+		complete(&job, j, Outcome{Infra: err})
 		job.Verdict, job.Reason = result.Judge(result.Facts{InfraErr: err.Error()})
 		return job, nil
 	}
@@ -149,13 +153,17 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	var logs logFiles
 	if j.Raw == nil {
 		stdout, stderr := logs.create(j.Dir, "stdout.log"), logs.create(j.Dir, "stderr.log")
-		fold = gotest.NewFolder(gotest.FoldConfig{})
+		fold = gotest.NewFolder(gotest.FoldConfig{Log: filepath.Join(j.Dir, "stdout.log")})
 		parser = gotest.NewParser(func(e gotest.Event) {
 			fold.Event(e)
 			if j.OnEvent != nil {
 				j.OnEvent(e)
 			}
 		})
+		j.onCut = func() {
+			_ = parser.Close()
+			fold.Cut()
+		}
 		p.Stdout, p.Stderr = io.MultiWriter(stdout, parser), io.MultiWriter(stderr, fold.Stderr())
 	}
 	out := m.runVMs(ctx, j, p)
@@ -169,6 +177,19 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		}
 		// Exit status 0 without PASS at the end: its output was cut.
 		facts.Unconcluded = sum.Final == result.StatusInvalid && out.Exited != nil && out.Exited.Code == 0
+		complete(&job, j, out)
+		facts.NothingTested = untested(j.Args, job.Cases)
+	} else {
+		for _, l := range out.unended {
+			facts.Unended = append(facts.Unended, l.test)
+		}
+		for _, l := range out.unrun {
+			facts.NotRun = append(facts.NotRun, l.test)
+		}
+		if rest := remaining(j.Suite.Rest, j.Args, nil); !out.tested && len(rest) == 0 && lastArg(j.Args, "test.bench") == "" &&
+			len(remaining(j.Suite.Tests, j.Args, nil)) > 0 {
+			facts.NothingTested = "all tests were skipped, or have no subtest that -run selects"
+		}
 	}
 	if err := logs.close(); err != nil {
 		facts.InfraErr = err.Error()
@@ -176,6 +197,49 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 	judge(&job, facts, out, j)
 	job.Repro = j.repro(job)
 	return job, out.Exited
+}
+
+// complete gives a verdict to every selected test that has none, and its own to
+// those of which is known that they did not run.
+func complete(job *result.Job, j SuiteJob, out Outcome) {
+	at := map[string]int{}
+	for i := range job.Cases {
+		at[job.Cases[i].Name] = i
+	}
+	unrun := func(test, why string) {
+		c := result.Case{Name: test, Status: result.StatusNotRun, Reason: why}
+		if i, ok := at[test]; ok {
+			job.Cases[i] = c
+			return
+		}
+		at[test] = len(job.Cases)
+		job.Cases = append(job.Cases, c)
+	}
+	for _, l := range out.unrun {
+		unrun(l.test, l.why)
+	}
+	for _, l := range out.unended {
+		// A panic, or what it has logged, says more.
+		if i, ok := at[l.test]; ok && (job.Cases[i].Reason == "did not finish" || strings.HasPrefix(job.Cases[i].Reason, "reported two results")) {
+			job.Cases[i].Reason = l.why
+		}
+	}
+	why := "the run ended before"
+	switch {
+	case out.Infra != nil:
+		why = oneLine(out.Infra.Error())
+	case out.Deadline+out.Hung != "":
+		why = out.Deadline + out.Hung
+	case out.Exited != nil:
+		why = "the test binary ended before: " + ending(out.Exited)
+	case out.BootFailed:
+		why = "the VM did not boot"
+	}
+	for _, t := range remaining(slices.Concat(j.Suite.Tests, j.Suite.Rest), j.Args, nil) {
+		if _, ok := at[t]; !ok {
+			unrun(t, why)
+		}
+	}
 }
 
 // program is the suite's test binary in its VM.
@@ -219,10 +283,15 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 	}
 	p.Run.Env = env
 	p.OnTest = out.began
+	clock := &alarm{w: p.Stderr}
+	if p.Stderr != nil {
+		p.Stderr = clock
+	}
 	var all Outcome
 	var r relayed
 	for vm := 1; ; vm++ {
 		o := m.Exec(ctx, p)
+		o.timedOut = clock.rang()
 		more := j.after(out, &o, &r, vm == maxVMs)
 		if vm == 1 {
 			all = o
@@ -248,6 +317,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		e.Code = 1
 		all.Exited = &e
 	}
+	all.unended, all.unrun, all.tested = r.unended, r.unrun, r.tested
 	return all
 }
 
@@ -296,6 +366,37 @@ func (o *Outcome) join(b Outcome) {
 	o.Boot, o.First, o.BootFailed = a.Boot, a.First, a.BootFailed
 }
 
+// alarm notices that a test binary ends because of -test.timeout, by its last words
+// (testing.(*M).startAlarm).
+type alarm struct {
+	w io.Writer
+
+	mu   sync.Mutex
+	tail []byte
+	seen bool
+}
+
+const alarmWords = "panic: test timed out after "
+
+// Write implements io.Writer.
+func (a *alarm) Write(p []byte) (int, error) {
+	a.mu.Lock()
+	a.tail = append(a.tail, p...)
+	a.seen = a.seen || bytes.Contains(a.tail, []byte(alarmWords))
+	a.tail = append(a.tail[:0], a.tail[max(0, len(a.tail)-len(alarmWords)):]...)
+	a.mu.Unlock()
+	return a.w.Write(p)
+}
+
+// rang says whether it did, and forgets it.
+func (a *alarm) rang() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := a.seen
+	a.seen, a.tail = false, nil
+	return seen
+}
+
 // suiteFiles are the kernel's own files for the suites.
 func (k *Kernel) suiteFiles() []initramfs.File {
 	var out []initramfs.File
@@ -308,7 +409,7 @@ func (k *Kernel) suiteFiles() []initramfs.File {
 // skipSuite fills in a job whose kernel is known to lack what the suite needs.
 func skipSuite(job *result.Job, j SuiteJob, need string) {
 	reason := suites.KconfigReason(need, j.Kernel.Config[strings.TrimSuffix(need, "=y")])
-	for _, t := range j.Suite.Tests {
+	for _, t := range remaining(j.Suite.Tests, j.Args, nil) {
 		job.Cases = append(job.Cases, result.Case{Name: t, Status: result.StatusSkip, Reason: reason})
 	}
 	n := len(job.Cases)
@@ -351,7 +452,12 @@ func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 		}
 	}
 	n := result.Count(job.Cases)
-	o.Program, o.Unconcluded = f.Program, f.Unconcluded
+	o.Program, o.Unconcluded, o.Unended, o.NotRun, o.NothingTested = f.Program, f.Unconcluded, f.Unended, f.NotRun, f.NothingTested
+	for i := range job.Cases {
+		if c := &job.Cases[i]; c.Status == result.StatusNotRun {
+			o.NotRun = append(o.NotRun, c.Name)
+		}
+	}
 	o.TestsRun, o.TestsFailed, o.TestsSkipped, o.UnearnedSkips = n.Run, n.Fail, n.Skip, n.Unearned
 	if n := len(out.Failed); o.TestsFailed == 0 && n > 0 { // whose output nobody reads
 		o.TestsRun, o.TestsFailed = max(o.TestsRun, len(out.Ended)), n
@@ -397,7 +503,9 @@ func (o Outcome) Facts() result.Facts {
 		f.InfraErr = o.Infra.Error()
 	}
 	if e := o.Exited; e != nil {
-		f.ExitCode = e.Code
+		if f.ExitCode = e.Code; e.Code == 0 && e.Signal == 0 {
+			f.Unended = o.Running
+		}
 		if e.Signal != 0 {
 			f.Signal = fmt.Sprintf("signal %d", e.Signal)
 		}

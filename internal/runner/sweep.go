@@ -332,6 +332,8 @@ func factsOf(out Outcome, log string) sweep.Facts {
 			f.Failed = fmt.Sprintf("it was killed by signal %d", e.Signal)
 		case e.Code != 0:
 			f.Failed = fmt.Sprintf("it ended with status %d", e.Code)
+		case len(out.Running) > 0:
+			f.Failed = "it ended with status 0 during " + strings.Join(out.Running, ", ")
 		}
 	}
 	return f

@@ -557,14 +557,16 @@ const (
 // A TestMoment is what a [TestMark] says of a test.
 type TestMoment int
 
-// A test begins, ends without having failed, and ends having failed.
+// A test begins, ends without having failed, ends having failed, and ends without
+// having tested anything: it was skipped, or none of its subtests was selected.
 const (
 	TestBegins TestMoment = iota
 	TestEnds
 	TestFails
+	TestSkips
 )
 
-var testMarks = [...]string{TestBegins: "kvmrun: test begin ", TestEnds: "kvmrun: test end ", TestFails: "kvmrun: test failed "}
+var testMarks = [...]string{TestBegins: "kvmrun: test begin ", TestEnds: "kvmrun: test end ", TestFails: "kvmrun: test failed ", TestSkips: "kvmrun: test skipped "}
 
 // TestMark is the kernel log line that says that a test begins or ends, so
 // that what the kernel prints in between can be attributed to it. How it ended

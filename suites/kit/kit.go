@@ -289,7 +289,7 @@ func ExpectSplat(t testing.TB, title string) {
 		t.Fatalf("expect a kernel splat: the names of test and splat take %d bytes, more than %d", len(mark), wire.MaxExpectMark)
 	}
 	// The host reads it in the kernel log, before the splat.
-	if err := os.WriteFile("/dev/kmsg", []byte("<6>"+mark+"\n"), 0); err != nil {
+	if err := os.WriteFile("/dev/kmsg", []byte("<0>"+mark+"\n"), 0); err != nil {
 		t.Fatalf("expect a kernel splat: %v", err)
 	}
 	expected.Lock()

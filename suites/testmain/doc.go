@@ -11,6 +11,12 @@
 // it may start itself again as a helper process. What go test prints on the
 // host is what it would have printed in the guest.
 //
+// Without a kernel nothing is tested, and go test says "ok ... [no tests to run]".
+// With one, a run that tests nothing fails unless -allow-nothing is given: where
+// the kernel lacks what the suite needs, where every selected test is skipped, or
+// where -run selects no subtest of a test. An expression that matches no test of
+// the package at all passes, as with go test.
+//
 // This package is where host and guest code meet, as in cmd/kvmrun; nothing
 // else may import both.
 package testmain

@@ -81,9 +81,12 @@ func runGuest(m *testing.M) int {
 				t.Error("skip not earned: a test of a suite skips by kit.NeedKconfig, NeedLinux, NeedFeature or NotShort, so that the reason can be checked")
 			}
 			ends := wire.TestEnds
-			if t.Failed() {
+			switch {
+			case t.Failed():
 				ends = wire.TestFails
 				failed.Store(true)
+			case t.Skipped() || noSubtest(t):
+				ends = wire.TestSkips
 			}
 			log.write(wire.TestMark(marks.Nonce(), name, ends, after))
 			running.Add(-1)
@@ -258,9 +261,10 @@ func (k *kmsg) tick() {
 	time.AfterFunc(drainEvery, k.tick)
 }
 
-// write adds a line to the kernel log, at level info. An error cannot be told
+// write adds a line to the kernel log, at level 0 (emergency), which reaches the console
+// whatever level a test has set. An error cannot be told
 // to anybody here; the host misses the mark then, and blames no test.
-func (k *kmsg) write(line string) { _, _ = k.w.WriteString("<6>" + line + "\n") }
+func (k *kmsg) write(line string) { _, _ = k.w.WriteString("<0>" + line + "\n") }
 
 // maxRecords bounds the memory for records of the kernel's own; a test during which
 // it says more than this fails.

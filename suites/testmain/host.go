@@ -45,6 +45,7 @@ type hostFlags struct {
 	jobs                                  int
 	hang                                  time.Duration
 	faults                                fault.Flag
+	allowNothing                          bool
 }
 
 func (h *hostFlags) register(flags *flag.FlagSet) {
@@ -56,6 +57,7 @@ func (h *hostFlags) register(flags *flag.FlagSet) {
 	flags.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
 	flags.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
 	flags.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
+	flags.BoolVar(&h.allowNothing, "allow-nothing", false, "do not fail where nothing is tested because the kernel lacks what the suite needs, or every test is skipped")
 	flags.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
 	flags.Var(&h.vmcore, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log: an ELF core, or kdump-zlib")
 	flags.StringVar(&h.isolate, "isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each); default: suite, or what the suite says")
@@ -66,7 +68,7 @@ func (h *hostFlags) register(flags *flag.FlagSet) {
 func (h *hostFlags) own(name string) bool {
 	switch name {
 	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault", "vmcore",
-		"isolate", "j":
+		"isolate", "j", "allow-nothing":
 		return true
 	}
 	return false
@@ -171,9 +173,19 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if err != nil {
 		return 0, usageError{err}
 	}
+	args, fetch, err := guestArgs(flag.CommandLine, h.own)
+	if err != nil {
+		return 0, usageError{err}
+	}
 	if missing := k.Config.Missing(spec.Kconfig); len(missing) > 0 {
-		return skipAll(m, fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
-			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)), nil
+		why := fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
+			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)
+		selected := runner.Selected(names(m), args)
+		if code := skipAll(m, why); code != 0 || h.allowNothing || len(selected) == 0 {
+			return code, nil
+		}
+		fmt.Fprintf(os.Stderr, "kvmrun: %s: nothing tested: %s; where that is wanted, say -allow-nothing\n", result.VerdictNothingTested, why)
+		return exitFail, nil
 	}
 	if err := k.CheckFaults(ctx, mach, h.faults.Plan, spec.Disks); err != nil {
 		return 0, usageError{err}
@@ -189,10 +201,6 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		}
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return 0, err
-	}
-	args, fetch, err := guestArgs(flag.CommandLine, h.own)
-	if err != nil {
-		return 0, usageError{err}
 	}
 	if isolate == suites.IsolateTest {
 		if err := runner.NotIsolable(args); err != nil {
@@ -223,6 +231,10 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	res, exited := mach.RunRaw(ctx, job)
 	for _, c := range known.Complaints(time.Now()) {
 		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", c)
+	}
+	if res.Verdict == result.VerdictNothingTested && h.allowNothing {
+		fmt.Fprintln(os.Stderr, "kvmrun:", res.Reason)
+		return 0, nil
 	}
 	return report(os.Stderr, res, exited, dir)
 }
@@ -271,7 +283,7 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 		fmt.Fprintln(w, "kvmrun:", visible.Line(n))
 	}
 	for _, c := range res.Cases {
-		if c.Status == result.StatusFail {
+		if c.Status == result.StatusFail || c.Status == result.StatusNotRun {
 			fmt.Fprintf(w, "kvmrun: %s: %s\n%s\n", visible.Line(c.Name), visible.Line(c.Reason), c.Output)
 		}
 	}

@@ -234,6 +234,9 @@ func TestWithoutAKernelNothingIsTested(t *testing.T) {
 func TestMissingOptionSkipsTheSuiteByName(t *testing.T) {
 	kernel := needKernel(t)
 	got := goTest(t, []string{"SAMPLE_KCONFIG=NO_SUCH_OPTION"}, sample, "-kernel", kernel, "-v", "-run", "TestPass")
+	assert.Equal(t, got.code, 1, "%s", got.stderr)
+	assert.Check(t, is.Contains(got.stdout, "where that is wanted, say -allow-nothing"))
+	got = goTest(t, []string{"SAMPLE_KCONFIG=NO_SUCH_OPTION"}, sample, "-kernel", kernel, "-v", "-run", "TestPass", "-allow-nothing")
 	assert.Equal(t, got.code, 0, "%s", got.stderr)
 	assert.Check(t, is.Contains(got.stdout, "needs CONFIG_NO_SUCH_OPTION"))
 	assert.Check(t, is.Contains(got.stdout, "--- SKIP: TestPass"))
@@ -378,7 +381,8 @@ func TestTheRestRunsInAFreshVM(t *testing.T) {
 
 	got = goTest(t, nil, sample, "-kernel", kernel, "-v", "-run", run, "-keep-going")
 	assert.Equal(t, got.code, 1)
-	assert.Check(t, !strings.Contains(got.stdout, "TestZZAfter"), "-keep-going started another VM")
+	assert.Check(t, !strings.Contains(got.stdout, "still here"), "-keep-going started another VM")
+	assert.Check(t, is.Contains(got.stdout, "--- FAIL: TestZZAfter (0.00s)\n    kvmrun: not run: the run ended before"))
 }
 
 // TestTheRestRunsAfterAHang: a test that hangs takes nobody with it.

@@ -3,8 +3,10 @@
 package testmain
 
 import (
+	"flag"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 )
@@ -52,6 +54,21 @@ func rest(m *testing.M) (out []string) {
 		}
 	}
 	return out
+}
+
+// noSubtest says that a test, which is about to end, asked for subtests and that
+// none was selected by -test.run. Package testing does not count such a test as one
+// that ran (testing.common.ran, since Go 1.7) and says so to nobody if others did.
+func noSubtest(t *testing.T) bool {
+	if f := flag.Lookup("test.run"); f == nil || !strings.Contains(f.Value.String(), "/") {
+		return false // nor is package reflect needed, which takes time at first use
+	}
+	v := reflect.ValueOf(t).Elem()
+	asked, ran := v.FieldByName("hasSub"), v.FieldByName("ran")
+	if !asked.IsValid() || ran.Kind() != reflect.Bool {
+		panic("testmain: testing.T has no fields hasSub and ran in this Go version")
+	}
+	return asked.FieldByName("v").Uint() != 0 && !ran.Bool()
 }
 
 // drop removes tests by name.
