@@ -44,7 +44,7 @@ func TestRunAgain(t *testing.T) {
 	assert.Equal(t, got.code, 1, "%s%s", got.stdout, got.stderr)
 	again := onlyJob(t, filepath.Join(rerun.Dir, "second"))
 	assert.DeepEqual(t, failures(again), failures(job))
-	assert.DeepEqual(t, failures(again), map[string]string{"TestZFail": "sample_test.go:96: it fails"})
+	assert.DeepEqual(t, failures(again), map[string]string{"TestZFail": "sample_test.go:96: after it"})
 	assert.Check(t, !slices.ContainsFunc(again.Cases, func(c result.Case) bool { return c.Name == "TestPass" }), "what passed ran again")
 	assert.Equal(t, again.Repro, job.Repro)
 	assert.DeepEqual(t, machineOf(t, again), machineOf(t, job))
