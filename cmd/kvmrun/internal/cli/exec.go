@@ -40,8 +40,9 @@ that this host does not have is looked up among the guest's own tools (u-root:
 sh, ip, ls, mount, dmesg ...).
 
 The working directory has the same name in the guest, and holds the files named
-by -file. Output in TAP or KTAP is counted: a failed, missing or unplanned test
-makes the exit status 1, whatever the program says. So does a kernel splat, and
+by -file. Output in TAP or KTAP is counted, as kvmrun tap does it, and so are
+KUnit's results in the kernel log: a failed, missing or unplanned test makes the
+exit status 1, whatever the program says. So does a kernel splat, and
 a plan whose tests are all skipped or none (1..0), unless -allow-nothing is given.
 
 ` + faultHelp + `
@@ -96,6 +97,9 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 		return err
 	}
 	defer complain(io.Err, known)
+	if err := addKernelLog(doc, g.dir); err != nil {
+		return err
+	}
 	return g.conclude(io, out, doc.Finish(), tap)
 }
 
@@ -342,6 +346,12 @@ func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *o
 func (g *guestProgram) judge(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) (result.Verdict, string, error) {
 	facts := out.Facts()
 	facts.Program = true
+	if r := doc.Refused; r != nil {
+		fmt.Fprintf(io.Err, "kvmrun: tests: %s\n", visible.Line(r.String()))
+		if r.Failed {
+			facts.TestsRun, facts.TestsFailed = 1, 1
+		}
+	}
 	if !doc.Empty() {
 		n := doc.Count()
 		facts.TestsRun, facts.TestsFailed, facts.TestsSkipped = n.Total(), doc.Failures(), n.Skip
@@ -438,6 +448,21 @@ func (g *guestProgram) leftHere() string {
 		}
 	}
 	return ""
+}
+
+// addKernelLog has doc read the kernel log of a run as well: a KUnit test that
+// fails has failed, whoever loaded its module. What the program printed of that
+// log itself does not count twice.
+func addKernelLog(doc *ktap.Parser, dir string) error {
+	f, err := os.Open(filepath.Join(dir, "console.log"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // no VM was started
+	}
+	if err != nil {
+		return fmt.Errorf("read the kernel log: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	return doc.KernelLog(f)
 }
 
 func sameFile(a, b *os.File) bool {
