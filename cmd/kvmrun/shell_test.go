@@ -27,7 +27,12 @@ type terminal struct {
 
 func onTerminal(t *testing.T, args ...string) *terminal {
 	t.Helper()
-	cmd := command(t, args...)
+	return startOnTerminal(t, command(t, args...))
+}
+
+// startOnTerminal starts a command in a session of its own.
+func startOnTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
+	t.Helper()
 	cmd.Env = append(cmd.Env, "TERM=xterm")
 	opened, tty, err := pty.Open()
 	assert.NilError(t, err)
@@ -156,4 +161,33 @@ func TestShellHangup(t *testing.T) {
 	assert.NilError(t, x.master.Close())
 	_ = x.cmd.Wait()
 	q.gone(t)
+}
+
+// TestExecInBackground: a job of an interactive shell that nobody types to is not
+// stopped for reading, and reads when it is brought to the foreground.
+func TestExecInBackground(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip("no bash, which has job control: install it with: apt-get install bash")
+	}
+	cmd := command(t, "exec", "--")
+	run := strings.Join(cmd.Args, " ")
+	cmd.Path, cmd.Args = must(t, func() (string, error) { return exec.LookPath("bash") }), []string{"bash", "--norc", "--noediting", "-i"}
+	cmd.Env = append(cmd.Env, "PS1=ready> ")
+	x := startOnTerminal(t, cmd)
+	x.expect(t, "ready> ")
+	// What is typed is echoed; the sum tells the answer from the echo.
+	x.typed(t, run+" sh -c 'exit 5' & wait $!; echo status $(($?+0)).\r")
+	x.expect(t, "\nstatus 5.")
+	x.expect(t, "ready> ")
+
+	x.typed(t, run+" sh -c 'read x; echo got $x.' & sleep 1; jobs\r")
+	x.expect(t, "Running")
+	x.expect(t, "ready> ")
+	x.typed(t, "fg; echo status $(($?+0)).\r")
+	x.typed(t, "a line\r")
+	x.expect(t, "\ngot a line.")
+	x.expect(t, "\nstatus 0.")
+	x.typed(t, "exit\r")
+	_ = x.cmd.Wait()
 }

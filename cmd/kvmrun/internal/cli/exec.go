@@ -149,7 +149,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	}
 	p := runner.Program{
 		Kernel: ks[0], Init: self, Faults: g.faults, Modules: g.modules, Shell: true,
-		Timeout: g.timeout, Stdin: io.In, Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
+		Timeout: g.timeout, Stdin: programInput(io.In), Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
 		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty},
 	}
 	if f, ok := io.Out.(*os.File); ok && g.tty == nil {
