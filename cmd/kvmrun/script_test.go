@@ -60,6 +60,12 @@ func setup(e *testscript.Env, needKernel bool) error {
 	e.Setenv("KVMRUN_KERNEL", "")
 	e.Setenv("XDG_CACHE_HOME", filepath.Join(e.WorkDir, ".cache"))
 	e.Setenv("GITHUB_STEP_SUMMARY", "")
+	// As root, kvmrun runs QEMU as nobody's user, and scripts have QEMUs of their own.
+	for dir := e.WorkDir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return err
+		}
+	}
 	src, err := filepath.Abs("../..")
 	if err != nil {
 		return err

@@ -292,13 +292,21 @@ func TestExpectedSplats(t *testing.T) {
 
 // TestPhases: who no test is to blame for says when it came.
 func TestPhases(t *testing.T) {
-	bug := "[    1.000000] WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2\n[    1.000000] RIP: 0010:broken+0x1/0x2\n" +
+	const reported = "[    1.000000] WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2\n[    1.000000] RIP: 0010:broken+0x1/0x2\n" +
 		"[    1.000000] Call Trace:\n[    1.000000]  <TASK>\n[    1.000000]  caller+0x1/0x2\n[    1.000000]  </TASK>\n[    1.000000] ---[ end trace 0000000000000000 ]---\n"
-	say := func(text string) string { return "[    1.000000] " + text + "\n" }
+	// Each at a time of its own: the same one at the same time is a reprint.
+	second := 0
+	bug := func() string {
+		second++
+		return strings.ReplaceAll(reported, "[    1.", fmt.Sprintf("[%5d.", second))
+	}
+	say := func(text string) string { return fmt.Sprintf("[%5d.000000] %s\n", second, text) }
 	con := newConsole("nonce")
 	con.tell("T", nil)
-	_, _ = con.Write([]byte(bug + say(startsInit) + bug + say(wire.TestMark("T", "TestA", wire.TestBegins, 0)) + bug + say(wire.TestMark("T", "TestA", wire.TestEnds, 0)) + bug +
-		say(wire.TestMark("T", "TestB", wire.TestBegins, 0)) + say(wire.TestMark("T", "TestB", wire.TestEnds, 0)) + bug))
+	log := bug() + say(startsInit) + bug() + say(wire.TestMark("T", "TestA", wire.TestBegins, 0))
+	log += bug() + say(wire.TestMark("T", "TestA", wire.TestEnds, 0)) + bug()
+	log += say(wire.TestMark("T", "TestB", wire.TestBegins, 0)) + say(wire.TestMark("T", "TestB", wire.TestEnds, 0)) + bug()
+	_, _ = con.Write([]byte(log))
 	con.close()
 	var got []string
 	for _, s := range con.splats() {
