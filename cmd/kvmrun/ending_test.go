@@ -169,7 +169,7 @@ func TestExecTerminated(t *testing.T) {
 	q.gone(t)
 	assert.Check(t, is.Contains(msgs.String(), "interrupted"))
 	assert.Equal(t, out.String(), "ready\n")
-	assert.DeepEqual(t, names(t, dir), []string{"console.log"})
+	assert.DeepEqual(t, names(t, dir), []string{"console.log", "result.json"})
 }
 
 // TestExecReaderGone: as a program here, kvmrun ends when nobody reads its
@@ -252,7 +252,7 @@ func TestFullLogDisk(t *testing.T) {
 	got := small(t, dir, "16k", "exec", "-o", dir, "--", "echo", "all is well")
 	assert.Equal(t, got.code, 3, "%s", got.stderr)
 	assert.Equal(t, got.stdout, "all is well\n")
-	assert.Check(t, is.Contains(got.stderr, "the kernel log was not read to its end: write "+dir+"/console.log"))
+	assert.Check(t, is.Contains(got.stderr, "the kernel log was not kept: write "+dir+"/console.log"))
 	assert.Check(t, is.Contains(got.stderr, "no space left on device"))
 	assert.Check(t, is.Contains(got.stderr, "left: "+dir+"/console.log\n"))
 }
@@ -266,7 +266,8 @@ func TestFullResultsDisk(t *testing.T) {
 	assert.Check(t, is.Contains(got.stdout, "TESTS"))
 	assert.Check(t, is.Contains(got.stdout, "infra"))
 	assert.Check(t, is.Contains(got.stderr, "no space left on device"))
-	assert.Check(t, is.Contains(got.stderr, "write the results: "+dir+"/result.json: "))
+	assert.Check(t, is.Contains(got.stderr, "write the results: write "+dir+"/result.json: "))
+	assert.Check(t, !strings.Contains(got.stderr, "left: "+dir+"/result.json"), "half a file is left: %s", got.stderr)
 	assert.Check(t, !regexp.MustCompile(`left: .*/\.kvmrun-`).MatchString(got.stderr), "a temporary file is left: %s", got.stderr)
 }
 

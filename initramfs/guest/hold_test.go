@@ -72,7 +72,7 @@ func TestArm(t *testing.T) {
 	res := c.run(t, r)
 	assert.DeepEqual(t, f.list()[:9], []string{
 		"read /proc/kallsyms", `write /k/start "0xffffffff81000100"`, `write /k/end "0xffffffff81000180"`, `write /k/gone "1"`, `write /k/p "100"`,
-		`create /run/kvmrun-release-env "A=b\nc\x00D=\x00"`, `create /run/kvmrun-release "x"`, `write /k/p "0"`, `write /k/gone "1"`,
+		`create /run/kvmrun-release-env "A=b\nc\x00D=\x00"`, "create /run/kvmrun-release \"\\nx\"", `write /k/p "0"`, `write /k/gone "1"`,
 	})
 	assert.DeepEqual(t, res.exited.Faults[0], wire.Count{Name: "n", Fired: 5})
 	assert.Assert(t, res.exited.Faults[1].Err != "")

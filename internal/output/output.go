@@ -251,19 +251,25 @@ func open(path string, flags int) (*os.File, error) {
 	// Without O_NONBLOCK a FIFO would be waited for.
 	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o644)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%s is a symbolic link, which is not followed here: remove it", path)
+		return nil, isLink(path)
 	}
 	return f, err
 }
 
-// Save writes a whole file like Create.
+// Save is Replace for a text that there is, and refuses a symbolic link as Create
+// does.
 func Save(path string, text []byte) error {
-	f, err := Create(path)
-	if err != nil {
-		return err
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() == fs.ModeSymlink {
+		return isLink(path)
 	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Close())
+	return Replace(path, func(w io.Writer) error {
+		_, err := w.Write(text)
+		return err
+	})
+}
+
+func isLink(path string) error {
+	return fmt.Errorf("%s is a symbolic link, which is not followed here: remove it", path)
 }
 
 // MkdirAll makes the directory path, which is root or below it. Root may be
