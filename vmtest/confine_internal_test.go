@@ -158,7 +158,7 @@ func TestRunTool(t *testing.T) {
 		assert.NilError(t, err)
 		assert.NilError(t, os.Remove(f.Name()))
 		assert.NilError(t, f.Truncate(8<<20))
-		t.Cleanup(func() { f.Close() })
+		t.Cleanup(func() { _ = f.Close() })
 		return f
 	}
 	run := func(script string) (string, error) {

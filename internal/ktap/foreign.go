@@ -196,7 +196,7 @@ func (f *foreign) progsLine(s string) {
 	if blanks == 0 {
 		return
 	}
-	cut, result := strings.LastIndexByte(name, ':'), ""
+	cut := strings.LastIndexByte(name, ':')
 	if kind {
 		cut = -1
 		for _, r := range []string{" OK", " FAIL", " SKIP"} {
@@ -210,7 +210,7 @@ func (f *foreign) progsLine(s string) {
 	if cut < 0 {
 		return
 	}
-	name, result = name[:cut], strings.TrimSpace(name[cut+1:])
+	name, result := name[:cut], strings.TrimSpace(name[cut+1:])
 	word, reason, _ := strings.Cut(result, " ")
 	if word != "OK" && word != "FAIL" && word != "SKIP" || reason != "" && reason[0] != '(' {
 		return

@@ -497,7 +497,7 @@ func (l learned) cut(s string) (string, bool) {
 		return s, false
 	}
 	for i := range len(l) {
-		if a, b := l[i], s[i]; a != b && !(isDigit(a) && isDigit(b)) {
+		if a, b := l[i], s[i]; a != b && (!isDigit(a) || !isDigit(b)) {
 			return s, false
 		}
 	}

@@ -171,7 +171,7 @@ func (s *Scanner) line(l line) {
 			}
 		}
 	}
-	begin := ok && !(owner.trusted(&l) && s.joins(owner, h))
+	begin := ok && (!owner.trusted(&l) || !s.joins(owner, h))
 	if ok && h.pattern.oops.tail {
 		s.panicked(l.caller)
 		s.down = true

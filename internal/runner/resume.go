@@ -566,7 +566,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	case len(more) == 0 && len(j.Suite.Tests) > 0:
 	case j.KeepGoing || !resumable(j.Args) || len(j.Suite.Tests) == 0:
 		stop = "the run ended before, and its arguments keep all tests in one VM"
-	case !poisoned && len(out.Running) == 0 && !(cut && len(out.Ended) > 0):
+	case !poisoned && len(out.Running) == 0 && (!cut || len(out.Ended) == 0):
 		stop = "the VM ended outside all tests" // starting again would not help
 		if cut {
 			stop = "the test binary ended outside all tests: " + ending(out.Exited)

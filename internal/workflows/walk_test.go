@@ -85,7 +85,7 @@ func newImages(t *testing.T) images {
 	assert.NilError(t, os.MkdirAll(dir, 0o700))
 	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	assert.NilError(t, err)
-	t.Cleanup(func() { lock.Close() })
+	t.Cleanup(func() { _ = lock.Close() })
 	if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		t.Logf("waiting for another walk, which has %s.lock", dir)
 		assert.NilError(t, unix.Flock(int(lock.Fd()), unix.LOCK_EX))
