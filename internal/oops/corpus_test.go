@@ -18,8 +18,13 @@ import (
 // of the project: the logs carry their own license.
 const corpusEnv = "KVMRUN_CRASHLOGS"
 
-// corpusMin is the share of expectations that must be met, in percent.
-const corpusMin = 97
+// corpusMin is the share of expectations that must be met, in percent, and
+// unreadMin that in the folds that nobody looked at: what the worst of its scores,
+// the titles, was when it was first measured. It is there to be raised.
+const (
+	corpusMin = 97
+	unreadMin = 80
+)
 
 // sample is one log of the corpus and what is known about it.
 type sample struct {
@@ -119,12 +124,16 @@ type scores struct{ crash, titles, types, corrupted, alts, panicked, frames scor
 func TestCorpusScore(t *testing.T) {
 	folds := map[byte]*scores{}
 	unread := os.Getenv(unreadEnv)
-	var all scores
+	var all, read, hidden scores
 	for _, s := range samples(t) {
+		part := &read
+		if strings.Contains(unread, string(s.fold())) {
+			part = &hidden
+		}
 		if folds[s.fold()] == nil {
 			folds[s.fold()] = &scores{}
 		}
-		miss := s.score(folds[s.fold()], &all)
+		miss := s.score(folds[s.fold()], &all, part)
 		if miss != "" && !strings.Contains(unread, string(s.fold())) {
 			t.Logf("%s: %s", s.name, miss)
 		}
@@ -136,9 +145,17 @@ func TestCorpusScore(t *testing.T) {
 	}
 	fmt.Printf("all   %v\n", all)
 	t.Logf("panicked %v, frames %v", all.panicked, all.frames)
-	for name, s := range map[string]score{"titles": all.titles, "types": all.types, "corrupted": all.corrupted, "crash or none": all.crash} {
-		if s.ok*100 < s.all*corpusMin {
-			t.Errorf("%s: %v right, want at least %d %%", name, s, corpusMin)
+	for _, part := range []struct {
+		what string
+		min  int
+		s    scores
+	}{{"the folds that are read", corpusMin, read}, {"the unread folds", unreadMin, hidden}} {
+		for name, s := range map[string]score{
+			"titles": part.s.titles, "types": part.s.types, "corrupted": part.s.corrupted, "crash or none": part.s.crash,
+		} {
+			if s.ok*100 < s.all*part.min {
+				t.Errorf("%s: %v right in %s, want at least %d %%", name, s, part.what, part.min)
+			}
 		}
 	}
 }
