@@ -33,7 +33,8 @@ func main() {
 	if flag.NArg() == 0 {
 		log.Fatal("no kernel source given: name one or more directories, e.g. what \"kvmrun kernel fetch -source debian:6.12\" prints")
 	}
-	table, err := generate(flag.Args()...)
+	// go generate passes a variable that names several directories as one word.
+	table, err := generate(strings.Fields(strings.Join(flag.Args(), " "))...)
 	if err != nil {
 		log.Fatal(err)
 	}
