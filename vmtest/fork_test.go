@@ -220,6 +220,9 @@ func TestFreezeRefused(t *testing.T) {
 	vm := start(t, t.Context(), c)
 	// The one thing without special hardware that does not migrate.
 	dir := t.TempDir()
+	for _, d := range []string{dir, filepath.Dir(dir)} { // as root, QEMU is nobody's
+		assert.NilError(t, os.Chmod(d, 0o777))
+	}
 	assert.NilError(t, vm.Monitor().Run(t.Context(), "blockdev-add", map[string]any{
 		"driver": "vvfat", "node-name": "fat", "dir": dir, "rw": true,
 	}, nil))

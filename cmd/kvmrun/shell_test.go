@@ -134,7 +134,7 @@ func TestShellEndOfInput(t *testing.T) {
 func TestShellWithoutAKernel(t *testing.T) {
 	t.Parallel()
 	x := onTerminal(t, "shell", "-kernel", "/none")
-	x.expect(t, "kernel /none: cannot open")
+	x.expect(t, "kernel /none: no such file or directory")
 	assert.Equal(t, x.end(t), 2, "%s", x.out)
 	assert.Check(t, is.Equal(strings.Count(x.out.String(), "\n"), strings.Count(x.out.String(), "\r\n")))
 }
