@@ -592,13 +592,13 @@ func dayLen(s []byte) int {
 // cutDate cuts a date in digits, "2024-05-06T07:08:09.123Z ", "2024/05/06
 // 07:08:09 ", "07:08:09 ", "1714979289.123456 ", and what may stand behind it.
 func cutDate(s []byte, l *line) int {
-	iso, comma := false, false
+	comma := false
 	n := dayLen(s)
 	if n > 0 {
 		if n >= len(s) || s[n] != 'T' && s[n] != ' ' && s[n] != '_' {
 			return 0
 		}
-		iso = s[n] == 'T'
+		iso := s[n] == 'T'
 		c, fraction := clockLen(s[n+1:])
 		if c == 0 {
 			return 0
