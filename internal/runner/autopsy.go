@@ -62,7 +62,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 		if s.p.Run.Merge {
 			to = stdout
 		}
-		if to.wait(to.count()+1, s.scale(autopsyLimit)) == nil {
+		if to.wait(ctx, to.count()+1, s.scale(autopsyLimit)) == nil {
 			s.awaitEnd(autopsyLimit)
 		}
 	}

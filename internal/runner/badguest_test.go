@@ -54,7 +54,7 @@ func TestGuestsThatCannotWork(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir := logDir(t)
 			out := m.Exec(t.Context(), runner.Program{
 				Kernel: k, Init: test.init, Dir: dir,
 				Spec: suites.Spec{Name: "bad", Cmdline: strings.Fields(test.cmdline)},
@@ -70,6 +70,10 @@ func TestGuestsThatCannotWork(t *testing.T) {
 				assert.Check(t, is.Contains(reason, r))
 			}
 			assert.Check(t, is.Contains(strings.Join(out.Notes, "\n"), test.notes))
+			if test.cause == vmtest.Reset { // who sees the error alone needs the kernel's words, too
+				assert.Check(t, is.ErrorContains(out.Infra, test.reason[0]))
+				assert.Check(t, is.ErrorContains(out.Infra, filepath.Join(dir, "console.log")))
+			}
 			log, err := os.ReadFile(filepath.Join(dir, "console.log"))
 			assert.NilError(t, err)
 			assert.Check(t, is.Contains(string(log), "Linux version"))

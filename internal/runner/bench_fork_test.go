@@ -252,7 +252,7 @@ func trivialProgram(tb testing.TB, m *runner.Machine) runner.Program {
 	s, err := runner.Describe(tb.Context(), bin)
 	assert.NilError(tb, err)
 	return runner.Program{
-		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: tb.TempDir(),
+		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: logDir(tb),
 		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
 	}
 }

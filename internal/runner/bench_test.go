@@ -39,6 +39,21 @@ func kernelFor(tb testing.TB, m *runner.Machine) *runner.Kernel {
 	return k
 }
 
+// logDir is a directory for a test's logs, which stays when the test fails.
+func logDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "kvmrun-test-")
+	assert.NilError(tb, err)
+	tb.Cleanup(func() {
+		if tb.Failed() {
+			tb.Logf("the logs are kept in %s", dir)
+			return
+		}
+		assert.Check(tb, os.RemoveAll(dir))
+	})
+	return dir
+}
+
 func goBuild(tb testing.TB, args ...string) string {
 	tb.Helper()
 	bin := filepath.Join(tb.TempDir(), "out")

@@ -39,8 +39,10 @@ type Machine struct {
 	Accel vmtest.Accel // "" is auto
 	// MemoryMiB and CPUs override what a suite asks for; zero does not.
 	MemoryMiB, CPUs int
-	// BootLimit bounds how long a VM may take until its agent answers, under
-	// KVM; under TCG it is multiplied. Zero is a minute.
+	// BootLimit bounds how long the kernel log of a VM may stand still before its
+	// agent answers, in the VM's own time: what the host keeps it waiting for a
+	// processor does not count. It is meant for KVM; under TCG it is multiplied.
+	// Zero is a minute. A VM that goes on talking gets ten times as long.
 	BootLimit time.Duration
 	// Allow names the splats that fail nothing; nil is none.
 	Allow *oops.AllowList
@@ -84,11 +86,13 @@ const (
 	bootTimeout    = 60 * time.Second
 	drainTimeout   = 10 * time.Second
 	lookTimeout    = time.Minute // two scans by kmemleak: over 30 s were seen under TCG, with 15 runnable tasks on 2 CPUs
-	powerOffLimit  = 10 * time.Second
 	autopsyLimit   = 3 * time.Second
 	defaultTimeout = 5 * time.Minute
 	tcgFactor      = 3
 )
+
+// powerOffLimit is how long a guest that powers off may be silent.
+var powerOffLimit = 10 * time.Second
 
 // maxFetch bounds the bytes taken from one guest file, so that a guest cannot
 // fill the host's disk.
@@ -161,6 +165,9 @@ type Program struct {
 	Twin bool
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
+	// atDone, when set, is called when all has ended in a fork, which is only
+	// watched from then on and needs next to no processor time.
+	atDone func()
 	// atHeld, when set, is called when the program is held in a machine that was
 	// booted, before it is let go.
 	atHeld func(context.Context, *guest) error
@@ -246,12 +253,16 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	}
 	out.Prepare = g.started.Sub(began)
 	first := p
-	var held []*heldOutput
+	pass := func() {}
 	if p.Faults.Has(fault.PowerCut) {
 		// What a machine printed whose power was cut is not the program's.
 		for _, w := range []*io.Writer{&first.Stdout, &first.Stderr} {
-			h := &heldOutput{to: *w}
-			held, *w = append(held, h), h
+			if to := *w; to != nil {
+				h := &spool{dir: p.Dir}
+				defer h.close()
+				before := pass
+				pass, *w = func() { before(); h.live(to) }, h
+			}
 		}
 	}
 	m.drive(ctx, first, g, &out)
@@ -265,9 +276,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		after.Prepare, after.Boot = out.Prepare, out.Boot
 		return after
 	}
-	for _, h := range held {
-		h.pass()
-	}
+	pass()
 	for _, d := range out.disks {
 		_ = d.file.Close()
 	}
@@ -350,6 +359,7 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	out, con := s.out, s.con
 	out.Exit = s.vm.Wait()
+	s.join(ctx)
 	if !s.doneAt.IsZero() {
 		out.Teardown = time.Since(s.doneAt)
 	}
@@ -377,7 +387,8 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
 	out.Ended, out.Failed, out.Skipped, out.Running = con.progressOf()
-	out.Panicked = out.Panicked || out.Exit.Cause == vmtest.Panicked
+	// Whatever ended it then: a fork is killed when it is done.
+	out.Panicked = out.Panicked || out.Exit.GuestPanicked
 	if out.Exit.ConsoleErr != nil {
 		out.infra(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
 	}
@@ -579,122 +590,17 @@ func hostFiles(f suites.File) ([]initramfs.File, error) {
 // session is one VM's run, from QEMU's start to its end.
 type session struct {
 	*guest
-	m      *Machine
-	p      Program
-	out    *Outcome
-	doneAt time.Time
-	done   *wire.Done
-	kmsg   []byte // see wire.Kmsg
-	pid    int    // the program's, in the guest
-	up     bool   // the agent has spoken, if not our language
-	// first is closed at the first byte of the program's output.
+	m         *Machine
+	p         Program
+	out       *Outcome
+	doneAt    time.Time
+	done      *wire.Done
+	kmsg      []byte // see wire.Kmsg
+	pid       int    // the program's, in the guest
+	up        bool   // the agent has spoken, if not our language
 	firstOnce sync.Once
-}
-
-// relay copies a port to w and counts.
-type relay struct {
-	n      int64
-	tail   []byte // the last of it, see keepTail
-	mu     sync.Mutex
-	change chan struct{}
-	ended  bool
-	werr   error
-}
-
-func (r *relay) add(n int) {
-	r.mu.Lock()
-	r.n += int64(n)
-	close(r.change)
-	r.change = make(chan struct{})
-	r.mu.Unlock()
-}
-
-// maxTail bounds what of a stream's end is kept for the autopsy, in bytes: room
-// for the stacks of some hundred goroutines.
-const maxTail = 256 << 10
-
-func (r *relay) keepTail(p []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tail = append(r.tail, p...)
-	if over := len(r.tail) - maxTail; over > 0 {
-		r.tail = append(r.tail[:0], r.tail[over:]...)
-	}
-}
-
-func (r *relay) count() int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.n
-}
-
-func (r *relay) end() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return string(r.tail)
-}
-
-// wait returns nil when at least n bytes were copied. limit is how long the
-// stream may stand still before that.
-func (r *relay) wait(n int64, limit time.Duration) error {
-	for {
-		r.mu.Lock()
-		have, change, ended, werr := r.n, r.change, r.ended, r.werr
-		r.mu.Unlock()
-		switch {
-		case werr != nil:
-			return werr
-		case have >= n:
-			return nil
-		case ended:
-			return fmt.Errorf("the guest announced %d bytes of output and sent %d", n, have)
-		}
-		select {
-		case <-change:
-		case <-time.After(limit):
-			return fmt.Errorf("the guest announced %d bytes of output, sent %d and stopped", n, have)
-		}
-	}
-}
-
-// relay passes on what comes from a port; had is what was said before.
-func (s *session) relay(port string, w io.Writer, had []byte) *relay {
-	r := &relay{change: make(chan struct{})}
-	if len(had) > 0 {
-		if w != nil {
-			_, r.werr = w.Write(had)
-		}
-		r.keepTail(had)
-		r.add(len(had))
-	}
-	from := s.vm.Port(port)
-	go func() {
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := from.Read(buf)
-			if n > 0 {
-				s.firstOnce.Do(func() { s.out.First = time.Since(s.started) })
-				if w != nil && r.werr == nil {
-					if _, werr := w.Write(buf[:n]); werr != nil {
-						// Go on draining: the guest must not stall on us.
-						r.mu.Lock()
-						r.werr = fmt.Errorf("write the program's output: %w", werr)
-						r.mu.Unlock()
-					}
-				}
-				r.keepTail(buf[:n])
-				r.add(n)
-			}
-			if err != nil {
-				r.mu.Lock()
-				r.ended = true
-				r.mu.Unlock()
-				r.add(0)
-				return
-			}
-		}
-	}()
-	return r
+	relays    []*relay
+	receiver  sync.WaitGroup // who reads the control port
 }
 
 // incoming is a message or the reason why no more will come.
@@ -706,7 +612,7 @@ type incoming struct {
 func (s *session) receive(stop <-chan struct{}) <-chan incoming {
 	ch := make(chan incoming)
 	r := wire.NewReader(s.vm.Port(wire.PortControl))
-	go func() {
+	s.receiver.Go(func() {
 		for {
 			m, err := r.Receive()
 			select {
@@ -718,7 +624,7 @@ func (s *session) receive(stop <-chan struct{}) <-chan incoming {
 				return
 			}
 		}
-	}()
+	})
 	return ch
 }
 
@@ -799,7 +705,8 @@ func (s *session) run(ctx context.Context) {
 	if s.p.Stdin != nil {
 		go s.pumpStdin(stop)
 	}
-	limit := time.NewTimer(s.bootLimit())
+	patience := s.patience(s.bootLimit())
+	limit := time.NewTimer(patience.left())
 	defer limit.Stop()
 	phase := "boot"
 	up := func() {
@@ -873,7 +780,8 @@ func (s *session) run(ctx context.Context) {
 				if s.p.Release != nil && len(s.p.Release.Arm.Final) > 0 {
 					end += s.scale(lookTimeout)
 				}
-				limit.Reset(end)
+				patience = s.patience(end)
+				limit.Reset(patience.left())
 			case msg.Fault != nil:
 				s.claims("the guest's agent failed: " + oneLine(msg.Fault.Message))
 				return
@@ -889,7 +797,7 @@ func (s *session) run(ctx context.Context) {
 					s.infra(errors.New("the guest's end marker is not this run's"))
 					return
 				}
-				s.finish(send, stdout, stderr, files)
+				s.finish(ctx, send, stdout, stderr, files)
 				return
 			default:
 				s.infra(errors.New("talk to the guest's agent: a message out of order"))
@@ -916,10 +824,22 @@ func (s *session) run(ctx context.Context) {
 			s.out.Hung += s.autopsy(s.out.Hung, send, stdout, stderr)
 			return
 		case <-limit.C:
-			s.overtime(phase, send, stdout, stderr)
+			if phase != "run" {
+				if left := patience.left(); left > 0 {
+					limit.Reset(left)
+					continue
+				}
+			}
+			s.overtime(phase, patience, send, stdout, stderr)
 			return
 		}
 	}
+}
+
+// patience is one that listens to the kernel log.
+func (s *session) patience(limit time.Duration) *patience {
+	pid := s.vm.PID()
+	return newPatience(limit, s.vm.ConsoleBytes, func() waits { return starved(pid) })
 }
 
 // look keeps a file that was asked for by Release.Arm.Look.
@@ -1003,13 +923,13 @@ func isReset(err error) bool {
 
 // finish takes the leave of a guest that has said it is done: all output and
 // the whole kernel log are in, then it powers off.
-func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetcher) {
+func (s *session) finish(ctx context.Context, send *wire.Writer, stdout, stderr *relay, files *fetcher) {
 	ok := true
 	for _, w := range []struct {
 		r *relay
 		n int64
 	}{{stdout, s.out.Exited.Stdout}, {stderr, s.out.Exited.Stderr}} {
-		if err := w.r.wait(w.n, s.scale(drainTimeout)); err != nil {
+		if err := w.r.wait(ctx, w.n, s.scale(drainTimeout)); err != nil {
 			s.infra(err)
 			ok = false
 		}
@@ -1028,14 +948,59 @@ func (s *session) finish(send *wire.Writer, stdout, stderr *relay, files *fetche
 	default:
 		s.incomplete("its end mark did not arrive on the console (is that silenced, or its level below 2?)")
 	}
-	if s.from != nil {
-		return // it has synced, and nobody learns anything from another power-off
+	if !s.aftermath(ctx) || s.from != nil {
+		return // a fork has synced, and nobody learns anything from another power-off
 	}
 	s.core.letGo()
 	if err := send.Send(wire.Message{Shutdown: &wire.Shutdown{}}); err != nil {
 		return
 	}
-	s.awaitEnd(s.scale(powerOffLimit))
+	limit := s.scale(powerOffLimit)
+	p := s.patience(limit)
+	for left := p.left(); left > 0; left = p.left() {
+		select {
+		case <-s.vm.Done():
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(left):
+		}
+	}
+	s.out.Hung = fmt.Sprintf("the guest did not power off within %s: the kernel hung in shutdown, or cannot switch the machine off (does it have CONFIG_ACPI=y?)%s", p.why(), s.stuckAt())
+}
+
+// aftermathTime is how long a machine is watched after its program's end, in its
+// own time: what the program left behind in timers, work queues and RCU callbacks
+// comes to light then. A grace period of RCU takes an idle kernel some ticks, of 4
+// ms with HZ=250; kfree_rcu may take seconds (KFREE_DRAIN_JIFFIES), which nobody
+// waits for.
+var aftermathTime = 100 * time.Millisecond
+
+// aftermath watches the machine for a while after everything has ended. It
+// returns false for a machine that is gone.
+func (s *session) aftermath(ctx context.Context) bool {
+	if s.p.atDone != nil && s.from != nil {
+		s.p.atDone()
+	}
+	began, before, pid := time.Now(), starved(s.vm.PID()), s.vm.PID()
+	for {
+		passed := time.Since(began)
+		left := aftermathTime - max(0, passed-starved(pid).since(before))
+		switch {
+		case left <= 0:
+			return true
+		case passed > s.scale(drainTimeout):
+			s.out.Notes = append(s.out.Notes, fmt.Sprintf("what came after the program's end was not watched: the host kept the VM from running for %s", passed.Round(time.Second)))
+			return true
+		}
+		select {
+		case <-s.vm.Done():
+			return false
+		case <-ctx.Done():
+			return false
+		case <-time.After(max(left, 5*time.Millisecond)):
+		}
+	}
 }
 
 // awaitEnd gives the VM some time to end by itself.
@@ -1043,18 +1008,15 @@ func (s *session) awaitEnd(limit time.Duration) {
 	select {
 	case <-s.vm.Done():
 	case <-time.After(limit):
-		if s.out.EndMarker {
-			s.out.Notes = append(s.out.Notes, fmt.Sprintf("the guest did not power off within %s and was killed", limit))
-		}
 	}
 }
 
 // overtime records which limit was exceeded, after a last chance for the
 // program to say where it hangs.
-func (s *session) overtime(phase string, send *wire.Writer, stdout, stderr *relay) {
+func (s *session) overtime(phase string, p *patience, send *wire.Writer, stdout, stderr *relay) {
 	switch phase {
 	case "boot":
-		s.infra(fmt.Errorf("the VM did not boot within %s%s", s.bootLimit(), s.stuckAt()))
+		s.infra(fmt.Errorf("the VM did not boot within %s%s", p.why(), s.stuckAt()))
 	case "run":
 		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
 		s.out.Deadline += s.autopsy(s.out.Deadline, send, stdout, stderr)
@@ -1082,6 +1044,14 @@ func (s *session) explain() {
 	if s.out.Ready == nil && s.out.Panicked {
 		s.out.Notes = append(s.out.Notes, "the kernel died before the agent was ready; one that did not find /init may lack CONFIG_BLK_DEV_INITRD=y")
 	}
+	if e := s.out.Exit; s.out.EndMarker && s.out.Hung == "" && !s.out.Panicked {
+		switch {
+		case e.Cause == vmtest.Crashed:
+			s.infra(fmt.Errorf("QEMU died after the program's end: %s %s", e.Detail, oneLine(e.Stderr)))
+		case e.Cause == vmtest.Reset, e.Cause == vmtest.PowerOff && s.from != nil:
+			s.out.Hung = "the VM ended by itself after the program's end: " + e.String()
+		}
+	}
 	if s.con.fatal != "" {
 		s.claims("the guest cannot be used: " + oneLine(s.con.fatal))
 		return
@@ -1093,7 +1063,7 @@ func (s *session) explain() {
 	}
 	if s.out.EndMarker || s.out.Infra != nil || s.out.GuestFault != "" || s.out.Deadline != "" || s.out.Hung != "" {
 		if s.out.Infra != nil && s.out.Ready == nil {
-			s.out.Infra = fmt.Errorf("%w; last of the kernel log: %s", s.out.Infra, s.lastLine())
+			s.out.Infra = fmt.Errorf("%w%s", s.out.Infra, s.wentWrong())
 		}
 		return
 	}
@@ -1101,8 +1071,20 @@ func (s *session) explain() {
 	case e.Cause == vmtest.Crashed:
 		s.out.Infra = fmt.Errorf("QEMU died: %s %s", e.Detail, oneLine(e.Stderr))
 	case s.out.Ready == nil && e.Cause != vmtest.Panicked:
-		s.out.Infra = fmt.Errorf("the VM ended (%v) before its agent was ready; last of the kernel log: %s", e.Cause, s.lastLine())
+		s.out.Infra = fmt.Errorf("the VM ended (%v) before its agent was ready%s", e.Cause, s.wentWrong())
 	}
+}
+
+// wentWrong is what the kernel log says of a boot that failed, and where it is.
+func (s *session) wentWrong() string {
+	said := ""
+	for _, sp := range s.out.Splats {
+		if !sp.excused() {
+			said = ": " + sp.Title
+			break
+		}
+	}
+	return fmt.Sprintf("%s; last of the kernel log: %s; all of it is in %s", said, s.lastLine(), filepath.Join(s.p.Dir, s.p.log()))
 }
 
 func (s *session) lastLine() string {

@@ -5,6 +5,7 @@ package runner
 import (
 	"context"
 	"errors"
+	"testing"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
@@ -63,4 +64,20 @@ func (p Program) WithKernelFile(path string) Program {
 func (m *Machine) TemplateKey(ctx context.Context, p Program) (string, error) {
 	key, _, err := m.templateKey(ctx, p)
 	return key, err
+}
+
+// SetAftermath changes how long a machine is watched after its program's end, until
+// the test's end.
+func SetAftermath(tb testing.TB, d time.Duration) {
+	old := aftermathTime
+	aftermathTime = d
+	tb.Cleanup(func() { aftermathTime = old })
+}
+
+// SetPowerOffLimit changes how long a guest that powers off may be silent, until
+// the test's end.
+func SetPowerOffLimit(tb testing.TB, d time.Duration) {
+	old := powerOffLimit
+	powerOffLimit = d
+	tb.Cleanup(func() { powerOffLimit = old })
 }

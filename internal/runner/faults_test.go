@@ -82,7 +82,7 @@ func execPipes(t *testing.T, m *runner.Machine, k *runner.Kernel, plan fault.Pla
 	t.Helper()
 	var out bytes.Buffer
 	o := m.Exec(t.Context(), runner.Program{
-		Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: t.TempDir(), Timeout: 2 * time.Minute,
+		Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: logDir(t), Timeout: 2 * time.Minute,
 		Run: wire.Run{Argv: []string{"/init"}}, Faults: plan,
 	})
 	return piped{o, out.String()}
@@ -97,7 +97,7 @@ func TestPowerCut(t *testing.T) {
 	k := kernelFor(t, m)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
-	dir := t.TempDir()
+	dir := logDir(t)
 	f, err := fault.Parse("power-cut:e4-4k,nth=24")
 	assert.NilError(t, err)
 	job := m.RunSuite(t.Context(), runner.SuiteJob{
@@ -124,7 +124,7 @@ func TestPowerCutSweep(t *testing.T) {
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
 	p := runner.SuiteProgram(kernelFor(t, m), s, nil)
-	p.Dir = t.TempDir()
+	p.Dir = logDir(t)
 	rep, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestPowerCut$", Fault: fault.Fault{Kind: fault.PowerCut, Target: "e4-4k"}},
 		runner.SweepOptions{Points: runner.PointsN, Spread: 3, Jobs: 1})
 	assert.NilError(t, err)
@@ -137,7 +137,7 @@ func TestPowerCutSweep(t *testing.T) {
 
 	// The second machine is told of the first one's, though it is a fork, too.
 	p = runner.SuiteProgram(p.Kernel, s, []string{"-test.v"})
-	p.Dir, p.Log = t.TempDir(), "template.log"
+	p.Dir, p.Log = logDir(t), "template.log"
 	tmpl, _, err := m.MakeTemplate(t.Context(), p)
 	assert.NilError(t, err)
 	defer tmpl.Close()
@@ -165,7 +165,7 @@ func TestFaultsSeed(t *testing.T) {
 	run := func(spec string) []string {
 		f, err := fault.Parse(spec)
 		assert.NilError(t, err)
-		dir := t.TempDir()
+		dir := logDir(t)
 		var stdout bytes.Buffer
 		out := m.Exec(t.Context(), runner.Program{
 			Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &stdout, Stderr: os.Stderr, Dir: dir, Log: "console.log", Timeout: 2 * time.Minute,
@@ -202,7 +202,7 @@ func TestFaultsCollide(t *testing.T) {
 		f, err := fault.Parse(spec)
 		assert.NilError(t, err)
 		job := m.RunSuite(t.Context(), runner.SuiteJob{
-			ID: "collide", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestFaultLibrary$"}, Dir: t.TempDir(),
+			ID: "collide", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestFaultLibrary$"}, Dir: logDir(t),
 			Timeout: 5 * time.Minute, Faults: fault.Plan{f},
 		})
 		assert.Equal(t, job.Verdict, result.VerdictTestFailed, "%s %q", job.Reason, job.Notes)
@@ -224,7 +224,7 @@ func TestFaultsOfBlockRequests(t *testing.T) {
 		f, err := fault.Parse(spec)
 		assert.NilError(t, err)
 		assert.NilError(t, k.CheckFaults(t.Context(), m, fault.Plan{f}, s.Spec.Disks))
-		dir := t.TempDir()
+		dir := logDir(t)
 		job := m.RunSuite(t.Context(), runner.SuiteJob{
 			ID: "block", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: dir,
 			Timeout: limit, Faults: fault.Plan{f},
@@ -250,7 +250,7 @@ func TestFaultsBalloon(t *testing.T) {
 	m := &runner.Machine{Cache: c}
 	var out bytes.Buffer
 	o := m.Exec(t.Context(), runner.Program{
-		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: t.TempDir(), Timeout: 2 * time.Minute,
+		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: logDir(t), Timeout: 2 * time.Minute,
 		Run: wire.Run{Argv: []string{"/init", "shrink"}}, Faults: fault.Plan{{Kind: fault.Balloon, MiB: 300, After: time.Millisecond}},
 	})
 	assert.NilError(t, o.Infra)
@@ -270,7 +270,7 @@ func TestFaultsFromOutside(t *testing.T) {
 	plan, err := fault.ParsePlan("disk-full:e4-4k,nth=20\nvcpu-pause,after=1ms,for=50ms,times=2\nnmi,after=1ms\ndisk-read:e4-1k,nth=1000000\n")
 	assert.NilError(t, err)
 	job := m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: "outside", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: t.TempDir(),
+		ID: "outside", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: logDir(t),
 		Timeout: 5 * time.Minute, Faults: plan,
 	})
 	assert.Assert(t, job.Verdict == result.VerdictTestFailed || job.Verdict == result.VerdictKernelFailed, "%v %s %q", job.Verdict, job.Reason, job.Notes)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"sync"
@@ -224,27 +223,6 @@ func (h *hostFaults) finish(out *Outcome) {
 		}
 	}
 	out.Notes = append(out.Notes, h.notes...)
-}
-
-// maxHeld bounds what is kept of the output of a machine whose power may be cut,
-// in bytes.
-const maxHeld = 8 << 20
-
-// heldOutput keeps output until it is known whether it counts.
-type heldOutput struct {
-	to io.Writer
-	b  []byte
-}
-
-func (h *heldOutput) Write(p []byte) (int, error) {
-	h.b = append(h.b, p[:min(len(p), maxHeld-len(h.b))]...)
-	return len(p), nil
-}
-
-func (h *heldOutput) pass() {
-	if h.to != nil {
-		_, _ = h.to.Write(h.b) // as for output that is late: the program is gone
-	}
 }
 
 // afterCut is the program that runs on the same disks when the power is back: in

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -175,8 +177,11 @@ func (x *isolated) runAll(ctx context.Context) {
 	if jobs <= 0 {
 		jobs = runtime.NumCPU()
 	}
+	if x.j.slots == nil {
+		x.j.slots = semaphore.NewWeighted(int64(jobs))
+	}
 	var next atomic.Int32
-	for range min(jobs, len(x.units)) {
+	for range min(watched*jobs, len(x.units)) {
 		wg.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
@@ -245,13 +250,13 @@ func (x *isolated) awaitMemory(ctx context.Context) bool {
 // run runs one unit in a fork, or in a machine that it boots.
 func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 	defer close(u.done)
-	if s := x.j.slots; s != nil {
-		if s.Acquire(ctx, 1) != nil {
-			return
-		}
-		defer s.Release(1)
+	if x.j.slots.Acquire(ctx, 1) != nil {
+		return
 	}
+	done := sync.OnceFunc(func() { x.j.slots.Release(1) })
+	defer done()
 	p := x.p
+	p.atDone = done
 	p.Log, p.Stdout, p.Stderr = u.log, u.stdout, u.stderr
 	p.Test = u.test
 	if x.p.Stderr == nil {
@@ -699,7 +704,7 @@ func (s *spool) Write(p []byte) (int, error) {
 	}
 	if len(s.buf)+len(p) > spoolMemory {
 		if err := s.spill(); err != nil {
-			return 0, fmt.Errorf("keep a test's output: %w", err)
+			return 0, fmt.Errorf("keep the output until it is its turn: %w", err)
 		}
 	}
 	s.buf = append(s.buf, p...)
@@ -756,7 +761,7 @@ func (s *spool) live(w io.Writer) {
 	}
 	_, _ = w.Write(s.buf)
 	if s.left > 0 {
-		_, _ = fmt.Fprintf(w, "\n[kvmrun: %d bytes were not kept here: more than %d MiB before it was this test's turn]\n", s.left, spoolLimit>>20)
+		_, _ = fmt.Fprintf(w, "\n[kvmrun: %d bytes were not kept here: more than %d MiB while it had to wait]\n", s.left, spoolLimit>>20)
 		_, _ = w.Write(s.ours)
 	}
 	_, _ = w.Write(s.tail)

@@ -72,7 +72,7 @@ func TestReplay(t *testing.T) {
 		trace, err := os.ReadFile(filepath.Join(dir, "trace.txt"))
 		assert.NilError(t, err)
 		assert.Assert(t, bytes.Contains(trace, []byte("sched_process_exit:")) && bytes.Contains(trace, []byte("sched_switch:")), "%.2000s", trace)
-		y := runner.Replay{Test: "TestFacts", Dir: t.TempDir(), Trace: []string{"no:such_event"}}
+		y := runner.Replay{Test: "TestFacts", Dir: logDir(t), Trace: []string{"no:such_event"}}
 		o := m.Replay(t.Context(), r, y)
 		assert.ErrorContains(t, o.Infra, "set_event")
 	})
@@ -83,7 +83,7 @@ func TestReplay(t *testing.T) {
 		faulty := *r
 		faulty.Faults = []string{"disk-write:scratch,nth=1"}
 		var out bytes.Buffer
-		y := runner.Replay{Test: "TestFacts", Dir: t.TempDir(), Trace: []string{"sched:sched_process_exit"}, Stdout: runner.WithoutMarks{W: &out}}
+		y := runner.Replay{Test: "TestFacts", Dir: logDir(t), Trace: []string{"sched:sched_process_exit"}, Stdout: runner.WithoutMarks{W: &out}}
 		o := m.Replay(t.Context(), &faulty, y)
 		assert.Assert(t, o.Infra == nil && o.EndMarker && o.Exited.Code == 1, "%+v", o)
 		assert.Assert(t, is.Contains(out.String(), "input/output error"))
@@ -95,7 +95,7 @@ func TestReplay(t *testing.T) {
 	t.Run("changed since", func(t *testing.T) {
 		old := *r
 		old.BinarySum = strings.Repeat("0", 64)
-		o := m.Replay(t.Context(), &old, runner.Replay{Test: "TestFacts", Dir: t.TempDir()})
+		o := m.Replay(t.Context(), &old, runner.Replay{Test: "TestFacts", Dir: logDir(t)})
 		assert.ErrorContains(t, o.Infra, "the test binary "+r.Binary+" has changed since that run")
 	})
 }

@@ -13,8 +13,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/sweep"
@@ -55,6 +58,19 @@ type Sweeper struct {
 	leaks bool
 	// silence says why a listing will not know the stack of some calls.
 	silence string
+	slots   *semaphore.Weighted // see AtATime; nil for no bound
+}
+
+// watched is how many machines there are for each that works: the others have
+// ended their work and are only watched, see session.aftermath.
+const watched = 2
+
+// AtATime bounds how many machines work at a time, from now on, and returns how
+// many calls of Run that takes.
+func (s *Sweeper) AtATime(jobs int) (calls int) {
+	jobs = max(1, jobs)
+	s.slots = semaphore.NewWeighted(int64(jobs))
+	return watched * jobs
 }
 
 // NewSweeper boots the machine. listing boots one whose injector only reports.
@@ -247,6 +263,15 @@ func (s *Sweeper) exec(ctx context.Context, arm wire.Arm, log string) (out Outco
 	// The end of both streams, to show when the program fails by itself.
 	var tail tail
 	p.Stdout, p.Stderr, p.Run.Merge = &tail, nil, true
+	if s.slots != nil {
+		if err := s.slots.Acquire(ctx, 1); err != nil {
+			out.Infra = fmt.Errorf("interrupted: %w", err)
+			return out, "", filepath.Join(p.Dir, log)
+		}
+		done := sync.OnceFunc(func() { s.slots.Release(1) })
+		defer done()
+		p.atDone = done
+	}
 	out = s.m.Exec(ctx, p)
 	return out, tail.String(), filepath.Join(p.Dir, log)
 }

@@ -59,7 +59,7 @@ func BenchmarkSweep(b *testing.B) {
 			before, began := cpu(b), time.Now()
 			var wg sync.WaitGroup
 			next := make(chan int)
-			for range 2 {
+			for range s.AtATime(2) {
 				wg.Go(func() {
 					for n := range next {
 						run(n)
@@ -109,7 +109,7 @@ func BenchmarkSweepMany(b *testing.B) {
 	assert.Equal(b, s.Note, "")
 	state, err := sweep.Create(filepath.Join(b.TempDir(), "state"), sweep.Header{})
 	assert.NilError(b, err)
-	c := sweep.Config{Target: s, Jobs: 2}
+	c := sweep.Config{Target: s, Jobs: s.AtATime(2)}
 	for i := range points {
 		const calls = 400 // the program has more
 		c.Points = append(c.Points, sweep.Point{ID: i + 1, Nth: uint64(i%calls + 1)})

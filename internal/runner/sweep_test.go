@@ -24,7 +24,7 @@ import (
 func pipesJob(t *testing.T, k *runner.Kernel, arg string) runner.SweepJob {
 	t.Helper()
 	return runner.SweepJob{
-		Program: runner.Program{Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Dir: t.TempDir(), Run: wire.Run{Argv: []string{"/init", arg}}},
+		Program: runner.Program{Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Dir: logDir(t), Run: wire.Run{Argv: []string{"/init", arg}}},
 		Fault:   fault.Fault{Kind: fault.Slab, In: "do_pipe2"},
 	}
 }
@@ -105,7 +105,7 @@ func TestSweepFindsLeak(t *testing.T) {
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/landlock"))
 	assert.NilError(t, err)
 	p := runner.SuiteProgram(k, s, nil)
-	p.Dir = t.TempDir()
+	p.Dir = logDir(t)
 	rep, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestRulesetDescriptor$", Fault: fault.Fault{Kind: fault.Slab, In: "__x64_sys_landlock_create_ruleset"}},
 		runner.SweepOptions{Points: runner.PointsSites, Jobs: 2})
 	assert.NilError(t, err)
@@ -137,7 +137,7 @@ func TestSweepFindsMutant(t *testing.T) {
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
 	p := runner.SuiteProgram(k, s, nil)
-	p.Dir = t.TempDir()
+	p.Dir = logDir(t)
 	rep, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestZeroRangeOfTheReport$/^4k$", Fault: fault.Fault{Kind: fault.Slab, Narrow: true}},
 		runner.SweepOptions{Points: runner.PointsSites, Jobs: 2, Repro: "kvmrun sweep -at %s"})
 	assert.NilError(t, err)
@@ -150,7 +150,7 @@ func TestSweepFindsMutant(t *testing.T) {
 
 	at, err := sweep.ParseAt(f[0].At())
 	assert.NilError(t, err)
-	p.Dir = t.TempDir()
+	p.Dir = logDir(t)
 	again, err := m.Sweep(t.Context(), runner.SweepJob{Program: p, Test: "^TestZeroRangeOfTheReport$/^4k$", Fault: fault.Fault{Kind: fault.Slab, Narrow: true}},
 		runner.SweepOptions{At: &at, Jobs: 1})
 	assert.NilError(t, err)

@@ -103,6 +103,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 	var target sweep.Target
 	var survey func() (sweep.Header, error)
 	limit := func() {}
+	jobs := o.Jobs
 	if j.Fault.Kind == fault.PowerCut {
 		c, err := newCutter(ctx, m, j)
 		if err != nil {
@@ -123,7 +124,10 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 			m.progress("%s", s.Note)
 		}
 		target, survey = s, func() (sweep.Header, error) { return m.survey(ctx, s, j, o) }
-		limit = func() { s.Timeout = s.limit() }
+		limit = func() {
+			s.Timeout = s.limit()
+			jobs = s.AtATime(o.Jobs)
+		}
 	}
 	if st == nil {
 		if h, err = survey(); err != nil {
@@ -158,6 +162,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 		return st.Add(r)
 	}
 	limit()
+	c.Jobs = jobs
 	results, err := c.Run(ctx)
 	rep := &sweep.Report{
 		Kernel: j.Program.Kernel.Path, Release: j.Program.Kernel.Release, Subject: subject(j), Fault: j.Fault.String(),

@@ -98,12 +98,14 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	defer g.vm.Close() //nolint:errcheck // how it ended is in Exit
 	t := &Template{disks: prep.disks, log: prep.config.ConsoleFile}
 	s := &session{m: m, p: p, guest: g, out: &out}
-	if s.quiesce(ctx, t) {
+	var stdout, stderr bytes.Buffer
+	if s.quiesce(ctx, t, &stdout, &stderr) {
 		t.vm, err = g.vm.Freeze(ctx)
 	} else {
 		g.vm.Kill()
 	}
 	m.conclude(ctx, p, s)
+	t.stdout, t.stderr = stdout.Bytes(), stderr.Bytes()
 	if out.Infra == nil && out.Panicked {
 		out.Infra = errors.New("the kernel died before the agent was ready")
 	}
@@ -132,11 +134,11 @@ const maxHeldOutput = 1 << 20
 
 // quiesce waits for the agent, and for the program where it is to be held, and
 // makes the machine quiet. It returns false when there is nothing to freeze.
-func (s *session) quiesce(ctx context.Context, t *Template) bool {
+// What the program prints goes to stdout and stderr.
+func (s *session) quiesce(ctx context.Context, t *Template, stdout, stderr io.Writer) bool {
 	stop := make(chan struct{})
 	defer close(stop)
-	var stdout, stderr bytes.Buffer
-	out, errs := s.relay(wire.PortStdout, &stdout, nil), s.relay(wire.PortStderr, &stderr, nil)
+	out, errs := s.relay(wire.PortStdout, stdout, nil), s.relay(wire.PortStderr, stderr, nil)
 	control := s.receive(stop)
 	send := wire.NewWriter(s.vm.Port(wire.PortControl))
 	tell := func(m wire.Message) bool {
@@ -153,7 +155,8 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 	if !tell(first) {
 		return false
 	}
-	limit := time.NewTimer(s.bootLimit())
+	patience := s.patience(s.bootLimit())
+	limit := time.NewTimer(patience.left())
 	defer limit.Stop()
 	phase := "boot"
 	for {
@@ -187,12 +190,11 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 						s.infra(fmt.Errorf("freeze a held program: it printed %d bytes before it was held, more than %d", r.n, maxHeldOutput))
 						return false
 					}
-					if err := r.r.wait(r.n, s.scale(drainTimeout)); err != nil {
+					if err := r.r.wait(ctx, r.n, s.scale(drainTimeout)); err != nil {
 						s.infra(err)
 						return false
 					}
 				}
-				t.stdout, t.stderr = stdout.Bytes(), stderr.Bytes()
 				s.out.Ready.Taint = msg.Frozen.Taint // what a held program has added is the boot's too
 				if why := msg.Frozen.Lost; why != "" {
 					s.incomplete(oneLine(why))
@@ -226,7 +228,13 @@ func (s *session) quiesce(ctx context.Context, t *Template) bool {
 			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
 			return false
 		case <-limit.C:
-			s.overtime(phase, send, out, errs)
+			if phase == "boot" {
+				if left := patience.left(); left > 0 {
+					limit.Reset(left)
+					continue
+				}
+			}
+			s.overtime(phase, patience, send, out, errs)
 			return false
 		}
 	}

@@ -29,7 +29,7 @@ func forkedProgram(tb testing.TB, m *runner.Machine) runner.Program {
 	s, err := runner.Describe(tb.Context(), bin)
 	assert.NilError(tb, err)
 	return runner.Program{
-		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: tb.TempDir(),
+		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: logDir(tb),
 		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
 	}
 }
@@ -57,19 +57,19 @@ func TestTemplate(t *testing.T) {
 	p := forkedProgram(t, m)
 	t.Run("ready", func(t *testing.T) {
 		p := p
-		p.Dir = t.TempDir()
+		p.Dir = logDir(t)
 		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
 	})
 	t.Run("held", func(t *testing.T) {
 		p := p
-		p.Dir = t.TempDir()
+		p.Dir = logDir(t)
 		p.Run.Hold = wire.HoldStop
 		p.Run.Env = append(p.Run.Env, runner.HoldEnv+"=1")
 		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
 	})
 	t.Run("ends before it is held", func(t *testing.T) {
 		p := p
-		p.Dir = t.TempDir()
+		p.Dir = logDir(t)
 		p.Run.Hold = wire.HoldStop
 		_, _, err := m.MakeTemplate(t.Context(), p)
 		assert.ErrorContains(t, err, "it ended before it was held: status 0")
@@ -152,7 +152,7 @@ func TestTemplateIsKept(t *testing.T) {
 		}
 		said = nil
 		p := p
-		p.Dir = t.TempDir()
+		p.Dir = logDir(t)
 		began := time.Now()
 		tmpl, boot, err := m.Template(t.Context(), p)
 		assert.NilError(t, err)
@@ -177,7 +177,7 @@ func TestTemplateIsKept(t *testing.T) {
 		assert.Assert(t, f["begun"] == "once" && f["disk"] == "00000000", "%v", f)
 		assert.NilError(t, tmpl.Close())
 	}
-	p.Dir = t.TempDir()
+	p.Dir = logDir(t)
 	assert.NilError(t, m.LoadKept(t.Context(), p))
 	files, err := filepath.Glob(filepath.Join(c.Root(), "template", "*", "*"))
 	assert.NilError(t, err)
