@@ -14,7 +14,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/result"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // TestRunAgain: the command that a failed job prints does what failed again, and
@@ -29,7 +29,7 @@ func TestRunAgain(t *testing.T) {
 	assert.Equal(t, got.code, 1, "%s%s", got.stdout, got.stderr)
 	job := onlyJob(t, filepath.Join(cmd.Dir, "first"))
 	for _, want := range []string{
-		"kvmrun run ", " -kernel " + runner.ShellQuote(kernel(t)) + " ", " -memory 300 ", " -cpus 2 ", " -timeout 9m0s", " -hang 8m0s", " -short=true", " -panic-on-warn=true",
+		"kvmrun run ", " -kernel " + words.Quote(kernel(t)) + " ", " -memory 300 ", " -cpus 2 ", " -timeout 9m0s", " -hang 8m0s", " -short=true", " -panic-on-warn=true",
 		` -skip 'Nothing it'\''s'`, `it'\''s allowed'`, ` -run '^TestZFail$'`,
 	} {
 		assert.Check(t, is.Contains(job.Repro, want))

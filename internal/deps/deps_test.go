@@ -57,7 +57,7 @@ func TestImportsPointOneWay(t *testing.T) {
 		{[]string{"initramfs/guest", "suites"}, []string{"testing"}, "only tests and the kit import testing"},
 		{[]string{"vmtest"}, []string{module + "suites", module + "initramfs", module + "internal/", "testing"}, "the VM driver knows no test"},
 		{[]string{"initramfs"}, []string{module + "vmtest", module + "internal/runner", module + "internal/result", "testing"}, "the initramfs knows no VM"},
-		{[]string{"internal/oops", "internal/ktap", "internal/wire", "internal/kconfig", "internal/fault", "internal/sweep", "suites", "kconfigs"},
+		{[]string{"internal/oops", "internal/ktap", "internal/wire", "internal/kconfig", "internal/fault", "internal/sweep", "internal/words", "suites", "kconfigs"},
 			[]string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "cmd/", "os/exec", "net"}, "pure packages touch nothing"},
 		{[]string{"internal/bisect"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kbuild", module + "cmd/", "os/exec", "net/http"},
 			"the search knows neither git nor VMs"},

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/shipped"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // DescribeEnv, set to 1, makes a suite's test binary print its Suite as JSON
@@ -131,7 +132,7 @@ func (m *Machine) Suites(ctx context.Context, src Source, names []string) ([]Sui
 				return nil, err
 			}
 			if !contains(known, n) {
-				return nil, fmt.Errorf("no suite %q; there are: %s%s", n, strings.Join(known, ", "), Nearest(n, known))
+				return nil, fmt.Errorf("no suite %q; there are: %s%s", n, strings.Join(known, ", "), words.Nearest(n, known))
 			}
 			if !src.has(n) {
 				out[i].Binary = filepath.Join(src.Shipped, n+".test")

@@ -22,6 +22,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -181,18 +182,18 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Ke
 	if given == "" {
 		given = s.Spec.Name
 	}
-	one := x.Command + " -kernel " + ShellQuote(k.Path) + " -suite " + ShellQuote(given)
+	one := x.Command + " -kernel " + words.Quote(k.Path) + " -suite " + words.Quote(given)
 	for _, f := range x.Faults {
-		one += " -fault " + ShellQuote(f.String())
+		one += " -fault " + words.Quote(f.String())
 	}
 	if x.Skip != "" {
 		args = append(args, "-test.skip="+x.Skip)
-		one += " -skip " + ShellQuote(x.Skip)
+		one += " -skip " + words.Quote(x.Skip)
 	}
 	repro := one
 	if x.Run != "" {
 		args = append(args, "-test.run="+x.Run)
-		repro += " -run " + ShellQuote(x.Run)
+		repro += " -run " + words.Quote(x.Run)
 	}
 	job := SuiteJob{
 		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro, ReproOne: one,
@@ -246,7 +247,7 @@ func selected(x Matrix) ([]Suite, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-run %s: %w: no test of the chosen suites matches%s", x.Run, ErrNoTests, Nearest(x.Run, all))
+		return nil, fmt.Errorf("-run %s: %w: no test of the chosen suites matches%s", x.Run, ErrNoTests, words.Nearest(x.Run, all))
 	}
 	return out, nil
 }
@@ -311,63 +312,6 @@ func splitTests(s string) [][]string {
 		}
 	}
 	return append(out, append(alt, s[from:]))
-}
-
-// Nearest returns "; nearest: a, b, c" for a name that matches nothing, or "".
-func Nearest(name string, have []string) string {
-	type cand struct {
-		s string
-		d int
-	}
-	var best []cand
-	seen := map[string]bool{}
-	for _, h := range have {
-		if seen[h] {
-			continue
-		}
-		seen[h] = true
-		d := distance(strings.ToLower(name), strings.ToLower(h))
-		if strings.Contains(strings.ToLower(h), strings.ToLower(strings.Trim(name, "^$"))) {
-			d = 0
-		}
-		if d > (max(len(name), len(h))+1)/2 {
-			continue
-		}
-		i := len(best)
-		for i > 0 && best[i-1].d > d {
-			i--
-		}
-		best = append(best[:i], append([]cand{{h, d}}, best[i:]...)...)
-	}
-	var names []string
-	for _, b := range best[:min(3, len(best))] {
-		names = append(names, b.s)
-	}
-	if len(names) == 0 {
-		return ""
-	}
-	return "; nearest: " + strings.Join(names, ", ")
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diag := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := diag
-			if a[i-1] != b[j-1] {
-				cost++
-			}
-			diag = row[j]
-			row[j] = min(cost, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func fileName(s string) string {

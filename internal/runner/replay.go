@@ -20,6 +20,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -179,7 +180,7 @@ func FindRecorded(path, test string) (*Recorded, error) {
 	case jobs == 0:
 		return nil, fmt.Errorf("no results of a suite in %s: name the directory that kvmrun run or go test printed as logs", path)
 	case len(found) == 0:
-		return nil, fmt.Errorf("no test %s in the results in %s%s", top, path, Nearest(top, all))
+		return nil, fmt.Errorf("no test %s in the results in %s%s", top, path, words.Nearest(top, all))
 	case len(found) > 1:
 		var names []string
 		for _, r := range found {
@@ -416,7 +417,7 @@ func (m *Machine) listen(ctx context.Context, k *Kernel, g *guest) (string, erro
 	} else if v, err := k.Image.Vmlinux(ctx, m.Cache); err == nil {
 		vmlinux = v // no symbols; registers and memory all the same
 	}
-	return fmt.Sprintf("gdb %s -ex 'target remote %s'", ShellQuote(vmlinux), addr), nil
+	return fmt.Sprintf("gdb %s -ex 'target remote %s'", words.Quote(vmlinux), addr), nil
 }
 
 // WithoutMarks passes on output without the bytes by which package testing marks

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // maxReproTests is how many failed tests a command to repeat names. Where more
@@ -64,14 +65,5 @@ func (j SuiteJob) reproOf(expr string) string {
 	if name == "" {
 		name = "-run"
 	}
-	return one + " " + name + " " + ShellQuote(expr)
-}
-
-// ShellQuote makes one word of a shell's command line of s.
-func ShellQuote(s string) string {
-	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+./,:@%"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return one + " " + name + " " + words.Quote(expr)
 }

@@ -103,13 +103,6 @@ func TestFetcherWritesOnlyWhereTheHostSaid(t *testing.T) {
 	assert.Assert(t, is.Len(left, 0))
 }
 
-func TestNearest(t *testing.T) {
-	have := []string{"ext4", "ipe", "landlock", "pamcap", "uffdwp"}
-	assert.Equal(t, Nearest("ext", have), "; nearest: ext4")
-	assert.Assert(t, is.Contains(Nearest("landlok", have), "landlock"))
-	assert.Equal(t, Nearest("zzzzzzzzzzzz", have), "")
-}
-
 func TestSplitTests(t *testing.T) {
 	for in, want := range map[string][][]string{
 		"TestA": {{"TestA"}}, "TestA/sub": {{"TestA", "sub"}}, "Test[/]A/x": {{"Test[/]A", "x"}}, "(a/b)/c": {{"(a/b)", "c"}},
@@ -134,12 +127,6 @@ func TestSelected(t *testing.T) {
 		_, err := selected(bad)
 		assert.Check(t, err != nil, "%+v", bad)
 	}
-}
-
-func TestShellQuote(t *testing.T) {
-	assert.Equal(t, ShellQuote("TestA/b"), "TestA/b")
-	assert.Equal(t, ShellQuote("Test(A|B)"), "'Test(A|B)'")
-	assert.Equal(t, ShellQuote("it's"), `'it'\''s'`)
 }
 
 func TestLogFilesAreBoundedAndReportErrors(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // again sets the command line that runs the job again: that of this process, or
@@ -19,17 +20,17 @@ func again(job *runner.SuiteJob, fs *flag.FlagSet, kernel string) {
 	if err != nil {
 		return
 	}
-	line := "cd " + runner.ShellQuote(wd) + " &&"
+	line := "cd " + words.Quote(wd) + " &&"
 	for _, e := range passedEnv() {
-		line += " " + runner.ShellQuote(e)
+		line += " " + words.Quote(e)
 	}
 	byGo := strings.Contains(filepath.ToSlash(job.Suite.Binary), "/go-build")
 	if byGo {
 		line += " go test" + buildFlags()
 	} else {
-		line += " " + runner.ShellQuote(job.Suite.Binary)
+		line += " " + words.Quote(job.Suite.Binary)
 	}
-	line += " -kernel " + runner.ShellQuote(kernel)
+	line += " -kernel " + words.Quote(kernel)
 	run := ""
 	fs.Visit(func(f *flag.Flag) {
 		name, value := f.Name, f.Value.String()
@@ -45,13 +46,13 @@ func again(job *runner.SuiteJob, fs *flag.FlagSet, kernel string) {
 		}
 		if m, ok := f.Value.(*files); ok {
 			for _, one := range *m {
-				line += " -" + name + "=" + runner.ShellQuote(one)
+				line += " -" + name + "=" + words.Quote(one)
 			}
 			return
 		}
 		if name == "fault" {
 			for _, one := range job.Faults {
-				line += " -fault=" + runner.ShellQuote(one.String())
+				line += " -fault=" + words.Quote(one.String())
 			}
 			return
 		}
@@ -61,7 +62,7 @@ func again(job *runner.SuiteJob, fs *flag.FlagSet, kernel string) {
 			}
 			name = strings.TrimPrefix(name, "test.")
 		}
-		line += " -" + name + "=" + runner.ShellQuote(value)
+		line += " -" + name + "=" + words.Quote(value)
 	})
 	job.ReproOne, job.ReproRun = line, "-run"
 	if !byGo {
@@ -69,7 +70,7 @@ func again(job *runner.SuiteJob, fs *flag.FlagSet, kernel string) {
 	}
 	job.Repro = line
 	if run != "" {
-		job.Repro += " " + job.ReproRun + " " + runner.ShellQuote(run)
+		job.Repro += " " + job.ReproRun + " " + words.Quote(run)
 	}
 }
 
@@ -83,7 +84,7 @@ func buildFlags() (out string) {
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "-race", "-tags":
-			out += " " + s.Key + "=" + runner.ShellQuote(s.Value)
+			out += " " + s.Key + "=" + words.Quote(s.Value)
 		}
 	}
 	return out

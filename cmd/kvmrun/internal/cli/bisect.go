@@ -20,6 +20,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/bisect"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/suites"
 )
 
@@ -285,7 +286,7 @@ func (s *bisection) begin(ctx context.Context, args []string, asked setup) error
 	} else if err := s.create(args); err != nil {
 		return err
 	}
-	s.command = "kvmrun bisect " + quoteAll(args)
+	s.command = "kvmrun bisect " + words.QuoteAll(args)
 	s.ui.say("everything is kept in " + s.dir + "; after an interruption: kvmrun bisect -resume " + s.dir)
 	return nil
 }
@@ -299,17 +300,6 @@ func (s *bisection) interrupted(ctx context.Context, err error) error {
 		}
 	}
 	return err
-}
-
-func quoteAll(args []string) string {
-	var out []string
-	for _, a := range args {
-		if a == "" || strings.ContainsAny(a, " \t\n'\"\\$&|;<>()*?[]#~`!{}") {
-			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-		}
-		out = append(out, a)
-	}
-	return strings.Join(out, " ")
 }
 
 // newSubject finds out which kind of history is meant.
@@ -612,7 +602,7 @@ func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bis
 
 // again is the beginning of a command line that does one of the runs again.
 func (s *bisection) again() string {
-	c := self() + " run" + s.v.again() + " -isolate " + string(suites.IsolateSuite) + " -src " + runner.ShellQuote(absolute(s.module))
+	c := self() + " run" + s.v.again() + " -isolate " + string(suites.IsolateSuite) + " -src " + words.Quote(absolute(s.module))
 	if s.timeout > 0 {
 		c += " -timeout " + s.timeout.String()
 	}

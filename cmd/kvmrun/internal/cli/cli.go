@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
+	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -162,7 +163,7 @@ func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []
 		}
 		return c.run(ctx, io, fs, args[1:])
 	}
-	return usagef("unknown command %q%s; see %s help", name, runner.Nearest(name, names), prefix)
+	return usagef("unknown command %q%s; see %s help", name, words.Nearest(name, names), prefix)
 }
 
 func hasFlags(fs *flag.FlagSet) (has bool) {

@@ -28,6 +28,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -393,7 +394,7 @@ func (g *guestProgram) judge(io IO, out runner.Outcome, doc *ktap.Doc, tap *outp
 			return verdict, reason, &exitError{126, fmt.Errorf("%s: cannot be executed in the guest: %s", g.argv[0], e.Err)}
 		}
 		if f := g.leftHere(); f != "" {
-			fmt.Fprintf(io.Err, "kvmrun: %s is a file of this host and was not in the guest; take it along: kvmrun exec -file %s ...\n", visible.Line(f), visible.Line(runner.ShellQuote(f)))
+			fmt.Fprintf(io.Err, "kvmrun: %s is a file of this host and was not in the guest; take it along: kvmrun exec -file %s ...\n", visible.Line(f), visible.Line(words.Quote(f)))
 		}
 		switch {
 		case e.Signal != 0:

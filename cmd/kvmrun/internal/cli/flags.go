@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -36,7 +36,7 @@ func parse(fs *flag.FlagSet, args []string) error {
 	if name, ok := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); ok {
 		var names []string
 		fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-		near = runner.Nearest(strings.TrimLeft(name, "-"), names)
+		near = words.Nearest(strings.TrimLeft(name, "-"), names)
 	}
 	verb := strings.TrimPrefix(fs.Name(), "kvmrun ")
 	return usagef("%s: %w%s\nusage: kvmrun %s [flags]; kvmrun help %s describes them", verb, err, near, verb, verb)

@@ -15,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/mutants"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 var mutantsCommand = command{
@@ -93,7 +94,7 @@ func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) err
 			return kbuild.Build(ctx, c)
 		},
 		Test: func(ctx context.Context, k *kbuild.Artifact, suite string) (result.Job, error) {
-			return testMutant(ctx, m, src, *dir, k, suite, self()+" run"+v.again()+" -src "+runner.ShellQuote(src.Dir))
+			return testMutant(ctx, m, src, *dir, k, suite, self()+" run"+v.again()+" -src "+words.Quote(src.Dir))
 		},
 	})
 	if werr := mutants.WriteTable(cio.Out, t); err == nil {

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // self is this program as a command line names it: by its name where PATH finds
@@ -27,7 +27,7 @@ func self() string {
 			return "kvmrun"
 		}
 	}
-	return runner.ShellQuote(exe)
+	return words.Quote(exe)
 }
 
 // runDecides are the flags of kvmrun run, beside those of vmFlags, that decide
@@ -54,7 +54,7 @@ func again(fs *flag.FlagSet, v *vmFlags) string {
 				if f.Name == "allow" {
 					one = absolute(one)
 				}
-				b.WriteString(" -" + f.Name + " " + runner.ShellQuote(one))
+				b.WriteString(" -" + f.Name + " " + words.Quote(one))
 			}
 			return
 		}
@@ -63,10 +63,10 @@ func again(fs *flag.FlagSet, v *vmFlags) string {
 			value = absolute(value)
 		}
 		if bf, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && bf.IsBoolFlag() {
-			b.WriteString(" -" + f.Name + "=" + runner.ShellQuote(value))
+			b.WriteString(" -" + f.Name + "=" + words.Quote(value))
 			return
 		}
-		b.WriteString(" -" + f.Name + " " + runner.ShellQuote(value))
+		b.WriteString(" -" + f.Name + " " + words.Quote(value))
 	})
 	return b.String()
 }
@@ -77,7 +77,7 @@ func (v *vmFlags) again() string {
 	var b strings.Builder
 	put := func(name, value string) {
 		if value != "" {
-			b.WriteString(" -" + name + " " + runner.ShellQuote(value))
+			b.WriteString(" -" + name + " " + words.Quote(value))
 		}
 	}
 	path := func(p string) string {

@@ -20,6 +20,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 var sweepCommand = command{
@@ -142,7 +143,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	command := self() + " sweep -kernel " + runner.ShellQuote(k.Path) + " -fault " + runner.ShellQuote(f.String()) + sameFlags(fs, caches)
+	command := self() + " sweep -kernel " + words.Quote(k.Path) + " -fault " + words.Quote(f.String()) + sameFlags(fs, caches)
 	var work []runner.SweepJob
 	var repros []string
 	if *suite != "" {
@@ -167,7 +168,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		}
 		tests := runner.SelectTests(s.Tests, *run)
 		if len(tests) == 0 {
-			return usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, *run, runner.Nearest(*run, s.Tests))
+			return usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, *run, words.Nearest(*run, s.Tests))
 		}
 		for _, t := range tests {
 			p := runner.SuiteProgram(k, s, nil)
@@ -179,7 +180,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 				}
 			}
 			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
-			repros = append(repros, command+" -suite "+runner.ShellQuote(*suite)+" -run "+runner.ShellQuote(t)+" -at %s")
+			repros = append(repros, command+" -suite "+words.Quote(*suite)+" -run "+words.Quote(t)+" -at %s")
 		}
 	} else {
 		g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args()}
@@ -199,7 +200,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: caches})
 		repro := command + " -at %s --"
 		for _, a := range fs.Args() {
-			repro += " " + runner.ShellQuote(a)
+			repro += " " + words.Quote(a)
 		}
 		repros = append(repros, repro)
 	}
@@ -254,7 +255,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 // well, beside those that say which.
 func sameFlags(fs *flag.FlagSet, caches list) string {
 	var b strings.Builder
-	put := func(name, value string) { b.WriteString(" -" + name + " " + runner.ShellQuote(value)) }
+	put := func(name, value string) { b.WriteString(" -" + name + " " + words.Quote(value)) }
 	fs.Visit(func(f *flag.Flag) {
 		switch v := f.Value.(type) {
 		case *multi:
