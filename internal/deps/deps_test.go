@@ -81,7 +81,10 @@ func TestImportsPointOneWay(t *testing.T) {
 // TestSuitesStandAlone keeps suites from importing one another, in their tests
 // too: what two of them need belongs into the kit.
 func TestSuitesStandAlone(t *testing.T) {
-	common := []string{module + "suites", module + "suites/kit", module + "suites/kit/fault", module + "suites/testmain"}
+	common := []string{module + "suites", module + "suites/testmain"}
+	for _, p := range append(packages(t, "./suites/kit/..."), packages(t, "./suites/internal/...")...) {
+		common = append(common, p)
+	}
 	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}: {{join .Imports \" \"}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}", "./suites/...")
 	cmd.Dir = "../.."
 	out, err := cmd.CombinedOutput()
@@ -100,6 +103,17 @@ func TestSuitesStandAlone(t *testing.T) {
 		}
 	}
 	assert.Assert(t, seen >= 5, "%d suites were looked at", seen)
+}
+
+// TestTheGuestsHalfOfATestBinaryKnowsNoHost: the package with which a test binary
+// runs in a VM is guest code like any other. That a test binary links the host's
+// half as well is the price of there being one binary only.
+func TestTheGuestsHalfOfATestBinaryKnowsNoHost(t *testing.T) {
+	deps := imports(t, "suites/internal/guestmain")
+	assert.Assert(t, slices.Contains(deps, module+"internal/wire"), "it is the package that speaks to the host")
+	for _, host := range []string{"internal/runner", "vmtest", "initramfs", "suites/testmain", "internal/result"} {
+		assert.Check(t, !slices.Contains(deps, module+host), "suites/internal/guestmain imports %s", host)
+	}
 }
 
 // TestOnlyTheFenceImportsGoQEMU keeps go-qemu's transport out.

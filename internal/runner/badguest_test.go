@@ -58,7 +58,7 @@ func TestGuestsThatCannotWork(t *testing.T) {
 			out := m.Exec(t.Context(), runner.Program{
 				Kernel: k, Init: test.init, Dir: dir,
 				Spec: suites.Spec{Name: "bad", Cmdline: strings.Fields(test.cmdline)},
-				Run:  wire.Run{Argv: []string{"/init"}, Env: []string{runner.GuestEnv + "=1"}},
+				Run:  wire.Run{Argv: []string{"/init"}, Env: []string{wire.GuestEnv + "=1"}},
 			})
 			assert.Check(t, out.BootFailed)
 			assert.Check(t, out.Ready == nil)

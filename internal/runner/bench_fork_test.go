@@ -140,7 +140,7 @@ func BenchmarkFork(b *testing.B) {
 	p := trivialProgram(b, m)
 	held := p
 	held.Log = "template.log"
-	held.Run.Hold, held.Run.Env = wire.HoldStop, append(slices.Clone(p.Run.Env), runner.HoldEnv+"=1")
+	held.Run.Hold, held.Run.Env = wire.HoldStop, append(slices.Clone(p.Run.Env), wire.HoldEnv+"=1")
 	tmpl, boot, err := m.MakeTemplate(ctx, held)
 	assert.NilError(b, err)
 	defer tmpl.Close()
@@ -200,7 +200,7 @@ func BenchmarkForks50(b *testing.B) {
 	assert.NilError(b, err)
 	m := &runner.Machine{Cache: c}
 	p := trivialProgram(b, m)
-	p.Run.Hold, p.Run.Env = wire.HoldStop, append(slices.Clone(p.Run.Env), runner.HoldEnv+"=1")
+	p.Run.Hold, p.Run.Env = wire.HoldStop, append(slices.Clone(p.Run.Env), wire.HoldEnv+"=1")
 	tmpl, _, err := m.MakeTemplate(ctx, p)
 	assert.NilError(b, err)
 	defer tmpl.Close()
@@ -253,6 +253,6 @@ func trivialProgram(tb testing.TB, m *runner.Machine) runner.Program {
 	assert.NilError(tb, err)
 	return runner.Program{
 		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: logDir(tb),
-		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
+		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{wire.GuestEnv + "=1"}},
 	}
 }

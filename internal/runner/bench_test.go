@@ -134,7 +134,7 @@ func BenchmarkMainJob(b *testing.B) {
 		var fw firstWrite
 		out := m.Exec(ctx, runner.Program{
 			Kernel: k, Spec: s.Spec, Init: bin, Dir: b.TempDir(), Stdout: &fw,
-			Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
+			Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{wire.GuestEnv + "=1"}},
 		})
 		assert.NilError(b, out.Infra)
 		assert.Assert(b, out.EndMarker && out.Exited.Code == 0, "%+v", out)

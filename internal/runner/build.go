@@ -21,18 +21,15 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/shipped"
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/internal/words"
 )
-
-// DescribeEnv, set to 1, makes a suite's test binary print its Suite as JSON
-// and exit, on the host.
-const DescribeEnv = "KVMRUN_DESCRIBE"
 
 // Describe asks a test binary what it is.
 func Describe(ctx context.Context, binary string) (Suite, error) {
 	s := Suite{Binary: binary}
 	cmd := exec.CommandContext(ctx, binary)
-	cmd.Env = append(os.Environ(), DescribeEnv+"=1")
+	cmd.Env = append(os.Environ(), wire.DescribeEnv+"=1")
 	out, err := cmd.Output()
 	if err == nil {
 		err = json.Unmarshal(out, &s)

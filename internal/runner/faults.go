@@ -15,10 +15,6 @@ import (
 	"github.com/kvmrun/kvmrun/suites"
 )
 
-// HoldEnv, set to 1, tells the test binary in the guest to stop itself just
-// before the tests, where faults are armed.
-const HoldEnv = "KVMRUN_HOLD"
-
 // armed returns the program with the plan's share of the guest's kernel added:
 // it is held, and let go with the faults armed.
 func (p Program) armed(noise fault.Noise) Program {

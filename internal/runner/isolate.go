@@ -150,8 +150,8 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 // Which of them it then runs, it is told when it goes on.
 func heldProgram(p Program) Program {
 	p.Run.Hold = wire.HoldStop
-	if !slices.Contains(p.Run.Env, HoldEnv+"=1") {
-		p.Run.Env = append(slices.Clone(p.Run.Env), HoldEnv+"=1")
+	if !slices.Contains(p.Run.Env, wire.HoldEnv+"=1") {
+		p.Run.Env = append(slices.Clone(p.Run.Env), wire.HoldEnv+"=1")
 	}
 	p.Run.Argv = slices.DeleteFunc(slices.Clone(p.Run.Argv), func(a string) bool {
 		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.run=")

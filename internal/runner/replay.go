@@ -343,7 +343,7 @@ func (m *Machine) replayProgram(ctx context.Context, r *Recorded, y Replay) (Pro
 	p := j.program()
 	if y.Shell != nil {
 		p.Faults = nil
-		p.Run.Env = slices.DeleteFunc(p.Run.Env, func(kv string) bool { return strings.HasPrefix(kv, HoldEnv+"=") }) // nobody would let it go
+		p.Run.Env = slices.DeleteFunc(p.Run.Env, func(kv string) bool { return strings.HasPrefix(kv, wire.HoldEnv+"=") }) // nobody would let it go
 		p.Shell = true
 		if y.Shell.Term != "" { // by which a shell knows what it can do
 			p.Run.Env = append(p.Run.Env, "TERM="+y.Shell.Term)

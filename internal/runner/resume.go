@@ -22,24 +22,13 @@ import (
 // begun once and ends once.
 
 const (
-	// ResumeEnv, set to 1, tells the test binary in the guest to end with
-	// ExitPoisoned when a test is about to begin on a kernel that has printed
-	// a splat.
-	ResumeEnv = "KVMRUN_RESUME"
-	// DoneEnv lists tests that have run in earlier VMs, one a line.
-	DoneEnv = "KVMRUN_DONE"
-	// ExitPoisoned is that exit status when a test has failed so far, and
-	// ExitPoisonedWell when none has: the splats were expected. Package testing
-	// uses 0, 1 and 2.
-	ExitPoisoned     = 86
-	ExitPoisonedWell = 87
 	// maxVMs bounds how many VMs one suite may use up, and maxHangs how many of
 	// them may hang: each takes all of its time.
 	maxVMs   = 25
 	maxHangs = 3
 )
 
-func poisonedExit(code int) bool { return code == ExitPoisoned || code == ExitPoisonedWell }
+func poisonedExit(code int) bool { return code == wire.ExitPoisoned || code == wire.ExitPoisonedWell }
 
 // resumable says whether a run with these arguments can be taken up again in
 // another VM. Repetitions, benchmarks and profiles belong to one process.
@@ -497,7 +486,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	poisoned := out.Exited != nil && poisonedExit(out.Exited.Code) && out.EndMarker
 	hung := ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
 	lost := ours && out.Exited == nil && !hung && out.Exit.Cause != vmtest.Killed
-	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == ExitPoisoned ||
+	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == wire.ExitPoisoned ||
 		slices.ContainsFunc(out.Splats, func(s splat) bool { return !s.excused() })
 	r.tested = r.tested || slices.ContainsFunc(out.Ended, func(t string) bool { return !slices.Contains(out.Skipped, t) })
 	final := s.end(poisoned, r.bad && out.Exited != nil)

@@ -30,14 +30,11 @@ import (
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
-// GuestEnv marks the environment of a suite's test binary in the guest.
-const GuestEnv = "KVMRUN_GUEST"
-
 // guestEnviron is a test's environment in the guest.
 func guestEnviron(extra []string) []string {
 	return append([]string{
 		"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/bbin", "HOME=/root", "TMPDIR=/tmp", "USER=root", "LANG=C",
-		GuestEnv + "=1",
+		wire.GuestEnv + "=1",
 	}, extra...)
 }
 
@@ -253,7 +250,7 @@ func (j *SuiteJob) program() Program {
 	}
 	if len(j.Faults.Guest()) > 0 {
 		p.Run.Hold = wire.HoldStop
-		p.Run.Env = append(p.Run.Env, HoldEnv+"=1")
+		p.Run.Env = append(p.Run.Env, wire.HoldEnv+"=1")
 	}
 	if len(j.Cmdline) == 0 && p.Run.Hold == "" && j.isolation() != suites.IsolateTest {
 		p.From = j.From
@@ -279,7 +276,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 	}
 	env := p.Run.Env
 	if !j.KeepGoing && len(j.Suite.Tests) > 0 && resumable(j.Args) {
-		env = append(env[:len(env):len(env)], ResumeEnv+"=1")
+		env = append(env[:len(env):len(env)], wire.ResumeEnv+"=1")
 	}
 	p.Run.Env = env
 	p.OnTest = out.began
@@ -308,7 +305,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 			}
 		}
 		p.Log = fmt.Sprintf("console-%d.log", vm+1)
-		p.Run.Env = append(env[:len(env):len(env)], DoneEnv+"="+strings.Join(r.done, "\n"))
+		p.Run.Env = append(env[:len(env):len(env)], wire.DoneEnv+"="+strings.Join(r.done, "\n"))
 	}
 	if e := all.Exited; e != nil && (poisonedExit(e.Code) || e.Code == 0 && r.bad) {
 		// Poisoned with nothing left to run, or a last VM in which all was

@@ -58,7 +58,7 @@ func SuiteProgram(k *Kernel, s Suite, args []string) Program {
 	return Program{
 		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles(),
 		Marks: true,
-		Run:   wire.Run{Argv: append([]string{"/init"}, args...), Env: guestEnviron([]string{HoldEnv + "=1", quietGo}), Hold: wire.HoldStop},
+		Run:   wire.Run{Argv: append([]string{"/init"}, args...), Env: guestEnviron([]string{wire.HoldEnv + "=1", quietGo}), Hold: wire.HoldStop},
 	}
 }
 

@@ -30,7 +30,7 @@ func forkedProgram(tb testing.TB, m *runner.Machine) runner.Program {
 	assert.NilError(tb, err)
 	return runner.Program{
 		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: logDir(tb),
-		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{runner.GuestEnv + "=1"}},
+		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{wire.GuestEnv + "=1"}},
 	}
 }
 
@@ -64,7 +64,7 @@ func TestTemplate(t *testing.T) {
 		p := p
 		p.Dir = logDir(t)
 		p.Run.Hold = wire.HoldStop
-		p.Run.Env = append(p.Run.Env, runner.HoldEnv+"=1")
+		p.Run.Env = append(p.Run.Env, wire.HoldEnv+"=1")
 		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
 	})
 	t.Run("ends before it is held", func(t *testing.T) {
@@ -136,7 +136,7 @@ func TestTemplateIsKept(t *testing.T) {
 	m.Progress = func(s string) { said = append(said, s) }
 	p := forkedProgram(t, m)
 	p.Run.Hold = wire.HoldStop
-	p.Run.Env = append(p.Run.Env, runner.HoldEnv+"=1")
+	p.Run.Env = append(p.Run.Env, wire.HoldEnv+"=1")
 	key, err := m.TemplateKey(t.Context(), p)
 	assert.NilError(t, err)
 	var first []byte

@@ -9,13 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/kvmrun/kvmrun/internal/runner"
-)
-
-// outDir is where the test binary writes profiles in the guest, coverDir where
-// the coverage runtime does.
-const (
-	outDir   = "/tmp/kvmrun-out"
-	coverDir = outDir + "/gocoverdir"
+	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // Flags of package testing that name a file to write (go help testflag). Those
@@ -55,14 +49,14 @@ func guestArgs(fs *flag.FlagSet, own func(string) bool) (args []string, fetch []
 			if !filepath.IsAbs(v) {
 				v = filepath.Join(base, v)
 			}
-			g := filepath.Join(outDir, f.Name)
+			g := filepath.Join(wire.ProfileDir, f.Name)
 			fetch = append(fetch, runner.Fetch{Guest: g, Host: v})
 			v = g
 		case f.Name == "test.outputdir":
-			v = outDir
+			v = wire.ProfileDir
 		case f.Name == "test.gocoverdir":
-			fetch = append(fetch, runner.Fetch{Guest: coverDir, Host: v, Dir: true})
-			v = coverDir
+			fetch = append(fetch, runner.Fetch{Guest: wire.CoverDir, Host: v, Dir: true})
+			v = wire.CoverDir
 		}
 		args = append(args, fmt.Sprintf("-%s=%s", f.Name, v))
 	})

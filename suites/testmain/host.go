@@ -23,6 +23,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/internal/testlist"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -117,8 +118,8 @@ func skipAll(m *testing.M, why string) int {
 	neverCached()
 	fmt.Println("testing: warning: no tests to run")
 	fmt.Println("kvmrun:", why)
-	keepTestsOnly(m)
-	wrap(m, func(t *testing.T, _ string, _ func(*testing.T)) { t.Skip(why) })
+	testlist.KeepTestsOnly(m)
+	testlist.Wrap(m, func(t *testing.T, _ string, _ func(*testing.T)) { t.Skip(why) })
 	return m.Run()
 }
 
@@ -180,7 +181,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if missing := k.Config.Missing(spec.Kconfig); len(missing) > 0 {
 		why := fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
 			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)
-		selected := runner.Selected(names(m), args)
+		selected := runner.Selected(testlist.Names(m), args)
 		if code := skipAll(m, why); code != 0 || h.allowNothing || len(selected) == 0 {
 			return code, nil
 		}
@@ -217,7 +218,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		}
 	}
 	job := runner.SuiteJob{
-		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: names(m), Rest: rest(m)},
+		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)},
 		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
 		Raw: os.Stdout, RawErr: os.Stderr,
 		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir, Transient: true,

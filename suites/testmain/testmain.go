@@ -10,7 +10,10 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs/guest"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/internal/guestmain"
+	"github.com/kvmrun/kvmrun/suites/internal/testlist"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
@@ -20,10 +23,10 @@ func Run(m *testing.M, spec suites.Spec, helpers kit.Helpers) {
 	if guest.IsInit() {
 		guest.Main()
 	}
-	if os.Getenv(runner.GuestEnv) != "" {
-		os.Exit(runGuest(m))
+	if os.Getenv(wire.GuestEnv) != "" {
+		os.Exit(guestmain.Run(m))
 	}
-	if os.Getenv(runner.DescribeEnv) != "" {
+	if os.Getenv(wire.DescribeEnv) != "" {
 		os.Exit(describe(m, spec))
 	}
 	os.Exit(runHost(m, spec))
@@ -31,7 +34,7 @@ func Run(m *testing.M, spec suites.Spec, helpers kit.Helpers) {
 
 // describe prints what kvmrun wants to know before it boots anything.
 func describe(m *testing.M, spec suites.Spec) int {
-	s := runner.Suite{Spec: spec, Tests: names(m), Rest: rest(m)}
+	s := runner.Suite{Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
 	if err := json.NewEncoder(os.Stdout).Encode(s); err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: describe the suite:", err)
 		return 1

@@ -118,7 +118,7 @@ func TestQuiet23(t *testing.T)    { quiet(t) }
 // again, and pass on a fresh VM.
 func TestQuietMuted(t *testing.T) {
 	quiet(t)
-	if !strings.Contains(os.Getenv(runner.DoneEnv), "TestAfterMuted") {
+	if !strings.Contains(os.Getenv(wire.DoneEnv), "TestAfterMuted") {
 		t.Run("sub", quiet)
 		mute(t)
 	}

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package testmain
+// Package testlist reaches into package testing for what it offers to nobody: the
+// lists of a binary's tests, and what became of a test's subtests. Every use says
+// which Go version brought the field, and panics in one that has lost it.
+package testlist
 
 import (
 	"flag"
@@ -19,34 +22,34 @@ import (
 func tests(m *testing.M) *[]testing.InternalTest {
 	f := reflect.ValueOf(m).Elem().FieldByName("tests")
 	if !f.IsValid() || f.Type() != reflect.TypeFor[[]testing.InternalTest]() {
-		panic("testmain: testing.M has no field tests of type []testing.InternalTest in this Go version")
+		panic("testlist: testing.M has no field tests of type []testing.InternalTest in this Go version")
 	}
 	return (*[]testing.InternalTest)(unsafe.Pointer(f.UnsafeAddr()))
 }
 
-// keepTestsOnly drops benchmarks, examples and fuzz targets, for a run in which
+// KeepTestsOnly drops benchmarks, examples and fuzz targets, for a run in which
 // nothing must run.
-func keepTestsOnly(m *testing.M) {
+func KeepTestsOnly(m *testing.M) {
 	for _, name := range []string{"benchmarks", "examples", "fuzzTargets"} {
 		f := reflect.ValueOf(m).Elem().FieldByName(name)
 		if !f.IsValid() || f.Kind() != reflect.Slice {
-			panic("testmain: testing.M has no list " + name + " in this Go version")
+			panic("testlist: testing.M has no list " + name + " in this Go version")
 		}
 		reflect.NewAt(f.Type(), unsafe.Pointer(f.UnsafeAddr())).Elem().SetZero()
 	}
 }
 
-// names returns the names of the top-level tests.
-func names(m *testing.M) (out []string) {
+// Names returns the names of the top-level tests.
+func Names(m *testing.M) (out []string) {
 	for _, t := range *tests(m) {
 		out = append(out, t.Name)
 	}
 	return out
 }
 
-// rest returns the names of the examples and fuzz targets, by which package
+// Rest returns the names of the examples and fuzz targets, by which package
 // testing selects them as if they were tests.
-func rest(m *testing.M) (out []string) {
+func Rest(m *testing.M) (out []string) {
 	for _, name := range []string{"examples", "fuzzTargets"} {
 		f := reflect.ValueOf(m).Elem().FieldByName(name)
 		for i := range f.Len() {
@@ -56,29 +59,29 @@ func rest(m *testing.M) (out []string) {
 	return out
 }
 
-// noSubtest says that a test, which is about to end, asked for subtests and that
+// NoSubtest says that a test, which is about to end, asked for subtests and that
 // none was selected by -test.run. Package testing does not count such a test as one
 // that ran (testing.common.ran, since Go 1.7) and says so to nobody if others did.
-func noSubtest(t *testing.T) bool {
+func NoSubtest(t *testing.T) bool {
 	if f := flag.Lookup("test.run"); f == nil || !strings.Contains(f.Value.String(), "/") {
 		return false // nor is package reflect needed, which takes time at first use
 	}
 	v := reflect.ValueOf(t).Elem()
 	asked, ran := v.FieldByName("hasSub"), v.FieldByName("ran")
 	if !asked.IsValid() || ran.Kind() != reflect.Bool {
-		panic("testmain: testing.T has no fields hasSub and ran in this Go version")
+		panic("testlist: testing.T has no fields hasSub and ran in this Go version")
 	}
 	return asked.FieldByName("v").Uint() != 0 && !ran.Bool()
 }
 
-// drop removes tests by name.
-func drop(m *testing.M, names []string) {
+// Drop removes tests by name.
+func Drop(m *testing.M, names []string) {
 	list := tests(m)
 	*list = slices.DeleteFunc(*list, func(t testing.InternalTest) bool { return slices.Contains(names, t.Name) })
 }
 
-// wrap puts each test into around.
-func wrap(m *testing.M, around func(t *testing.T, name string, f func(*testing.T))) {
+// Wrap puts each test into around.
+func Wrap(m *testing.M, around func(t *testing.T, name string, f func(*testing.T))) {
 	list := *tests(m)
 	for i := range list {
 		name, f := list[i].Name, list[i].F

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package testmain
+// Package guestmain is the guest's half of a suite's TestMain: it runs the tests
+// between marks in the kernel log and fails those during which the kernel reported
+// something. It knows /dev/kmsg and package testing; it must not know the host's
+// half (suites/testmain), QEMU or concrete suites.
+package guestmain
 
 import (
 	"errors"
@@ -22,26 +26,26 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs/guest"
 	"github.com/kvmrun/kvmrun/internal/oops"
-	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/internal/marks"
+	"github.com/kvmrun/kvmrun/suites/internal/testlist"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
-// runGuest runs the tests in the VM: between marks in the kernel log, and with
-// a look at what the kernel said meanwhile.
-func runGuest(m *testing.M) int {
+// Run runs the tests in the VM: between marks in the kernel log, and with a look
+// at what the kernel said meanwhile. It returns the exit status.
+func Run(m *testing.M) int {
 	log, err := openKmsg()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: the kernel log cannot be read in the guest:", err)
 		return 1
 	}
-	if err := os.MkdirAll(coverDir, 0o755); err != nil {
+	if err := os.MkdirAll(wire.CoverDir, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: make the directory for profiles in the guest:", err)
 		return 1
 	}
-	drop(m, strings.Split(os.Getenv(runner.DoneEnv), "\n"))
+	testlist.Drop(m, strings.Split(os.Getenv(wire.DoneEnv), "\n"))
 	if text, err := os.ReadFile(suites.GuestAllowFile); err == nil {
 		if log.allow, err = oops.ParseAllowList("the run's allow-list", text); err != nil {
 			fmt.Fprintln(os.Stderr, "kvmrun: read the allow-list in the guest:", err)
@@ -49,17 +53,17 @@ func runGuest(m *testing.M) int {
 		}
 	}
 	marks.Take()
-	resume := os.Getenv(runner.ResumeEnv) != ""
+	resume := os.Getenv(wire.ResumeEnv) != ""
 	var running atomic.Int32
 	var failed atomic.Bool
-	wrap(m, func(t *testing.T, name string, f func(*testing.T)) {
+	testlist.Wrap(m, func(t *testing.T, name string, f func(*testing.T)) {
 		// A kernel with a splat is no place for another test, unless a
 		// parallel one still runs here.
 		if resume && running.Load() == 0 && log.poisoned() {
 			if failed.Load() {
-				os.Exit(runner.ExitPoisoned)
+				os.Exit(wire.ExitPoisoned)
 			}
-			os.Exit(runner.ExitPoisonedWell)
+			os.Exit(wire.ExitPoisonedWell)
 		}
 		running.Add(1)
 		before := log.tainted()
@@ -85,7 +89,7 @@ func runGuest(m *testing.M) int {
 			case t.Failed():
 				ends = wire.TestFails
 				failed.Store(true)
-			case t.Skipped() || noSubtest(t):
+			case t.Skipped() || testlist.NoSubtest(t):
 				ends = wire.TestSkips
 			}
 			log.write(wire.TestMark(marks.Nonce(), name, ends, after))
@@ -93,7 +97,7 @@ func runGuest(m *testing.M) int {
 		})
 		f(t)
 	})
-	if os.Getenv(runner.HoldEnv) != "" {
+	if os.Getenv(wire.HoldEnv) != "" {
 		if err := hold(); err != nil {
 			fmt.Fprintln(os.Stderr, "kvmrun: wait for the host before the tests:", err)
 			return 1
