@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // What kvmrun needs.
@@ -43,11 +44,11 @@ func installer(h Host) install {
 	return func(debian, _ string) string { return "sudo apt-get install " + debian }
 }
 
-var versionNumber = regexp.MustCompile(`([0-9]+)\.([0-9]+)(?:\.[0-9]+)?`)
+var versionNumber = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`([0-9]+)\.([0-9]+)(?:\.[0-9]+)?`) })
 
 // version finds the first MAJOR.MINOR in s.
 func version(s string) (text string, major, minor int, ok bool) {
-	m := versionNumber.FindStringSubmatch(s)
+	m := versionNumber().FindStringSubmatch(s)
 	if m == nil {
 		return "", 0, 0, false
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +22,7 @@ const maxSpec = 4096
 
 // nameRE is what functions, devices, disks and caches may be called: all of it
 // becomes part of a path in the guest.
-var nameRE = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:-]*$`)
+var nameRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.:-]*$`) })
 
 // Parse reads one SPEC.
 func Parse(spec string) (Fault, error) {
@@ -103,7 +104,7 @@ func (f *Fault) setTarget(t traits, target string, given bool) error {
 }
 
 func checkName(s string) error {
-	if len(s) > 512 || !nameRE.MatchString(s) || strings.Contains(s, "..") {
+	if len(s) > 512 || !nameRE().MatchString(s) || strings.Contains(s, "..") {
 		return fmt.Errorf("%s is no name", clip(s))
 	}
 	return nil

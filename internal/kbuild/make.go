@@ -153,11 +153,19 @@ func (r *request) make(ctx context.Context, t *tree, version string, w io.Writer
 }
 
 var (
-	compileRE = regexp.MustCompile(`^(?:In file included from )?(.+?):(\d+)(?::(\d+))?: (?:fatal )?error: (.*)$`)
-	linkRE    = regexp.MustCompile(`(?:undefined reference to|multiple definition of|ld: error|ld\.lld: error|: relocation truncated)`)
-	otherRE   = regexp.MustCompile(`^(?:ERROR: |error: |Error: |.*\*\*\* |.*: [Ee]rror:|.*Kconfig:\d+: )`)
-	objectRE  = regexp.MustCompile(`^  (?:CC|AS|HOSTCC|LDS|VDSO|RUSTC)(?: \[M\])?\s+\S+`)
-	fullRE    = regexp.MustCompile(`No space left on device`)
+	compileRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:In file included from )?(.+?):(\d+)(?::(\d+))?: (?:fatal )?error: (.*)$`)
+	})
+	linkRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?:undefined reference to|multiple definition of|ld: error|ld\.lld: error|: relocation truncated)`)
+	})
+	otherRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:ERROR: |error: |Error: |.*\*\*\* |.*: [Ee]rror:|.*Kconfig:\d+: )`)
+	})
+	objectRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^  (?:CC|AS|HOSTCC|LDS|VDSO|RUSTC)(?: \[M\])?\s+\S+`)
+	})
+	fullRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`No space left on device`) })
 )
 
 // watcher reads make's output: it counts objects, finds the first error, and
@@ -201,20 +209,20 @@ func (w *watcher) Write(p []byte) (int, error) {
 }
 
 func (w *watcher) line(l string) {
-	if objectRE.MatchString(l) {
+	if objectRE().MatchString(l) {
 		w.objects++
 		return
 	}
-	if fullRE.MatchString(l) {
+	if fullRE().MatchString(l) {
 		w.noSpace = true
 	}
 	rank := 0
 	switch {
-	case compileRE.MatchString(l):
+	case compileRE().MatchString(l):
 		rank = 3
-	case linkRE.MatchString(l):
+	case linkRE().MatchString(l):
 		rank = 2
-	case otherRE.MatchString(l):
+	case otherRE().MatchString(l):
 		rank = 1
 	}
 	l = strings.ReplaceAll(l, w.trim, "")

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // patchFile is a patch as given.
@@ -34,7 +35,7 @@ type hunk struct {
 	header string // "@@ -1,2 +3,4 @@ function"
 }
 
-var hunkRE = regexp.MustCompile(`^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@`)
+var hunkRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@`) })
 
 // readPatch reads a unified diff and refuses what leads out of the tree.
 func readPatch(name string) (patchFile, error) {
@@ -74,7 +75,7 @@ func readPatch(name string) (patchFile, error) {
 		case strings.HasPrefix(l, "rename from "), strings.HasPrefix(l, "rename to "), strings.HasPrefix(l, "copy to "):
 			err = touch(l[strings.LastIndexByte(l, ' ')+1:])
 		case strings.HasPrefix(l, "@@ ") && file != "":
-			m := hunkRE.FindStringSubmatch(l)
+			m := hunkRE().FindStringSubmatch(l)
 			if m == nil {
 				return p, fmt.Errorf("patch %s:%d: bad hunk header %q", name, i+1, clip(l))
 			}
@@ -219,8 +220,10 @@ func (r *request) patch(ctx context.Context, src *source, patches []patchFile, d
 }
 
 var (
-	patchingRE = regexp.MustCompile(`(?m)^(?:patching|checking) file '?(.+?)'?(?: \(.*\))?$`)
-	failedRE   = regexp.MustCompile(`^Hunk #(\d+) FAILED`)
+	patchingRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`(?m)^(?:patching|checking) file '?(.+?)'?(?: \(.*\))?$`)
+	})
+	failedRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^Hunk #(\d+) FAILED`) })
 )
 
 // applyOne runs patch(1): -F0 refuses fuzz (an offset is allowed), -N refuses
@@ -247,10 +250,10 @@ func (r *request) applyOne(ctx context.Context, p patchFile, dir string) error {
 func (p patchFile) explain(out string) *PatchError {
 	e := &PatchError{Patch: p.path, Text: strings.TrimSpace(out)}
 	for _, line := range strings.Split(out, "\n") {
-		if m := patchingRE.FindStringSubmatch(line); m != nil {
+		if m := patchingRE().FindStringSubmatch(line); m != nil {
 			e.File = m[1]
 		}
-		if m := failedRE.FindStringSubmatch(line); m != nil {
+		if m := failedRE().FindStringSubmatch(line); m != nil {
 			e.Hunk = "hunk #" + m[1]
 			for _, h := range p.hunks {
 				if h.file == e.File && strconv.Itoa(h.number) == m[1] {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/kfetch"
@@ -92,7 +93,9 @@ func describe(ctx context.Context, env []string, dir string) string {
 	return strings.TrimSpace(string(out))
 }
 
-var versionRE = regexp.MustCompile(`(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(.*)$`)
+var versionRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?m)^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)[ \t]*=[ \t]*(.*)$`)
+})
 
 // checkTree says which version a kernel tree has, or why it cannot be used.
 func checkTree(dir string) (string, error) {
@@ -105,7 +108,7 @@ func checkTree(dir string) (string, error) {
 	}
 	makefile, err := os.ReadFile(filepath.Join(dir, "Makefile"))
 	v := map[string]string{}
-	for _, m := range versionRE.FindAllSubmatch(makefile, -1) {
+	for _, m := range versionRE().FindAllSubmatch(makefile, -1) {
 		v[string(m[1])] = strings.TrimSpace(string(m[2]))
 	}
 	missing := ""

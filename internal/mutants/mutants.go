@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Mutant is one bug.
@@ -38,7 +39,7 @@ var keys = map[string]bool{
 	"Mutant": true, "Suite": true, "Title": true, "History": true, "Test": true, "Symptom": true, "Profile": false,
 }
 
-var idRE = regexp.MustCompile(`^[A-Z][0-9]+$`)
+var idRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Z][0-9]+$`) })
 
 // Parse reads the header of a mutant's patch: lines "Key: value", continued by
 // indented lines, up to a line "---". The patch itself is not looked at.
@@ -86,7 +87,7 @@ func Parse(name string, text []byte) (Mutant, error) {
 		slices.Sort(missing)
 		return m, fmt.Errorf("read mutant: %s: the header has no %s", name, strings.Join(missing, ", "))
 	}
-	if !idRE.MatchString(m.ID) {
+	if !idRE().MatchString(m.ID) {
 		return m, fmt.Errorf("read mutant: %s: bad id %q: want a letter and a number", name, m.ID)
 	}
 	var err error

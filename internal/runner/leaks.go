@@ -6,6 +6,7 @@ import (
 	"context"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
@@ -40,7 +41,9 @@ const (
 	maxLost = 100
 )
 
-var lostFrame = regexp.MustCompile(`^\s+\[<[0-9a-f]+>\] (\S+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+\])?)\s*$`)
+var lostFrame = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^\s+\[<[0-9a-f]+>\] (\S+\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+\])?)\s*$`)
+})
 
 // parseLeaks reads the text of kmemleak's file. Objects that were allocated by
 // the same call stack are one leak.
@@ -60,7 +63,7 @@ func parseLeaks(text string) (out []sweep.Leak) {
 		text = text[i+len(block):]
 		var stack []string
 		for line := range strings.Lines(block) {
-			if m := lostFrame.FindStringSubmatch(line); m != nil {
+			if m := lostFrame().FindStringSubmatch(line); m != nil {
 				stack = append(stack, m[1])
 			}
 		}

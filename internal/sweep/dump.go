@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Dump is what the kernel prints about one fault with verbose=2 (fail_dump in
@@ -22,9 +23,15 @@ type Dump struct {
 }
 
 var (
-	stampRE = regexp.MustCompile(`^(?:<\d+>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[CT]\d+\] ?)?`)
-	nameRE  = regexp.MustCompile(`^name (\S+), interval \d+, probability \d+, space -?\d+, times (-?\d+)`)
-	frameRE = regexp.MustCompile(`^([A-Za-z_][\w.]*\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+)?)`)
+	stampRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^(?:<\d+>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[CT]\d+\] ?)?`)
+	})
+	nameRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^name (\S+), interval \d+, probability \d+, space -?\d+, times (-?\d+)`)
+	})
+	frameRE = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`^([A-Za-z_][\w.]*\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+)?)`)
+	})
 )
 
 const (
@@ -86,14 +93,14 @@ func (d *Dumps) end() {
 }
 
 func (d *Dumps) take(line string) {
-	text := strings.TrimSpace(line[len(stampRE.FindString(line)):])
+	text := strings.TrimSpace(line[len(stampRE().FindString(line)):])
 	switch {
 	case strings.HasPrefix(text, "FAULT_INJECTION: forcing a failure"):
 		d.end()
 		d.cur = &Dump{}
 	case d.cur == nil:
 	case d.cur.Name == "":
-		if m := nameRE.FindStringSubmatch(text); m != nil {
+		if m := nameRE().FindStringSubmatch(text); m != nil {
 			d.cur.Name = m[1]
 			d.cur.Times, _ = strconv.ParseInt(m[2], 10, 64)
 		}
@@ -104,7 +111,7 @@ func (d *Dumps) take(line string) {
 		d.end()
 	case strings.HasPrefix(text, "?"), strings.HasPrefix(text, "<"):
 	default:
-		m := frameRE.FindStringSubmatch(text)
+		m := frameRE().FindStringSubmatch(text)
 		if m == nil {
 			return
 		}

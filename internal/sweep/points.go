@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // Start is the value of the injector's counter "times" in the run that lists
@@ -55,11 +56,13 @@ func (p Point) At() string {
 	return p.Frame + "#" + n
 }
 
-var atRE = regexp.MustCompile(`^(?:([A-Za-z_][\w.]*\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?)#)?([1-9][0-9]{0,17})$`)
+var atRE = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?:([A-Za-z_][\w.]*\+0x[0-9a-f]+(?:/0x[0-9a-f]+)?)#)?([1-9][0-9]{0,17})$`)
+})
 
 // ParseAt is the inverse of [Point.At].
 func ParseAt(s string) (Point, error) {
-	m := atRE.FindStringSubmatch(s)
+	m := atRE().FindStringSubmatch(s)
 	if m == nil {
 		return Point{}, fmt.Errorf("point %q: want a number, or FUNCTION+0xOFFSET/0xSIZE#NUMBER as a report prints it", s)
 	}

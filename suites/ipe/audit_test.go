@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -69,7 +70,7 @@ func listen(t testing.TB) *listener {
 
 var fences atomic.Int32
 
-var recordRE = regexp.MustCompile(`^audit\([0-9.]+:[0-9]+\): (?s)(.*)$`)
+var recordRE = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^audit\([0-9.]+:[0-9]+\): (?s)(.*)$`) })
 
 // drain returns the records of everything that has happened until now. Records
 // come in order, so it sends one of its own and reads up to that.
@@ -93,7 +94,7 @@ func (l *listener) drain() []record {
 			l.t.Fatalf("audit message of %d bytes", n)
 		}
 		r := record{Type: binary.NativeEndian.Uint16(b[4:]), Text: string(b[unix.NLMSG_HDRLEN:n])}
-		if m := recordRE.FindStringSubmatch(r.Text); m != nil {
+		if m := recordRE().FindStringSubmatch(r.Text); m != nil {
 			r.Text = m[1]
 		}
 		if r.Type == userAVC && strings.Contains(r.Text, fence+"'") {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
@@ -160,7 +161,7 @@ func (y *symbolizer) report(r *oops.Report) ([]byte, error) {
 }
 
 // bannerRe matches linux_banner (init/version-timestamp.c).
-var bannerRe = regexp.MustCompile(`Linux version \S+ \(.*\) .*#\d+ .*`)
+var bannerRe = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`Linux version \S+ \(.*\) .*#\d+ .*`) })
 
 // read is oops.Reader that notes which kernel's log it reads. A line of any
 // length takes no more memory than the buffer.
@@ -174,7 +175,7 @@ func (y *symbolizer) read(in io.Reader, emit func(*oops.Report)) error {
 		}
 		// The line itself ends the reports of the kernel before.
 		if bytes.Contains(b, []byte("Linux version ")) {
-			if m := bannerRe.Find(bytes.TrimRight(b, "\r\n")); m != nil {
+			if m := bannerRe().Find(bytes.TrimRight(b, "\r\n")); m != nil {
 				y.banner = string(m)
 			}
 		}
