@@ -48,6 +48,10 @@ type Spec struct {
 	CPUs      int `json:"cpus,omitempty"`
 	// Cmdline is appended to the kernel's command line.
 	Cmdline []string `json:"cmdline,omitempty"`
+	// SlabCaches are slab caches (names as in /sys/kernel/slab) whose objects the
+	// suite's code makes and must give back: a sweep counts them after each fault,
+	// unless the user names others.
+	SlabCaches []string `json:"slabCaches,omitempty"`
 	// Disks are fresh virtio disks, one VM's own.
 	Disks []Disk `json:"disks,omitempty"`
 	// Files are taken from the host into the guest.
@@ -108,6 +112,9 @@ type Disk struct {
 	// Fsck is the host command that must exit 0 on the disk after the run,
 	// without the device: {"e2fsck", "-fn"}. Empty checks nothing.
 	Fsck []string `json:"fsck,omitempty"`
+	// Package is the Debian package that provides these commands, for the error and
+	// for kvmrun doctor.
+	Package string `json:"package,omitempty"`
 }
 
 // File is one host file wanted in the guest.
@@ -123,6 +130,40 @@ type File struct {
 	Package string `json:"package,omitempty"`
 	// Optional files may be absent.
 	Optional bool `json:"optional,omitempty"`
+}
+
+// HostNeed is one thing that the host must have so that a suite's VM can be made: a
+// command or a file.
+type HostNeed struct {
+	// Command is a host program by its name, "" for a file.
+	Command string
+	// Files are glob patterns of absolute host paths, of which one must match; empty
+	// for a command.
+	Files []string
+	// Package is the Debian package that provides it, "" where the Spec names none.
+	Package string
+}
+
+// HostNeeds lists what the host must have for the suite, each thing once: the
+// commands that make and check its disks, then its files that are not optional, in
+// the Spec's order.
+func (s Spec) HostNeeds() []HostNeed {
+	var out []HostNeed
+	seen := map[string]bool{}
+	for _, d := range s.Disks {
+		for _, argv := range [][]string{d.Mkfs, d.Fsck} {
+			if len(argv) > 0 && !seen[argv[0]] {
+				seen[argv[0]] = true
+				out = append(out, HostNeed{Command: argv[0], Package: d.Package})
+			}
+		}
+	}
+	for _, f := range s.Files {
+		if !f.Optional {
+			out = append(out, HostNeed{Files: f.Host, Package: f.Package})
+		}
+	}
+	return out
 }
 
 // Compiled at first use: every test binary imports this package, and starts up

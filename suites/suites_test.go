@@ -86,3 +86,19 @@ func TestCompareRelease(t *testing.T) {
 		assert.Check(t, is.Equal(CompareRelease(c.a, c.b), c.want), "%s with %s", c.a, c.b)
 	}
 }
+
+// TestHostNeeds: each thing once, and nothing that may be absent.
+func TestHostNeeds(t *testing.T) {
+	got := Spec{
+		Disks: []Disk{
+			{Mkfs: []string{"mkfs.ext4", "-q"}, Fsck: []string{"e2fsck", "-fn"}, Package: "e2fsprogs"},
+			{Mkfs: []string{"mkfs.ext4"}, Package: "e2fsprogs"},
+			{},
+		},
+		Files: []File{{Host: []string{"/a", "/b"}, Package: "ab"}, {Host: []string{"/c"}, Optional: true}},
+	}.HostNeeds()
+	assert.DeepEqual(t, got, []HostNeed{
+		{Command: "mkfs.ext4", Package: "e2fsprogs"}, {Command: "e2fsck", Package: "e2fsprogs"}, {Files: []string{"/a", "/b"}, Package: "ab"},
+	})
+	assert.Assert(t, Spec{}.HostNeeds() == nil)
+}

@@ -9,9 +9,12 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/kvmrun/kvmrun/suites"
 )
 
 // What kvmrun needs.
@@ -271,43 +274,57 @@ func checkDisk(h Host) Check {
 	return c
 }
 
-func checkE2fsprogs(h Host, inst install) Check {
-	var missing []string
-	for _, tool := range []string{"mkfs.ext4", "e2fsck"} {
-		if _, err := h.LookPath(tool); err != nil {
-			missing = append(missing, tool)
-		}
-	}
-	if len(missing) > 0 {
-		return Check{Name: "e2fsprogs", Status: Fail, Cure: inst("e2fsprogs", "e2fsprogs"),
-			Detail: strings.Join(missing, " and ") + " not installed, which suite ext4 needs"}
-	}
-	return Check{Name: "e2fsprogs", Status: OK, Detail: "mkfs.ext4 and e2fsck are installed"}
-}
+// fedora has Fedora's names of packages that it calls otherwise than Debian does.
+var fedora = map[string]string{"libpam0g": "pam-libs", "libpam-modules": "pam", "libpam-cap": "libcap"}
 
-func checkPAM(h Host, inst install) Check {
-	// Debian's multiarch directories, Fedora's lib64, and others' lib.
-	find := func(name string) string {
-		for _, dir := range []string{"/lib/*-linux-gnu", "/usr/lib/*-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib"} {
-			if found := h.Glob(dir + "/" + name); len(found) > 0 {
-				return found[0]
+// checkSuite looks for what a suite's Spec needs of the host. A suite that needs
+// nothing has no check.
+func checkSuite(h Host, inst install, s suites.Spec) (Check, bool) {
+	c := Check{Name: "suite " + s.Name}
+	var have, missing, debian, other []string
+	for _, n := range s.HostNeeds() {
+		what := n.Command
+		found := false
+		if n.Command != "" {
+			_, err := h.LookPath(n.Command)
+			found = err == nil
+		} else {
+			what = filepath.Base(n.Files[0])
+			for _, glob := range n.Files {
+				found = found || len(h.Glob(glob)) > 0
 			}
 		}
-		return ""
+		if found {
+			have = append(have, what)
+			continue
+		}
+		missing = append(missing, what)
+		if n.Package == "" || slices.Contains(debian, n.Package) {
+			continue
+		}
+		name := n.Package
+		if f := fedora[name]; f != "" {
+			name = f
+		}
+		debian, other = append(debian, n.Package), append(other, name)
 	}
-	var missing, debian, fedora []string
-	if find("libpam.so.0") == "" {
-		missing, debian, fedora = append(missing, "libpam.so.0"), append(debian, "libpam0g"), append(fedora, "pam-libs")
+	switch {
+	case len(missing) == 0:
+		c.Status, c.Detail = OK, enumerate(have)+": installed"
+	case len(debian) == 0:
+		c.Status, c.Detail, c.Cure = Fail, enumerate(missing)+": not installed", "install the package that has it"
+	default:
+		c.Status, c.Detail, c.Cure = Fail, enumerate(missing)+": not installed", inst(strings.Join(debian, " "), strings.Join(other, " "))
 	}
-	module := find("security/pam_cap.so")
-	if module == "" {
-		missing, debian, fedora = append(missing, "pam_cap.so"), append(debian, "libpam-cap"), append(fedora, "libcap")
+	return c, len(have)+len(missing) > 0
+}
+
+// enumerate joins words as in a sentence.
+func enumerate(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
 	}
-	if len(missing) > 0 {
-		return Check{Name: "PAM", Status: Fail, Cure: inst(strings.Join(debian, " "), strings.Join(fedora, " ")),
-			Detail: strings.Join(missing, " and ") + " not installed, which suite pamcap needs"}
-	}
-	return Check{Name: "PAM", Status: OK, Detail: "libpam and " + module}
+	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1]
 }
 
 // checkGo warns only: kvmrun itself runs programs without Go.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/hashicorp/go-multierror"
+
+	"github.com/kvmrun/kvmrun/suites"
 )
 
 // Status is how a check ended. The zero value is invalid.
@@ -36,22 +38,21 @@ type Report struct {
 	Checks []Check `json:"checks"`
 }
 
-// Run makes all checks. When the context ends, the checks that depend on other
-// programs fail.
-func Run(ctx context.Context, h Host) *Report {
+// Run makes all checks, for these suites those of what their Specs need. When the
+// context ends, the checks that depend on other programs fail.
+func Run(ctx context.Context, h Host, specs []suites.Spec) *Report {
 	inst := installer(h)
 	checks := []Check{checkQEMU(ctx, h, inst), checkKVM(ctx, h)}
 	if h.Confine != nil {
 		checks = append(checks, checkConfinement(ctx, h))
 	}
-	return &Report{Checks: append(checks,
-		checkMemory(h),
-		checkDisk(h),
-		checkE2fsprogs(h, inst),
-		checkPAM(h, inst),
-		checkGo(ctx, h),
-		checkFetch(h),
-	)}
+	checks = append(checks, checkMemory(h), checkDisk(h))
+	for _, s := range specs {
+		if c, ok := checkSuite(h, inst, s); ok {
+			checks = append(checks, c)
+		}
+	}
+	return &Report{Checks: append(checks, checkGo(ctx, h), checkFetch(h))}
 }
 
 // Err combines the failed checks, each with its cure, or returns nil.

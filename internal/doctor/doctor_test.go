@@ -16,6 +16,8 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 	"gotest.tools/v3/golden"
+
+	"github.com/kvmrun/kvmrun/internal/catalog"
 )
 
 // fakeHost is a machine as data. The zero value has nothing at all.
@@ -40,10 +42,12 @@ func good() *fakeHost {
 			"go":                 "go version go1.26.8 linux/amd64\n",
 		},
 		files: map[string]string{
-			"/proc/cpuinfo":                             "processor\t: 0\nflags\t\t: fpu vme vmx sse\n",
-			"/proc/meminfo":                             "MemTotal:       24684084 kB\nMemFree:        21945400 kB\nMemAvailable:   23754956 kB\n",
-			"/lib/x86_64-linux-gnu/libpam.so.0":         "",
-			"/lib/x86_64-linux-gnu/security/pam_cap.so": "",
+			"/proc/cpuinfo":                                "processor\t: 0\nflags\t\t: fpu vme vmx sse\n",
+			"/proc/meminfo":                                "MemTotal:       24684084 kB\nMemFree:        21945400 kB\nMemAvailable:   23754956 kB\n",
+			"/lib/x86_64-linux-gnu/libpam.so.0":            "",
+			"/lib/x86_64-linux-gnu/security/pam_cap.so":    "",
+			"/lib/x86_64-linux-gnu/security/pam_permit.so": "",
+			"/lib/x86_64-linux-gnu/security/pam_deny.so":   "",
 		},
 		space: map[string]uint64{"/": 78 << 30, "/home/me": 100 << 30},
 		accel: []string{"kvm", "", ""},
@@ -108,7 +112,7 @@ func (f *fakeHost) host() Host {
 }
 
 func TestGood(t *testing.T) {
-	r := Run(context.Background(), good().host())
+	r := Run(context.Background(), good().host(), catalog.Specs())
 	assert.NilError(t, r.Err())
 	for _, c := range r.Checks {
 		assert.Equal(t, c.Status, OK, "%+v", c)
@@ -165,13 +169,17 @@ func TestChecks(t *testing.T) {
 		{"not writable", func(f *fakeHost) { f.denied = "/home/me" }, "cache", Fail, "/home/me cannot be written: permission denied", "XDG_CACHE_HOME"},
 		{"nothing exists", func(f *fakeHost) { f.space = nil }, "cache", Fail, "is not usable", "XDG_CACHE_HOME"},
 
-		{"no mkfs", func(f *fakeHost) { f.tools = []string{"e2fsck"} }, "e2fsprogs", Fail, "mkfs.ext4 not installed", "sudo apt-get install e2fsprogs"},
-		{"no e2fsprogs", func(f *fakeHost) { f.tools = nil }, "e2fsprogs", Fail, "mkfs.ext4 and e2fsck not installed", "sudo apt-get install e2fsprogs"},
-		{"no pam", func(f *fakeHost) { f.files = nil }, "PAM", Fail, "libpam.so.0 and pam_cap.so not installed", "sudo apt-get install libpam0g libpam-cap"},
-		{"no pam_cap", func(f *fakeHost) { delete(f.files, "/lib/x86_64-linux-gnu/security/pam_cap.so") }, "PAM", Fail, "pam_cap.so not installed", "sudo apt-get install libpam-cap"},
+		{"no mkfs", func(f *fakeHost) { f.tools = []string{"e2fsck"} }, "suite ext4", Fail, "mkfs.ext4: not installed", "sudo apt-get install e2fsprogs"},
+		{"no e2fsprogs", func(f *fakeHost) { f.tools = nil }, "suite uffdwp", Fail, "mkfs.ext4 and e2fsck: not installed", "sudo apt-get install e2fsprogs"},
+		{"no pam", func(f *fakeHost) { f.files = nil }, "suite pamcap", Fail, "pam_cap.so, pam_permit.so, pam_deny.so and libpam.so.0: not installed", "sudo apt-get install libpam-cap libpam-modules libpam0g"},
+		{"no pam on fedora", func(f *fakeHost) { f.files, f.tools = nil, []string{"dnf"} }, "suite pamcap", Fail, "not installed", "sudo dnf install libcap pam pam-libs"},
+		{"no pam_cap", func(f *fakeHost) { delete(f.files, "/lib/x86_64-linux-gnu/security/pam_cap.so") }, "suite pamcap", Fail, "pam_cap.so: not installed", "sudo apt-get install libpam-cap"},
 		{"pam on fedora", func(f *fakeHost) {
-			f.files = map[string]string{"/usr/lib64/libpam.so.0": "", "/usr/lib64/security/pam_cap.so": ""}
-		}, "PAM", OK, "/usr/lib64/security/pam_cap.so", ""},
+			f.files = map[string]string{}
+			for _, name := range []string{"libpam.so.0", "security/pam_cap.so", "security/pam_permit.so", "security/pam_deny.so"} {
+				f.files["/usr/lib64/"+name] = ""
+			}
+		}, "suite pamcap", OK, "pam_cap.so, pam_permit.so, pam_deny.so and libpam.so.0: installed", ""},
 
 		{"no go", func(f *fakeHost) { f.tools = nil }, "Go", Warn, "not installed", "https://go.dev/dl"},
 		{"older go", func(f *fakeHost) { f.output["go"] = "go version go1.22.2 linux/amd64" }, "Go", Warn, "version 1.22.2", "go downloads the newer toolchain"},
@@ -183,7 +191,7 @@ func TestChecks(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			f := good()
 			tc.change(f)
-			r := Run(context.Background(), f.host())
+			r := Run(context.Background(), f.host(), catalog.Specs())
 			for _, c := range r.Checks {
 				assert.Equal(t, c.Status == OK, c.Cure == "", "%+v", c)
 				if c.Name != tc.check {
@@ -203,11 +211,11 @@ func TestChecks(t *testing.T) {
 // All failures are said, not the first only.
 func TestErr(t *testing.T) {
 	f := &fakeHost{accel: []string{"", "", "x"}, kvm: unix.ENOENT, broken: errors.New("no QEMU")}
-	r := Run(context.Background(), f.host())
+	r := Run(context.Background(), f.host(), catalog.Specs())
 	err := r.Err()
 	var all *multierror.Error
 	assert.Assert(t, errors.As(err, &all))
-	assert.Assert(t, is.Len(all.Errors, 4))
+	assert.Assert(t, is.Len(all.Errors, 5))
 	golden.Assert(t, err.Error()+"\n", "nothing.err.golden")
 	var b strings.Builder
 	assert.NilError(t, r.WriteText(&b))
@@ -221,7 +229,7 @@ func TestWriteTextFails(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	assert.NilError(t, err)
 	defer full.Close()
-	assert.ErrorIs(t, Run(context.Background(), good().host()).WriteText(full), unix.ENOSPC)
+	assert.ErrorIs(t, Run(context.Background(), good().host(), catalog.Specs()).WriteText(full), unix.ENOSPC)
 }
 
 // The real machine: no check may be undecided, and what is needed to run the
@@ -229,7 +237,7 @@ func TestWriteTextFails(t *testing.T) {
 func TestLocalHost(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "not", "yet", "there")
 	h := LocalHost(dir, func(context.Context) (string, string, error) { return "tcg", "not tried", nil })
-	r := Run(context.Background(), h)
+	r := Run(context.Background(), h, catalog.Specs())
 	for _, c := range r.Checks {
 		assert.Assert(t, c.Status == OK || c.Status == Warn || c.Status == Fail, "%+v", c)
 		assert.Assert(t, c.Detail != "")

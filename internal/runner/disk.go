@@ -48,6 +48,13 @@ func (d *disk) check(ctx context.Context) DiskCheck {
 
 func (d *disk) command(ctx context.Context, argv []string) (string, error) {
 	bin, err := lookTool(argv[0])
+	if errors.Is(err, exec.ErrNotFound) {
+		cure := "install the package that has it"
+		if d.spec.Package != "" {
+			cure = "apt-get install " + d.spec.Package
+		}
+		err = fmt.Errorf("%w; %s", err, cure)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -67,7 +74,7 @@ func lookTool(name string) (string, error) {
 		}
 	}
 	if errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("host tool %s not found in PATH or the sbin directories; `kvmrun doctor` names the package", name)
+		return "", fmt.Errorf("host tool %s: %w, nor in the sbin directories", name, exec.ErrNotFound)
 	}
 	return "", err
 }

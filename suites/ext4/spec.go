@@ -31,6 +31,7 @@ func disk(name string, sizeMiB int, opts ...string) suites.Disk {
 		SizeMiB: sizeMiB,
 		Mkfs:    append([]string{"mkfs.ext4", "-q", "-F", "-E", "nodiscard"}, opts...),
 		Fsck:    []string{"e2fsck", "-fn"},
+		Package: "e2fsprogs",
 	}
 }
 
@@ -55,6 +56,7 @@ var Spec = suites.Spec{
 		disk(diskInline, 32, "-b", "4096", "-I", "256", "-O", "inline_data"),
 		disk(diskSmall, 16, "-b", "4096", "-m", "0", "-N", "64"),
 	},
+	SlabCaches: []string{"extent_status", "ext4_inode_cache", "jbd2_journal_head"},
 	// slab_nomerge gives the cache extent_status a name of its own, which
 	// failslab's filter needs.
 	Cmdline: []string{"slab_nomerge"},

@@ -34,7 +34,7 @@ var Spec = suites.Spec{
 	Cmdline: []string{"hugepages=16"},
 	Disks: []suites.Disk{
 		{Name: swapDisk, SizeMiB: 64},
-		{Name: fileDisk, SizeMiB: 8, Mkfs: []string{"mkfs.ext4", "-q", "-F"}, Fsck: []string{"e2fsck", "-fn"}},
+		{Name: fileDisk, SizeMiB: 8, Mkfs: []string{"mkfs.ext4", "-q", "-F"}, Fsck: []string{"e2fsck", "-fn"}, Package: "e2fsprogs"},
 	},
 	Timeout: 4 * time.Minute,
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 
+	"github.com/kvmrun/kvmrun/internal/catalog"
 	"github.com/kvmrun/kvmrun/internal/doctor"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -41,7 +42,7 @@ missing that kvmrun cannot do without.`,
 			c, err := vmtest.ProbeConfinement(ctx, v.qemu, a)
 			return doctor.Confinement{Sandbox: c.Sandbox, UID: c.UID, Limited: c.Limited, Why: c.Why}, err
 		}
-		r := doctor.Run(ctx, host)
+		r := doctor.Run(ctx, host, catalog.Specs())
 		if err := r.WriteText(io.Out); err != nil {
 			return fmt.Errorf("print the checks: %w", err)
 		}

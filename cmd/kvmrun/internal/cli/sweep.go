@@ -64,14 +64,8 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	spec := fs.String("fault", "failslab", "what fails: failslab, fail_page_alloc, fail_usercopy ... as for kvmrun run, without a time; `SPEC`")
 	points := fs.String("points", runner.PointsSites, "which points: all, sites, or a number")
 	at := fs.String("at", "", "only this `point`, as a report names it")
-	caches := list{"extent_status", "ext4_inode_cache", "jbd2_journal_head"}
-	defaults := true
-	fs.Func("caches", "slab `caches` whose objects must not become more; default: "+caches.String(), func(s string) error {
-		if defaults {
-			caches, defaults = nil, false
-		}
-		return caches.Set(s)
-	})
+	var caches list
+	fs.Var(&caches, "caches", "slab `caches` whose objects must not become more; default: those that the suite's Spec names")
 	var files, modules, env multi
 	fs.Var(&files, "file", "for a program: take a host `file` along, or HOST:GUEST; repeatable")
 	fs.Var(&modules, "module", "for a program: load a kernel `module` first, a name or a file as ./x.ko; repeatable")
@@ -143,7 +137,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	command := self() + " sweep -kernel " + words.Quote(k.Path) + " -fault " + words.Quote(f.String()) + sameFlags(fs, caches)
+	command := self() + " sweep -kernel " + words.Quote(k.Path) + " -fault " + words.Quote(f.String()) + sameFlags(fs)
 	var work []runner.SweepJob
 	var repros []string
 	if *suite != "" {
@@ -166,6 +160,12 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 				return &exitError{exitUsage, err}
 			}
 		}
+		counted := list(s.Spec.SlabCaches)
+		fs.Visit(func(f *flag.Flag) {
+			if f.Name == "caches" {
+				counted = caches
+			}
+		})
 		tests := runner.SelectTests(s.Tests, *run)
 		if len(tests) == 0 {
 			return usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, *run, words.Nearest(*run, s.Tests))
@@ -179,7 +179,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 					return err
 				}
 			}
-			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
+			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: counted})
 			repros = append(repros, command+" -suite "+words.Quote(*suite)+" -run "+words.Quote(t)+" -at %s")
 		}
 	} else {
@@ -253,7 +253,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 
 // sameFlags are the flags that were given and that repeating one point needs as
 // well, beside those that say which.
-func sameFlags(fs *flag.FlagSet, caches list) string {
+func sameFlags(fs *flag.FlagSet) string {
 	var b strings.Builder
 	put := func(name, value string) { b.WriteString(" -" + name + " " + words.Quote(value)) }
 	fs.Visit(func(f *flag.Flag) {
@@ -269,8 +269,6 @@ func sameFlags(fs *flag.FlagSet, caches list) string {
 		}
 		switch f.Name {
 		case "fault", "suite", "run", "points", "at", "j", "o", "json", "resume":
-		case "caches": // a function's value has no text
-			put(f.Name, caches.String())
 		default:
 			put(f.Name, f.Value.String())
 		}
