@@ -55,7 +55,9 @@ const (
 	maxPortName = 64
 )
 
-// Config describes a machine. Only Kernel is required.
+// Config describes a machine. Only Kernel and ConsoleFile are required.
+//
+// As JSON it has all but open files and functions.
 type Config struct {
 	// QEMU is the system emulator, looked up in PATH when it has no slash.
 	// Empty: the one for Arch.
@@ -99,7 +101,7 @@ type Config struct {
 	// on a goroutine of its own, maybe before Start has returned. A machine
 	// with OnEnd also has QEMU's vmcoreinfo device, by which the guest's kernel
 	// says how its memory is to be read. Forks inherit it.
-	OnEnd func(*VM)
+	OnEnd func(*VM) `json:"-"`
 	// ConsoleFile gets every byte of the serial console before anybody else
 	// sees it. It is created with mode 0644, or truncated, but not through a
 	// symbolic link. Required.
@@ -112,9 +114,9 @@ type Config struct {
 	// goroutine, after they are in the file. While it blocks, so does the
 	// guest's console. An error ends the calls and is reported in
 	// Exit.ConsoleErr.
-	Console io.Writer
+	Console io.Writer `json:"-"`
 	// Log gets debug messages; nil for none.
-	Log *slog.Logger
+	Log *slog.Logger `json:"-"`
 }
 
 // Disk is one virtio-blk device.
@@ -124,13 +126,13 @@ type Disk struct {
 	// File is an open image, which may have no name any more. The machine
 	// works on a duplicate: the caller keeps and closes its own. It must be
 	// open for reading and writing, or for reading only with ReadOnly.
-	File *os.File
+	File *os.File `json:"-"`
 	// Serve, in place of Path and File, serves the disk by the NBD protocol to
 	// the connection's other end, which is QEMU. It runs in a goroutine of its
 	// own, and should return when the connection ends, as it does with the
 	// machine; the driver closes it then. What the guest flushes is flushed, and
 	// errors are the guest's to deal with.
-	Serve func(net.Conn)
+	Serve func(net.Conn) `json:"-"`
 	// Serial names the disk to the guest, at most MaxSerial bytes. Linux shows
 	// it in /sys/block/*/serial.
 	Serial string
@@ -167,6 +169,28 @@ func (c Config) withDefaults() (Config, args.Arch, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c, arch, nil
+}
+
+// shape is the part of QEMU's arguments that the configuration decides, with
+// defaults: all but descriptors, and what depends on this host, this process or a
+// template. It is the only translation of a Config into arguments.
+func (c Config) shape(arch args.Arch, accel string) args.Spec {
+	s := args.Spec{
+		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
+		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
+		Inspect: c.OnEnd != nil, Balloon: c.Balloon,
+	}
+	for _, name := range c.Ports {
+		s.Ports = append(s.Ports, args.Port{Name: name})
+	}
+	for _, d := range c.Disks {
+		disk := args.Disk{Path: d.Path, FD: -1, Serial: d.Serial, ReadOnly: d.ReadOnly, Format: d.Format}
+		if disk.Format == "" {
+			disk.Format = "raw"
+		}
+		s.Disks = append(s.Disks, disk)
+	}
+	return s
 }
 
 // Validate reports what is wrong with the configuration, as far as that can be

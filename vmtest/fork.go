@@ -38,8 +38,10 @@ type Template struct {
 	config  Config // with defaults; Accel is what ran it
 	version [2]int // of QEMU
 	rom     string // the option ROM of the boot
-	ram     *os.File
-	state   *os.File
+	// identity is that of the machine's Config, "" where it is not known.
+	identity string
+	ram      *os.File
+	state    *os.File
 }
 
 // origin is what launch needs to know of a fork.
@@ -119,6 +121,7 @@ func (vm *VM) Freeze(ctx context.Context) (*Template, error) {
 	t := &Template{ram: ram, state: state, rom: bootROM(vm.config.Kernel)}
 	t.keep(vm.config, vm.accel)
 	t.version[0], t.version[1] = vm.QEMUVersion()
+	t.identity, _ = identity(vm.config) // without it, only Save does not work
 	for _, f := range []*os.File{ram, state} {
 		if err := seal(f); err != nil {
 			return nil, errors.Join(fmt.Errorf("freeze machine: %w", err), t.Close())
@@ -353,7 +356,13 @@ func sameDisks(were, are []Disk) error {
 }
 
 // Close frees what the template occupies.
-func (t *Template) Close() error { return errors.Join(t.ram.Close(), t.state.Close()) }
+func (t *Template) Close() error {
+	err := t.ram.Close()
+	if t.state != nil { // which a template that could not be loaded has not
+		err = errors.Join(err, t.state.Close())
+	}
+	return err
+}
 
 // Bytes is what the template occupies in the host's memory.
 func (t *Template) Bytes() int64 {

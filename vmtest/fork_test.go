@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -145,12 +144,22 @@ func TestFork(t *testing.T) {
 		c := c
 		c.Ports, c.Accel = []string{"p"}, vmtest.AccelTCG
 		began := time.Now()
-		assert.NilError(t, tmpl.Save(dir))
+		disk := filepath.Join(t.TempDir(), "disk")
+		assert.NilError(t, os.WriteFile(disk, append(make([]byte, 1<<20), "the disk"...), 0o600))
+		beside, err := os.Open(disk)
+		assert.NilError(t, err)
+		defer beside.Close()
+		assert.NilError(t, tmpl.Save(dir, beside))
 		saved := time.Now()
-		again, err := vmtest.LoadTemplate(dir, c)
+		again, files, err := vmtest.LoadTemplate(dir, c)
 		assert.NilError(t, err)
 		t.Logf("saved in %v, loaded in %v", saved.Sub(began), time.Since(saved))
 		defer again.Close()
+		assert.Equal(t, len(files), 1)
+		defer files[0].Close()
+		got, err := io.ReadAll(io.NewSectionReader(files[0], 0, 2<<20))
+		assert.NilError(t, err)
+		assert.Assert(t, bytes.Equal(got, bytesOf(t, disk)))
 		assert.Assert(t, again.Bytes() <= tmpl.Bytes())
 		vm := fork(t, t.Context(), again, vmtest.ForkConfig{Disks: c.Disks})
 		echo(t, vm, "from the files")
@@ -162,54 +171,20 @@ func TestFork(t *testing.T) {
 			func(b []byte) []byte { return b[:len(b)-1] },
 			func([]byte) []byte { return nil },
 		} {
-			for _, name := range []string{"ram", "state", "template.json"} {
+			for _, name := range []string{"ram", "state", "template.json", "file-0"} {
 				path := filepath.Join(dir, name)
 				good := bytesOf(t, path)
 				assert.NilError(t, os.WriteFile(path, damage(bytes.Clone(good)), 0o600))
-				_, err := vmtest.LoadTemplate(dir, c)
+				_, _, err := vmtest.LoadTemplate(dir, c)
 				assert.Check(t, errors.Is(err, vmtest.ErrDamaged), "%s: %v", name, err)
 				assert.NilError(t, os.WriteFile(path, good, 0o600))
 			}
 		}
 		c.MemoryMiB = 256
-		_, err = vmtest.LoadTemplate(dir, c)
-		assert.ErrorIs(t, err, vmtest.ErrDamaged)
+		_, _, err = vmtest.LoadTemplate(dir, c)
+		assert.ErrorIs(t, err, vmtest.ErrOther)
 	})
 	assert.Assert(t, bytes.Equal(bytesOf(t, c.ConsoleFile), before))
-}
-
-// TestIdentity: whatever a template depends on changes it.
-func TestIdentity(t *testing.T) {
-	needQEMU(t)
-	qemu, err := exec.LookPath("qemu-system-x86_64")
-	assert.NilError(t, err)
-	other := filepath.Join(t.TempDir(), "qemu")
-	assert.NilError(t, os.Symlink(qemu, other))
-	base := vmtest.Config{Kernel: "k", Initrd: "i", Ports: []string{"p"}, Accel: vmtest.AccelTCG}
-	id, err := vmtest.Identity(base)
-	assert.NilError(t, err)
-	again := base
-	again.ConsoleFile, again.Kernel, again.Initrd = "c", "elsewhere", "too"
-	same, err := vmtest.Identity(again)
-	assert.NilError(t, err)
-	assert.Equal(t, same, id)
-	for name, change := range map[string]func(*vmtest.Config){
-		"qemu":    func(c *vmtest.Config) { c.QEMU = other },
-		"cmdline": func(c *vmtest.Config) { c.Cmdline = []string{"x"} },
-		"machine": func(c *vmtest.Config) { c.Machine = "pc" },
-		"cpu":     func(c *vmtest.Config) { c.CPU = "qemu64" },
-		"cpus":    func(c *vmtest.Config) { c.CPUs = 2 },
-		"memory":  func(c *vmtest.Config) { c.MemoryMiB = 1024 },
-		"ports":   func(c *vmtest.Config) { c.Ports = []string{"p", "q"} },
-		"disks":   func(c *vmtest.Config) { c.Disks = []vmtest.Disk{{Serial: "d"}} },
-		"initrd":  func(c *vmtest.Config) { c.Initrd = "" },
-	} {
-		c := base
-		change(&c)
-		got, err := vmtest.Identity(c)
-		assert.NilError(t, err)
-		assert.Check(t, got != id, name)
-	}
 }
 
 // TestFreezeRefused has a machine that QEMU cannot save: it ends, and QEMU's

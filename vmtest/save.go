@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -22,21 +23,28 @@ import (
 )
 
 // templateFormat is the version of what Save writes.
-const templateFormat = 1
+const templateFormat = 2
 
 // ErrDamaged is wrapped by the errors of files that are not what
 // [Template.Save] wrote.
 var ErrDamaged = errors.New("the file is damaged")
 
+// ErrOther is wrapped by LoadTemplate's error about a template of another machine, or
+// of another QEMU or host than the present ones.
+var ErrOther = errors.New("it is of another machine, QEMU or host, or from before this host was booted")
+
 // savedTemplate is the manifest of a saved template.
 type savedTemplate struct {
-	Format  int     `json:"format"`
-	Memory  int64   `json:"memory"` // bytes
-	Version [2]int  `json:"version"`
-	ROM     string  `json:"rom"`
-	Accel   Accel   `json:"accel"`
-	RAM     fileSum `json:"ram"`
-	State   fileSum `json:"state"`
+	Format int `json:"format"`
+	// Identity is that of the machine's Config, on the host that froze it.
+	Identity string    `json:"identity"`
+	Memory   int64     `json:"memory"` // bytes
+	Version  [2]int    `json:"version"`
+	ROM      string    `json:"rom"`
+	Accel    Accel     `json:"accel"`
+	RAM      fileSum   `json:"ram"`
+	State    fileSum   `json:"state"`
+	Files    []fileSum `json:"files,omitempty"` // disks, for instance
 	// CRC is that of the manifest itself, with 0 here.
 	CRC uint32 `json:"crc32c"`
 }
@@ -60,11 +68,11 @@ const (
 	stateFile    = "state"
 )
 
-// Identity returns a hash of all that a template of such a machine depends on but
-// for the content of kernel, initial ramdisk and disks, which the caller knows: QEMU's
-// binary and version, its arguments, this host and the time since it was booted,
-// because the guest has measured the host's time stamp counter.
-func Identity(c Config) (string, error) {
+// identity returns a hash of all that a template of such a machine depends on but
+// for the content of kernel, initial ramdisk and disks: QEMU's binary and version,
+// its arguments, this host and the time since it was booted, because the guest has
+// measured the host's time stamp counter.
+func identity(c Config) (string, error) {
 	c, arch, err := c.withDefaults()
 	if err != nil {
 		return "", err
@@ -77,43 +85,52 @@ func Identity(c Config) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("identify host: %w", err)
 	}
+	rom := bootROM(c.Kernel)
+	// The files' names say nothing of their content.
+	c.Kernel = "kernel"
+	if c.Initrd != "" {
+		c.Initrd = "initrd"
+	}
+	c.Disks = slices.Clone(c.Disks)
+	for i := range c.Disks {
+		c.Disks[i].Path = ""
+	}
 	accel := args.TCG
 	if c.Accel == AccelKVM || c.Accel == AccelAuto && kvmUnusable(arch, kvmDevice, cpuinfo) == "" {
 		accel = args.KVM
 	}
-	spec := args.Spec{
-		Arch: arch, Kernel: "kernel", Cmdline: c.Cmdline, Machine: c.Machine, CPU: c.CPU, Accel: accel,
-		CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, Memory: &args.Memory{Shared: true},
-	}
-	if c.Initrd != "" {
-		spec.Initrd = "initrd"
-	}
-	for _, p := range c.Ports {
-		spec.Ports = append(spec.Ports, args.Port{Name: p})
-	}
-	for _, d := range c.Disks {
-		spec.Disks = append(spec.Disks, args.Disk{Serial: d.Serial, ReadOnly: d.ReadOnly, Format: d.Format})
-	}
+	spec := c.shape(arch, accel)
+	spec.Memory = &args.Memory{Shared: true}
 	argv, err := args.Argv(args.Build(spec))
 	if err != nil {
 		return "", err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%d\n%s %d %d\n%s\n%q\n", templateFormat, path, st.Size(), st.ModTime().UnixNano(), boot, argv)
-	fmt.Fprintln(h, bootROM(c.Kernel))
+	fmt.Fprintf(h, "%d\n%s %d %d\n%s\n%q\n%s\n", templateFormat, path, st.Size(), st.ModTime().UnixNano(), boot, argv, rom)
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Save writes the template into files in dir, which exists and is empty. Memory
-// that is zero takes no space.
-func (t *Template) Save(dir string) error {
+// Save writes the template into files in dir, which exists and is empty, and with
+// it the content of files that belong to it, such as the machine's disks at that
+// moment. What is zero takes no space.
+func (t *Template) Save(dir string, files ...*os.File) error {
+	if t.identity == "" {
+		return errors.New("save template: QEMU or the host could not be identified when the machine was frozen")
+	}
 	m := savedTemplate{
-		Format: templateFormat, Memory: int64(t.config.MemoryMiB) << 20,
+		Format: templateFormat, Identity: t.identity, Memory: int64(t.config.MemoryMiB) << 20,
 		Version: t.version, ROM: t.rom, Accel: t.config.Accel,
 	}
 	var err error
 	if m.RAM, err = packTo(filepath.Join(dir, ramFile), t.ram); err == nil {
 		m.State, err = packTo(filepath.Join(dir, stateFile), t.state)
+	}
+	for i, f := range files {
+		var sum fileSum
+		if err == nil {
+			sum, err = packTo(filepath.Join(dir, otherFile(i)), f)
+			m.Files = append(m.Files, sum)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("save template: %w", err)
@@ -131,41 +148,76 @@ func (t *Template) Save(dir string) error {
 	return nil
 }
 
-// LoadTemplate reads a template that was saved in dir, of a machine that the
-// Config would boot: one with the same [Identity], kernel and initial ramdisk.
-// Files that have changed since give an error that wraps [ErrDamaged].
-func LoadTemplate(dir string, c Config) (_ *Template, err error) {
+func otherFile(i int) string { return fmt.Sprintf("file-%d", i) }
+
+// LoadTemplate reads what [Template.Save] wrote into dir: the template, and the
+// files that were saved with it, as files without a name in the host's memory. Both
+// are the caller's to close.
+//
+// The Config is that of the machine that was frozen, with the same content of kernel
+// and initial ramdisk, which the caller knows. Another Config, QEMU or host, or the
+// same host after a reboot, gives an error that wraps [ErrOther]; files that have
+// changed since give one that wraps [ErrDamaged].
+func LoadTemplate(dir string, c Config) (_ *Template, _ []*os.File, err error) {
+	fail := func(err error) (*Template, []*os.File, error) {
+		return nil, nil, fmt.Errorf("load template: %w", err)
+	}
+	id, err := identity(c)
+	if err != nil {
+		return fail(err)
+	}
 	c, _, err = c.withDefaults()
 	if err != nil {
-		return nil, err
+		return fail(err)
 	}
 	if c.QEMU, err = lookQEMU(c.QEMU); err != nil {
-		return nil, err
+		return fail(err)
 	}
 	text, err := os.ReadFile(filepath.Join(dir, manifestFile))
 	if err != nil {
-		return nil, fmt.Errorf("load template: %w", err)
+		return fail(err)
 	}
 	var m savedTemplate
 	err = json.Unmarshal(text, &m)
-	if want := m; err != nil || want.sum() != nil || want.CRC != m.CRC || m.Format != templateFormat || m.Memory != int64(c.MemoryMiB)<<20 || m.ROM != bootROM(c.Kernel) {
-		return nil, fmt.Errorf("load template: manifest: %w", ErrDamaged)
+	if want := m; err != nil || want.sum() != nil || want.CRC != m.CRC || m.Format != templateFormat {
+		return fail(fmt.Errorf("manifest: %w", ErrDamaged))
 	}
-	t := &Template{version: m.Version, rom: m.ROM}
+	if m.Identity != id {
+		return fail(ErrOther)
+	}
+	if m.Memory != int64(c.MemoryMiB)<<20 || m.ROM != bootROM(c.Kernel) {
+		return fail(fmt.Errorf("manifest: %w", ErrDamaged))
+	}
+	t := &Template{version: m.Version, rom: m.ROM, identity: id}
 	t.keep(c, m.Accel)
 	if t.ram, err = unpackFrom(filepath.Join(dir, ramFile), m.RAM, "guest memory"); err != nil {
-		return nil, fmt.Errorf("load template: %w", err)
+		return fail(err)
 	}
+	var files []*os.File
+	defer func() {
+		if err != nil {
+			_ = t.Close()
+			for _, f := range files {
+				_ = f.Close()
+			}
+		}
+	}()
 	if t.state, err = unpackFrom(filepath.Join(dir, stateFile), m.State, "device state"); err != nil {
-		_ = t.ram.Close()
-		return nil, fmt.Errorf("load template: %w", err)
+		return fail(err)
 	}
 	for _, f := range []*os.File{t.ram, t.state} {
-		if err := seal(f); err != nil {
-			return nil, errors.Join(fmt.Errorf("load template: %w", err), t.Close())
+		if err = seal(f); err != nil {
+			return fail(err)
 		}
 	}
-	return t, nil
+	for i, sum := range m.Files {
+		f, err := unpackFrom(filepath.Join(dir, otherFile(i)), sum, "disk")
+		if err != nil {
+			return fail(err)
+		}
+		files = append(files, f)
+	}
+	return t, files, nil
 }
 
 // The packed form of a file is its size and then extents, each an offset, a
@@ -304,43 +356,4 @@ func unpack(out *os.File, r io.Reader) error {
 			return err
 		}
 	}
-}
-
-// Pack writes what is not zero in a file, and a checksum, to path.
-func Pack(path string, from *os.File) error {
-	sum, err := packTo(path, from)
-	if err == nil {
-		var f *os.File
-		if f, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0); err == nil {
-			_, err = f.Write(binary.BigEndian.AppendUint32(nil, sum.CRC))
-			err = errors.Join(err, f.Close())
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("pack %s: %w", filepath.Base(path), err)
-	}
-	return nil
-}
-
-// Unpack reads what Pack wrote into a file without a name in the host's memory.
-// A file that has changed since gives an error that wraps [ErrDamaged].
-func Unpack(path string) (*os.File, error) {
-	damaged := func() error { return fmt.Errorf("unpack %s: %w", filepath.Base(path), ErrDamaged) }
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() //nolint:errcheck // opened for reading
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	tail := make([]byte, 4)
-	if st.Size() < 12 {
-		return nil, damaged()
-	}
-	if _, err := f.ReadAt(tail, st.Size()-4); err != nil {
-		return nil, err
-	}
-	return unpackFrom(path, fileSum{Bytes: st.Size() - 4, CRC: binary.BigEndian.Uint32(tail)}, "disk")
 }

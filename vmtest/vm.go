@@ -167,11 +167,8 @@ func launchOnce(ctx context.Context, c Config, arch args.Arch, accel, note strin
 		return firstFD + len(theirs) - 1
 	}
 
-	spec := args.Spec{
-		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
-		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
-		Inspect: c.OnEnd != nil, Balloon: c.Balloon, Sandbox: sandbox,
-	}
+	spec := c.shape(arch, accel)
+	spec.Sandbox = sandbox
 	who := confined(os.Geteuid(), "/proc", kvmDeviceFor(accel))
 	if who.why != "" {
 		vm.addNote("QEMU runs as root: " + who.why)
@@ -238,20 +235,17 @@ func launchOnce(ctx context.Context, c Config, arch args.Arch, accel, note strin
 	}
 	ours = append(ours, qmpConn)
 	spec.QMP = inherit(qmpTheirs)
-	for _, name := range c.Ports {
+	for i, name := range c.Ports {
 		mine, other, err := socketpair(name)
 		if err != nil {
 			return nil, err
 		}
 		ours = append(ours, mine)
 		vm.ports = append(vm.ports, &Port{name: name, file: mine})
-		spec.Ports = append(spec.Ports, args.Port{Name: name, FD: inherit(other)})
+		spec.Ports[i].FD = inherit(other)
 	}
 	for i, d := range c.Disks {
-		disk := args.Disk{Path: d.Path, FD: -1, Serial: d.Serial, ReadOnly: d.ReadOnly, Format: d.Format}
-		if disk.Format == "" {
-			disk.Format = "raw"
-		}
+		disk := &spec.Disks[i]
 		switch {
 		case d.File != nil:
 			f, err := reopen(d.File, d.ReadOnly)
@@ -286,7 +280,6 @@ func launchOnce(ctx context.Context, c Config, arch args.Arch, accel, note strin
 				_ = c.Close()
 			}()
 		}
-		spec.Disks = append(spec.Disks, disk)
 	}
 	argv, err := args.Argv(args.Build(spec))
 	if err != nil {

@@ -31,7 +31,7 @@ const (
 	maxTemplates = 2 << 30
 	// keptFormat is the version of what is kept beside the machine, and of what
 	// the key is made of.
-	keptFormat = 2
+	keptFormat = 3
 )
 
 // kept is what the cache has of a template beside the machine and its log.
@@ -99,10 +99,9 @@ func (m *Machine) templateKey(ctx context.Context, p Program) (string, vmtest.Co
 	for _, d := range disks {
 		cfg.Disks = append(cfg.Disks, vmtest.Disk{Serial: d.Name})
 	}
-	machine, err := vmtest.Identity(cfg)
-	if err != nil {
-		return "", cfg, err
-	}
+	// What else of QEMU and the host matters, LoadTemplate looks at.
+	machine := cfg
+	machine.Kernel, machine.Initrd, machine.ConsoleFile, machine.Disks = "", "", "", nil
 	kernel, err := m.Cache.HashFile(cfg.Kernel)
 	if err != nil {
 		return "", cfg, err
@@ -117,11 +116,12 @@ func (m *Machine) templateKey(ctx context.Context, p Program) (string, vmtest.Co
 		run.Nonce = ""
 	}
 	text, err := json.Marshal(struct {
-		Format                  int
-		Machine, Kernel, Initrd string
-		Disks                   []suites.Disk
-		Run                     wire.Run
-		Protocol                int
+		Format         int
+		Machine        vmtest.Config
+		Kernel, Initrd string
+		Disks          []suites.Disk
+		Run            wire.Run
+		Protocol       int
 	}{keptFormat, machine, kernel, initrd, disks, run, wire.Version})
 	if err != nil {
 		return "", cfg, err
@@ -152,19 +152,17 @@ func (t *Template) save(dir string, p Program) error {
 		return err
 	}
 	about := fmt.Sprintf("template of %s, suite %s", p.Kernel.Release, p.Spec.Name)
-	errs := []error{
-		t.vm.Save(dir),
+	var disks []*os.File
+	for _, d := range t.disks {
+		disks = append(disks, d.file)
+	}
+	return errors.Join(
+		t.vm.Save(dir, disks...),
 		os.WriteFile(filepath.Join(dir, keptFile), text, 0o600),
 		os.WriteFile(filepath.Join(dir, keptLog), log, 0o600),
 		os.WriteFile(filepath.Join(dir, keptAbout), []byte(about), 0o600),
-	}
-	for i, d := range t.disks {
-		errs = append(errs, vmtest.Pack(filepath.Join(dir, diskFile(i)), d.file))
-	}
-	return errors.Join(errs...)
+	)
 }
-
-func diskFile(i int) string { return fmt.Sprintf("disk-%d", i) }
 
 func crcOf(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
 
@@ -192,15 +190,19 @@ func loadTemplate(dir string, cfg vmtest.Config, p Program) (_ *Template, err er
 	if crcOf(log) != k.Log {
 		return nil, fmt.Errorf("load template: kernel log: %w", vmtest.ErrDamaged)
 	}
-	if t.vm, err = vmtest.LoadTemplate(dir, cfg); err != nil {
+	var disks []*os.File
+	if t.vm, disks, err = vmtest.LoadTemplate(dir, cfg); err != nil {
 		return nil, err
 	}
-	for i, d := range p.Spec.Disks {
-		f, err := vmtest.Unpack(filepath.Join(dir, diskFile(i)))
-		if err != nil {
-			return nil, err
+	for i, f := range disks {
+		d := &disk{file: f}
+		if i < len(p.Spec.Disks) {
+			d.spec = p.Spec.Disks[i]
 		}
-		t.disks = append(t.disks, &disk{spec: d, file: f})
+		t.disks = append(t.disks, d)
+	}
+	if len(disks) != len(p.Spec.Disks) {
+		return nil, fmt.Errorf("load template: %d disks for %d: %w", len(disks), len(p.Spec.Disks), vmtest.ErrDamaged)
 	}
 	if err := output.Save(t.log, log); err != nil {
 		return nil, err
