@@ -84,7 +84,7 @@ func TestErrors(t *testing.T) {
 }
 
 // refused runs a command that must be refused so.
-func refused(t *testing.T, cmd *exec.Cmd, want ...string) {
+func refused(t *testing.T, cmd *exec.Cmd, want ...string) outcome {
 	t.Helper()
 	got := finish(t, cmd)
 	assert.Check(t, is.Equal(got.code, 2), "%s", got.stderr)
@@ -94,6 +94,7 @@ func refused(t *testing.T, cmd *exec.Cmd, want ...string) {
 	}
 	assert.Check(t, strings.HasPrefix(got.stderr, "kvmrun: ") && strings.HasSuffix(got.stderr, "\n"), "%q", got.stderr)
 	assert.Check(t, strings.Count(got.stderr, "\n") <= 5, "%s", got.stderr)
+	return got
 }
 
 // TestDeniedKernel: a kernel in a directory of somebody else's.

@@ -61,7 +61,12 @@ func TestImportsPointOneWay(t *testing.T) {
 			[]string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "cmd/", "os/exec", "net"}, "pure packages touch nothing"},
 		{[]string{"internal/bisect"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kbuild", module + "cmd/", "os/exec", "net/http"},
 			"the search knows neither git nor VMs"},
-		{[]string{"internal/runner"}, []string{module + "cmd/", module + "internal/report", "flag"}, "the runner knows neither flags nor formats"},
+		{[]string{"internal/runner"}, []string{module + "cmd/", module + "internal/report", module + "internal/front", "flag"}, "the runner knows neither flags nor formats"},
+		{[]string{"internal/front"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch", module + "internal/kbuild",
+			module + "internal/kimage", module + "internal/cache", module + "cmd/", module + "suites/testmain", "os/exec", "net"},
+			"the front knows flags and names, and neither VMs nor where kernels come from"},
+		{[]string{"suites/testmain"}, []string{module + "cmd/", module + "internal/report", module + "internal/kbuild", "net/http", "github.com/spf13"},
+			"a suite's test binary, which is the guest's init as well, links no HTTP and no command line's library"},
 	}
 	for _, r := range rules {
 		for _, who := range r.who {

@@ -141,12 +141,14 @@ type Run struct {
 	Jobs []Job `json:"jobs"`
 }
 
-// Exit statuses of a run, see [Run.ExitCode]. Status 2 is the command line's
-// own, for wrong usage.
+// The exit statuses of both front ends. [Run.ExitCode] knows which one a run's
+// is; a program that kvmrun exec runs, and git bisect run, have statuses of their
+// own.
 const (
-	ExitPass  = 0
-	ExitFail  = 1
-	ExitInfra = 3
+	ExitPass  = 0 // all passed
+	ExitFail  = 1 // a test or a kernel failed, or nothing was tested
+	ExitUsage = 2 // wrong usage; nothing was run
+	ExitInfra = 3 // the infrastructure failed
 )
 
 // ExitCode returns the exit status of a run:

@@ -5,7 +5,6 @@ package runner
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
-	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -38,24 +36,6 @@ func NewMachine(dir string, accel vmtest.Accel) (*Machine, error) {
 		m.progress("making %s anew, of the cache: %s is damaged: is the disk well?", kind+"/"+key, file)
 	}
 	return m, nil
-}
-
-// ReadAllowLists reads files in the format of [oops.ParseAllowList] into one
-// list. The error names all that is wrong with all of them.
-func ReadAllowLists(files []string) (*oops.AllowList, error) {
-	all := &oops.AllowList{}
-	var errs []error
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err == nil {
-			var l *oops.AllowList
-			if l, err = oops.ParseAllowList(f, b); err == nil {
-				all.Add(l)
-			}
-		}
-		errs = append(errs, err)
-	}
-	return all, errors.Join(errs...)
 }
 
 // keepRuns is how many run directories are kept in the cache.

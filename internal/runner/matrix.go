@@ -75,7 +75,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	if err != nil {
 		return run, err
 	}
-	if err := m.checkMemory(ctx, x.Kernels, sel); err != nil {
+	if err := m.CheckMemory(ctx, x.Kernels, sel); err != nil {
 		return run, err
 	}
 	type item struct {
@@ -125,9 +125,9 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	return run, nil
 }
 
-// checkMemory refuses a size that the user chose and in which a suite cannot
+// CheckMemory refuses a size that the user chose and in which a suite cannot
 // boot. Others are the suites' own, and known to do.
-func (m *Machine) checkMemory(ctx context.Context, kernels []*Kernel, suites []Suite) error {
+func (m *Machine) CheckMemory(ctx context.Context, kernels []*Kernel, suites []Suite) error {
 	if m.MemoryMiB <= 0 {
 		return nil
 	}

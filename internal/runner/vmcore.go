@@ -17,29 +17,8 @@ import (
 )
 
 // CoreFormat is the format of the memory dumps of guests that hang or die, ""
-// for none. As a flag's value (package flag) it is "elf" when none is given.
+// for none.
 type CoreFormat string
-
-// String returns the format.
-func (f *CoreFormat) String() string { return string(*f) }
-
-// Set takes a format by its name, or true and false.
-func (f *CoreFormat) Set(s string) error {
-	switch s {
-	case "true", string(vmtest.DumpELF):
-		*f = CoreFormat(vmtest.DumpELF)
-	case string(vmtest.DumpKdump):
-		*f = CoreFormat(vmtest.DumpKdump)
-	case "false":
-		*f = ""
-	default:
-		return fmt.Errorf("want %s or %s", vmtest.DumpELF, vmtest.DumpKdump)
-	}
-	return nil
-}
-
-// IsBoolFlag lets the flag stand alone.
-func (f *CoreFormat) IsBoolFlag() bool { return true }
 
 // dumpLimit bounds the writing of a dump, which takes a second for each GiB or
 // two on most disks.

@@ -8,7 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,7 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
@@ -27,89 +27,70 @@ import (
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
-// Exit statuses as of cmd/kvmrun.
-const (
-	exitFail  = 1
-	exitUsage = 2
-	exitInfra = 3
-)
-
 const howTo = "no kernel given, nothing tested; run: go test ./suites/... -kernel bzImage (or set KVMRUN_KERNEL)"
+
+// hint is where the flags are described.
+const hint = "usage: go test PACKAGE -kernel KERNEL [flags]; kvmrun help run describes those of the VM"
 
 // hostFlags are the flags that end here; all others go on to the guest.
 type hostFlags struct {
-	kernel, modules, kconfig, accel, logs string
-	allow                                 files
-	vmcore                                runner.CoreFormat
-	keepGoing, panicOnWarn                bool
-	isolate                               string
-	jobs                                  int
-	hang                                  time.Duration
-	faults                                fault.Flag
-	allowNothing                          bool
+	kernels front.Kernels
+	vm      front.VM
+	policy  front.Policy
+	logs    string
+
+	own *flag.FlagSet // all of them
 }
 
-func (h *hostFlags) register(flags *flag.FlagSet) {
-	flags.StringVar(&h.kernel, "kernel", "", "boot this kernel and run the tests in it: a bzImage, a vmlinux, the directory of a build, or debian:6.12 for a fetched one")
-	flags.StringVar(&h.modules, "modules", "", "the kernel's lib/modules/RELEASE directory; default: found beside the kernel")
-	flags.StringVar(&h.kconfig, "kconfig", "", "the kernel's .config; default: found in or beside the kernel")
-	flags.StringVar(&h.accel, "accel", "auto", "what runs the guest: kvm, tcg or auto")
-	flags.DurationVar(&h.hang, "hang", 0, "limit for a guest that says nothing at all, e.g. 2m; default: none")
-	flags.BoolVar(&h.keepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
-	flags.BoolVar(&h.panicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
-	flags.Var(&h.allow, "allow", "tolerate the kernel splats that this allow-list file names; repeatable")
-	flags.BoolVar(&h.allowNothing, "allow-nothing", false, "do not fail where nothing is tested because the kernel lacks what the suite needs, or every test is skipped")
-	flags.Var(&h.faults, "fault", "inject this fault while the tests run, e.g. failslab,nth=3; repeatable, see kvmrun help run")
-	flags.Var(&h.vmcore, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log: an ELF core, or kdump-zlib")
-	flags.StringVar(&h.isolate, "isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each); default: suite, or what the suite says")
-	flags.IntVar(&h.jobs, "j", 0, "VMs at a time with -isolate test; default: as many as CPUs")
-	flags.StringVar(&h.logs, "logs", "", "keep the kernel log in this directory; default: in the user's cache")
+func newHostFlags() *hostFlags {
+	h := &hostFlags{own: flag.NewFlagSet("", flag.ContinueOnError)}
+	h.kernels.Register(h.own, false)
+	h.vm.Register(h.own)
+	h.policy.RegisterWithout(h.own, "timeout") // go test has its own, which the test binary keeps
+	front.Explain(h.own, "fault", "inject the fault `SPEC`, or those in @FILE, while the tests run; repeatable, see kvmrun help run")
+	h.own.StringVar(&h.logs, "logs", "", "keep the kernel log in this `directory`; default: in the user's cache")
+	return h
 }
 
-func (h *hostFlags) own(name string) bool {
-	switch name {
-	case "kernel", "modules", "kconfig", "accel", "logs", "keep-going", "panic-on-warn", "hang", "allow", "fault", "vmcore",
-		"isolate", "j", "allow-nothing":
-		return true
+// isOwn says whether a flag ends here.
+func (h *hostFlags) isOwn(name string) bool { return h.own.Lookup(name) != nil }
+
+// parse parses the command line, which package testing's flags and the suite's own
+// belong to as well, and refuses what needs no look at anything.
+func (h *hostFlags) parse(all *flag.FlagSet, args []string) error {
+	h.own.VisitAll(func(f *flag.Flag) { all.Var(f.Value, f.Name, f.Usage) })
+	all.Init(all.Name(), flag.ContinueOnError)
+	if err := front.Parse(all, args, "", hint); err != nil {
+		return err
 	}
-	return false
+	for _, g := range []interface{ Check() error }{&h.vm, &h.kernels, &h.policy} {
+		if err := g.Check(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
-
-// files is a flag that may be given several times.
-type files []string
-
-func (f *files) String() string { return strings.Join(*f, " ") }
-
-func (f *files) Set(s string) error { *f = append(*f, s); return nil }
 
 func runHost(m *testing.M, spec suites.Spec) int {
-	var h hostFlags
-	h.register(flag.CommandLine)
-	flag.Parse()
-	if h.kernel == "" {
-		h.kernel = os.Getenv("KVMRUN_KERNEL")
+	h := newHostFlags()
+	if err := h.parse(flag.CommandLine, os.Args[1:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			flag.Usage()
+		}
+		return front.Status(os.Stderr, err)
 	}
 	if f := flag.Lookup("test.list"); f != nil && f.Value.String() != "" {
 		return m.Run() // lists, and runs nothing
 	}
-	if h.kernel == "" {
+	if !h.kernels.Default(os.Getenv) {
 		return skipAll(m, howTo)
 	}
 	code, err := h.boot(m, spec)
-	var usage usageError
-	switch {
-	case errors.As(err, &usage):
-		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", err)
-		return exitUsage
-	case err != nil:
-		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", err)
-		return exitInfra
+	if err != nil {
+		return front.Status(os.Stderr, err)
 	}
 	return code
 }
-
-// usageError is an error in what the user typed.
-type usageError struct{ error }
 
 // skipAll runs no test and says why, for people, for -v and for -json. The
 // first line makes go test print "[no tests to run]" behind its ok, so that it
@@ -136,60 +117,60 @@ func neverCached() {
 
 func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
-		return 0, usageError{errors.New("-fuzz: fuzzing needs a corpus that outlives the VM; run the seeds with -run instead")}
+		return 0, front.Usagef("-fuzz: fuzzing needs a corpus that outlives the VM; run the seeds with -run instead")
 	}
-	switch vmtest.Accel(h.accel) {
-	case vmtest.AccelAuto, vmtest.AccelKVM, vmtest.AccelTCG:
-	default:
-		return 0, usageError{fmt.Errorf("-accel %s: want kvm, tcg or auto", h.accel)}
-	}
-	isolate, err := suites.ParseIsolation(h.isolate)
-	if err != nil {
-		return 0, usageError{fmt.Errorf("-isolate: %w", err)}
-	}
-	for i, f := range h.allow {
-		if h.allow[i], err = findFile("-allow", f); err != nil {
-			return 0, usageError{err}
-		}
-	}
-	known, err := runner.ReadAllowLists(h.allow)
-	if err != nil {
-		return 0, usageError{fmt.Errorf("-allow: %w", err)}
-	}
-	mach, err := runner.NewMachine("", vmtest.Accel(h.accel))
+	find, err := resolver()
 	if err != nil {
 		return 0, err
 	}
-	mach.Allow, mach.VMCore = known, h.vmcore
+	known, err := h.policy.AllowList(find)
+	if err != nil {
+		return 0, err
+	}
+	mach, err := runner.NewMachine(find.File(h.vm.Cache), vmtest.Accel(h.vm.Accel))
+	if err != nil {
+		return 0, err
+	}
+	if mach.QEMU = h.vm.QEMU; strings.Contains(mach.QEMU, "/") { // no name for PATH
+		mach.QEMU = find.File(mach.QEMU)
+	}
+	mach.MemoryMiB, mach.CPUs = h.vm.MemoryMiB, h.vm.CPUs
+	mach.Allow, mach.VMCore = known, runner.CoreFormat(h.policy.VMCore)
+	find.IsRef, find.CheckRef, find.Fetch = kfetch.IsRef, kfetch.CheckRef, mach.FetchKernel
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	kernel, err := h.findKernel(ctx, mach)
-	if errors.Is(err, runner.ErrBadKernel) {
-		err = usageError{err}
-	}
+	// A fetch says what it does, since it takes a while.
+	mach.Progress = func(line string) { fmt.Fprintln(os.Stderr, "kvmrun:", line) }
+	kernel, err := find.Kernel(ctx, h.kernels.Refs[0])
+	mach.Progress = nil
 	if err != nil {
 		return 0, err
 	}
-	k, err := mach.OpenKernel(ctx, kernel, h.modules, h.kconfig)
+	k, err := mach.OpenKernel(ctx, kernel, find.File(h.kernels.Modules), find.File(h.kernels.Kconfig))
 	if err != nil {
-		return 0, usageError{err}
+		return 0, front.Usage(err)
 	}
-	args, fetch, err := guestArgs(flag.CommandLine, h.own)
+	if h.policy.Strict {
+		if err := front.Lacks(k.Path, k.Config, spec); err != nil {
+			return 0, front.Fail(fmt.Errorf("-strict: %w", err))
+		}
+	}
+	args, fetch, err := guestArgs(flag.CommandLine, h.isOwn)
 	if err != nil {
-		return 0, usageError{err}
+		return 0, front.Usage(err)
 	}
 	if missing := k.Config.Missing(spec.Kconfig); len(missing) > 0 {
 		why := fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
 			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)
 		selected := runner.Selected(testlist.Names(m), args)
-		if code := skipAll(m, why); code != 0 || h.allowNothing || len(selected) == 0 {
+		if code := skipAll(m, why); code != 0 || h.policy.AllowNothing || len(selected) == 0 {
 			return code, nil
 		}
 		fmt.Fprintf(os.Stderr, "kvmrun: %s: nothing tested: %s; where that is wanted, say -allow-nothing\n", result.VerdictNothingTested, why)
-		return exitFail, nil
+		return result.ExitFail, nil
 	}
-	if err := k.CheckFaults(ctx, mach, h.faults.Plan, spec.Disks); err != nil {
-		return 0, usageError{err}
+	if err := k.CheckFaults(ctx, mach, h.policy.Faults.Plan, spec.Disks); err != nil {
+		return 0, front.Usage(err)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -203,9 +184,9 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return 0, err
 	}
-	if isolate == suites.IsolateTest {
+	if h.policy.Isolate == suites.IsolateTest {
 		if err := runner.NotIsolable(args); err != nil {
-			return 0, usageError{err}
+			return 0, front.Usage(err)
 		}
 	}
 	merge := sameFile(os.Stdout, os.Stderr)
@@ -217,23 +198,27 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 			limit = d + 30*time.Second
 		}
 	}
+	suite := runner.Suite{Binary: self, Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
+	if err := mach.CheckMemory(ctx, []*runner.Kernel{k}, []runner.Suite{suite}); err != nil {
+		return 0, front.Usage(err)
+	}
 	job := runner.SuiteJob{
-		ID: spec.Name, Kernel: k, Suite: runner.Suite{Binary: self, Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)},
+		ID: spec.Name, Kernel: k, Suite: suite,
 		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
 		Raw: os.Stdout, RawErr: os.Stderr,
 		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir, Transient: true,
 	}
-	job.Isolate, job.Jobs = isolate, h.jobs
-	job.KeepGoing, job.Idle, job.Faults = h.keepGoing, h.hang, h.faults.Plan
-	if h.panicOnWarn {
+	job.Isolate, job.Jobs = h.policy.Isolate, h.policy.Jobs
+	job.KeepGoing, job.Idle, job.Faults = h.policy.KeepGoing, h.policy.Hang, h.policy.Faults.Plan
+	if h.policy.PanicOnWarn {
 		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
 	}
-	again(&job, flag.CommandLine, kernel)
+	again(&job, flag.CommandLine, h.isOwn, kernel)
 	res, exited := mach.RunRaw(ctx, job)
 	for _, c := range known.Complaints(time.Now()) {
 		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", c)
 	}
-	if res.Verdict == result.VerdictNothingTested && h.allowNothing {
+	if res.Verdict == result.VerdictNothingTested && h.policy.AllowNothing {
 		fmt.Fprintln(os.Stderr, "kvmrun:", res.Reason)
 		return 0, nil
 	}
@@ -293,9 +278,9 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 	}
 	fmt.Fprintf(w, "kvmrun: kernel log: %s\n", filepath.Join(dir, "console.log"))
 	if res.Verdict == result.VerdictInfra {
-		return exitInfra, nil
+		return result.ExitInfra, nil
 	}
-	return exitFail, nil
+	return result.ExitFail, nil
 }
 
 // die ends this process as the test binary ended in the guest, so that go test
@@ -307,40 +292,18 @@ func die(s syscall.Signal) {
 	time.Sleep(time.Second) // the signal is on its way; Go's runtime keeps a few for itself
 }
 
-// findKernel makes a path of what the user calls a kernel, as kvmrun does. A
-// fetch says what it does on standard error, since it takes a while.
-func (h *hostFlags) findKernel(ctx context.Context, m *runner.Machine) (string, error) {
-	name, err := findFile("-kernel", h.kernel)
-	if err != nil {
-		// A name with a colon is hardly a path: it is looked at for what it is.
-		if h.kernel != "" && !strings.Contains(h.kernel, ":") && !errors.Is(err, fs.ErrPermission) {
-			return "", usageError{err}
-		}
-		name = h.kernel
-	}
-	m.Progress = func(line string) { fmt.Fprintln(os.Stderr, "kvmrun:", line) }
-	defer func() { m.Progress = nil }()
-	return m.FindKernel(ctx, name)
-}
-
-// findFile resolves the path as the user typed it, as far as that is known:
-// go test runs a test binary in its package's directory.
-func findFile(name, path string) (string, error) {
-	if filepath.IsAbs(path) {
-		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("%s: %w", name, err)
-		}
-		return path, nil
-	}
+// resolver finds files as the user typed them, as far as that is known: go test
+// runs a test binary in its package's directory.
+func resolver() (front.Resolver, error) {
 	wd, err := os.Getwd()
 	if err != nil {
-		return "", err
+		return front.Resolver{}, err
 	}
-	tried := []string{filepath.Join(wd, path)}
+	r := front.Resolver{Dirs: []string{wd}, Why: "go test runs tests in their package's directory, an absolute path always works"}
 	for d := wd; ; d = filepath.Dir(d) {
 		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
 			if d != wd {
-				tried = append(tried, filepath.Join(d, path))
+				r.Dirs = append(r.Dirs, d)
 			}
 			break
 		}
@@ -348,12 +311,7 @@ func findFile(name, path string) (string, error) {
 			break
 		}
 	}
-	for _, p := range tried {
-		if _, err := os.Stat(p); err == nil {
-			return p, nil
-		}
-	}
-	return "", fmt.Errorf("%s %s: no such file; tried %s; go test runs tests in their package's directory, an absolute path always works", name, path, strings.Join(tried, ", "))
+	return r, nil
 }
 
 // sameFile says whether both go to the same place, as under go test. Then the

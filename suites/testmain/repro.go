@@ -9,13 +9,14 @@ import (
 	"runtime/debug"
 	"strings"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // again sets the command line that runs the job again: that of this process, or
 // go test's where go test made the binary, which is gone afterwards.
-func again(job *runner.SuiteJob, fs *flag.FlagSet, kernel string) {
+func again(job *runner.SuiteJob, fs *flag.FlagSet, own func(string) bool, kernel string) {
 	wd, err := os.Getwd()
 	if err != nil {
 		return
@@ -44,16 +45,8 @@ func again(job *runner.SuiteJob, fs *flag.FlagSet, kernel string) {
 			run = value
 			return
 		}
-		if m, ok := f.Value.(*files); ok {
-			for _, one := range *m {
-				line += " -" + name + "=" + words.Quote(one)
-			}
-			return
-		}
-		if name == "fault" {
-			for _, one := range job.Faults {
-				line += " -fault=" + words.Quote(one.String())
-			}
+		if own(name) {
+			line += front.Same(f, "=")
 			return
 		}
 		if byGo {

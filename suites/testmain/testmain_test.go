@@ -324,7 +324,7 @@ func TestKernelNames(t *testing.T) {
 		"fedora:40":               `"fedora" is no distribution whose kernels can be fetched`,
 		"https://example.com/bz":  "download it yourself",
 		"debian:nonsense":         "debian:nonsense",
-		"no/such/kernel":          "no such file; tried ",
+		"no/such/kernel":          "no such file or directory; tried ",
 		filepath.Dir(dir) + "/no": "no such file",
 	} {
 		out, err := exec.Command(bin, "-kernel", name).CombinedOutput()
@@ -444,7 +444,7 @@ func TestAllowList(t *testing.T) {
 
 	got = goTest(t, nil, sample, "-kernel", kernel, "-run", "TestZSplat$", "-allow", "/no/such/file")
 	assert.Equal(t, got.code, 1)
-	assert.Check(t, is.Contains(got.stdout+got.stderr, "-allow: stat /no/such/file"))
+	assert.Check(t, is.Contains(got.stdout+got.stderr, "-allow: open /no/such/file"))
 }
 
 func TestHostileOutput(t *testing.T) {

@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/suites"
@@ -63,23 +65,23 @@ Everything is kept in a directory (-o), and is there when kvmrun was killed:
 
 Exit status: 0 a culprit was found; 1 none, or only a range, or an end is not
 what it was said to be; 2 wrong usage; 3 the infrastructure failed.`,
-	run: doBisect,
+	flags:   bisectCmdFlags,
+	rewrite: twoConfigs,
 }
 
 // bisectFlags are what a bisection is asked for.
 type bisectFlags struct {
-	v           vmFlags
+	vm          front.VM
+	policy      front.Policy
 	kernels     string
 	good, bad   string
 	suite       string
 	module      string
 	symptom     bisect.Symptom
 	search      bisect.Config
-	jobs        int
-	timeout     time.Duration
 	dir         string
 	resume, log string
-	configs     multi
+	configs     front.Multi
 	// For commits:
 	build       buildFlags
 	firstParent bool
@@ -98,7 +100,8 @@ func (b *bisectFlags) register(fs *flag.FlagSet) {
 	fs.Float64Var(&b.search.P, "p", 0, "the `probability` that a run at a bad kernel fails; default: measured")
 	fs.IntVar(&b.search.Repeat, "repeat", bisect.DefaultRepeat, "how many runs at the bad end may pass before it counts as good")
 	fs.IntVar(&b.search.MaxRuns, "max-runs", 0, "give up after this many runs; default: never")
-	numberVar(fs, &b.jobs, "j", 0, "how `many` VMs run at a time; default: one for each two CPUs")
+	b.policy.Register(fs, "j")
+	front.Explain(fs, "j", "how `many` VMs run at a time; default: one for each two CPUs")
 	fs.StringVar(&b.dir, "o", "", "keep everything in this `directory`; default: in the cache")
 	fs.StringVar(&b.resume, "resume", "", "go on with the bisection in this `directory`; all else is as it was")
 	fs.StringVar(&b.log, "log", "", "print the git bisect log of the bisection in this `directory`, for git bisect replay")
@@ -111,38 +114,33 @@ func (b *bisectFlags) symptomFlags(fs *flag.FlagSet) {
 	fs.StringVar(&b.symptom.Output, "output", "", "only a failing test whose output matches this `regexp` is bad")
 	fs.StringVar(&b.symptom.Splat, "symptom", "", "only this kernel splat is bad: its `title` or its fingerprint")
 	fs.StringVar(&b.module, "module", ".", "find suites in the Go module of this `directory`")
-	spanVar(fs, &b.timeout, "timeout", "limit for one run, e.g. `5m`; default: the suite's own, three times that without KVM")
-	fs.StringVar(&b.v.accel, "accel", "auto", "what runs the guest: kvm, tcg, or auto for kvm where it works")
-	b.v.size(fs)
-	fs.StringVar(&b.v.qemu, "qemu", "", "the QEMU `binary`; default: found in PATH")
-	fs.StringVar(&b.v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+	b.policy.Register(fs, "timeout")
+	front.Explain(fs, "timeout", "limit for one run, e.g. `5m`; default: the suite's own, three times that without KVM")
+	b.vm.Register(fs)
 }
 
 // check refuses what needs no look at anything to be refused.
 func (b *bisectFlags) check() error {
 	b.symptom.Suite = b.suite
 	if err := b.symptom.Check(); err != nil {
-		return usagef("bisect: %w", err)
+		return front.Usagef("bisect: %w", err)
 	}
 	switch {
 	case len(b.configs) > 0:
 		if len(b.configs) != 2 || b.good != "" || b.bad != "" || b.kernels != "" {
-			return usagef("bisect: -configs names the good and the bad configuration itself: -configs GOOD.config BAD.config -src DIRECTORY")
+			return front.Usagef("bisect: -configs names the good and the bad configuration itself: -configs GOOD.config BAD.config -src DIRECTORY")
 		}
 		if b.build.c.Source == "" {
-			return usagef("bisect: -configs: no source to build: give -src DIRECTORY, or -src debian:6.12")
+			return front.Usagef("bisect: -configs: no source to build: give -src DIRECTORY, or -src debian:6.12")
 		}
 	case b.good == "":
-		return usagef("bisect: where was it good? name that by -good, or let -good auto look back for it")
+		return front.Usagef("bisect: where was it good? name that by -good, or let -good auto look back for it")
 	}
-	if b.jobs < 0 || b.timeout < 0 {
-		return usagef("bisect: -j and -timeout must not be negative")
+	if b.policy.Jobs == 0 {
+		b.policy.Jobs = max(1, runtime.NumCPU()/2)
 	}
-	if b.jobs == 0 {
-		b.jobs = max(1, runtime.NumCPU()/2)
-	}
-	b.search.Parallel = b.jobs
-	return nil
+	b.search.Parallel = b.policy.Jobs
+	return b.vm.Check()
 }
 
 // twoConfigs gives the second of -configs' two values the flag that package flag
@@ -199,15 +197,17 @@ type bisection struct {
 	repeaters []repeated // the most recently used last
 }
 
-func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
+func bisectCmdFlags(fs *flag.FlagSet) action {
 	var b bisectFlags
 	b.register(fs)
-	args = twoConfigs(args)
-	if err := parse(fs, args); err != nil {
-		return err
+	return func(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
+		return doBisect(ctx, cio, b, fs, args)
 	}
+}
+
+func doBisect(ctx context.Context, cio IO, b bisectFlags, fs *flag.FlagSet, args []string) error {
 	if fs.NArg() > 0 && b.build.c.Source == "" {
-		return usagef("bisect: unexpected argument %q", fs.Arg(0))
+		return front.Usagef("bisect: unexpected argument %q", fs.Arg(0))
 	}
 	b.paths = fs.Args()
 	if b.log != "" {
@@ -217,9 +217,9 @@ func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) erro
 	var asked setup
 	if b.resume != "" {
 		var err error
-		dir := absolute(b.resume)
+		dir := front.Absolute(b.resume)
 		if journal, err = bisect.Resume(dir, &asked); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 		defer journal.Close() //nolint:errcheck // each record was synced
 		// As if it were asked again, there: all paths are as they were.
@@ -247,7 +247,7 @@ func doBisect(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) erro
 
 func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
 	var err error
-	if s.m, err = s.v.machine(s.io, s.ui.say); err != nil {
+	if s.m, err = newMachine(&s.vm, s.ui.say); err != nil {
 		return err
 	}
 	if len(s.configs) == 2 {
@@ -262,10 +262,10 @@ func (s *bisection) do(ctx context.Context, args []string, asked setup) error {
 	var h bisect.History
 	if !resumed && s.good != "auto" {
 		if h, err = s.subject.history(ctx, s.good); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 		if _, err := bisect.New(h, s.search); err != nil {
-			return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+			return front.Usage(fmt.Errorf("bisect: %w", err))
 		}
 	}
 	if err := s.begin(ctx, args, asked); err != nil {
@@ -294,7 +294,7 @@ func (s *bisection) begin(ctx context.Context, args []string, asked setup) error
 // interrupted adds to an error how to go on.
 func (s *bisection) interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() == nil {
-		var exit *exitError
+		var exit *front.Error
 		if !errors.As(err, &exit) {
 			err = fmt.Errorf("%w\nwhat was found out is kept: kvmrun bisect -resume %s", err, s.dir)
 		}
@@ -306,13 +306,13 @@ func (s *bisection) interrupted(ctx context.Context, err error) error {
 func (s *bisection) newSubject(ctx context.Context) (subject, error) {
 	switch {
 	case s.kernels != "" && s.build.c.Source != "":
-		return nil, usagef("bisect: -kernels and -src exclude each other: one is for kernels that exist, the other for commits")
+		return nil, front.Usagef("bisect: -kernels and -src exclude each other: one is for kernels that exist, the other for commits")
 	case s.kernels != "":
 		return s.newKernels(ctx)
 	case s.build.c.Source != "":
 		return s.newCommits(ctx)
 	}
-	return nil, usagef("bisect: no history: give -kernels for kernels that exist, or -src for the commits of a git repository")
+	return nil, front.Usagef("bisect: no history: give -kernels for kernels that exist, or -src for the commits of a git repository")
 }
 
 // create makes the bisection's directory, with the suite's binary in it: the
@@ -327,9 +327,9 @@ func (s *bisection) create(args []string) error {
 			return err
 		}
 	}
-	s.dir = absolute(s.dir)
+	s.dir = front.Absolute(s.dir)
 	if s.journal, err = bisect.Create(s.dir, setup{Args: args, Dir: cwd, Suite: s.bisectFlags.suite}); err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	return s.keepSuite()
 }
@@ -376,20 +376,20 @@ func (s *bisection) openSuite(ctx context.Context, resumed bool, given string) e
 	}
 	if !allFiles([]string{name}) {
 		var err error
-		if src, err = runner.FindSource(absolute(s.module)); err != nil {
-			return &exitError{exitUsage, err}
+		if src, err = runner.FindSource(front.Absolute(s.module)); err != nil {
+			return front.Usage(err)
 		}
 	}
 	suites, err := s.m.Suites(ctx, src, []string{name})
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	s.suite = suites[0]
 	if s.suite.Given = s.bisectFlags.suite; resumed {
 		s.suite.Given = given
 	}
 	if _, err := s.m.RunMatrix(ctx, runner.Matrix{Suites: suites, Run: s.symptom.Run}); err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	return nil
 }
@@ -408,7 +408,7 @@ func (s *bisection) search1(ctx context.Context, h bisect.History) error {
 	if !found && s.good == "auto" {
 		all, err := s.subject.history(ctx, "")
 		if err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 		good, r, err := bisect.FindGood(ctx, all, s.search, job, seen)
 		if err != nil {
@@ -423,7 +423,7 @@ func (s *bisection) search1(ctx context.Context, h bisect.History) error {
 	if !found {
 		var err error
 		if h, err = s.subject.history(ctx, s.good); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 	}
 	if c, ok := s.subject.(*commits); ok {
@@ -437,7 +437,7 @@ func (s *bisection) search1(ctx context.Context, h bisect.History) error {
 	}
 	search, err := bisect.New(h, s.search)
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+		return front.Usage(fmt.Errorf("bisect: %w", err))
 	}
 	for _, o := range seen {
 		search.Observe(o)
@@ -482,11 +482,11 @@ func (s *bisection) conclude(r bisect.Report) error {
 	fmt.Fprintf(s.io.Err, "kvmrun: reports: %s\n", filepath.Join(s.dir, "report.{txt,md,json,html}"))
 	for _, w := range r.Result.Skipped {
 		if r.Result.Kind == bisect.EndUntestable && w == bisect.Infra {
-			return &exitError{code: exitInfra} // nothing is wrong with the end itself
+			return &front.Error{Code: result.ExitInfra} // nothing is wrong with the end itself
 		}
 	}
 	if k := r.Result.Kind; k != bisect.Culprit && k != bisect.Options {
-		return &exitError{code: exitFail}
+		return &front.Error{Code: result.ExitFail}
 	}
 	return nil
 }
@@ -509,10 +509,10 @@ func (s *bisection) write(r bisect.Report) error {
 func printLog(cio IO, dir string) error {
 	r, err := bisect.ReadReport(dir)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	if !r.Git {
-		return usagef("bisect: the bisection in %s is not one of git commits, and has no git bisect log", dir)
+		return front.Usagef("bisect: the bisection in %s is not one of git commits, and has no git bisect log", dir)
 	}
 	return r.GitLog(cio.Out)
 }
@@ -534,7 +534,7 @@ func (s *bisection) tell() func(bisect.Event) {
 			if e.Runs > 0 {
 				left = fmt.Sprintf("; about %.0f more", e.Runs)
 				if runs > 0 {
-					d := time.Duration(e.Runs) * run / time.Duration(max(1, s.jobs))
+					d := time.Duration(e.Runs) * run / time.Duration(max(1, s.policy.Jobs))
 					if builds > 0 {
 						d += time.Duration(e.Builds * float64(build))
 					}
@@ -573,7 +573,7 @@ func (s *bisection) subjectName(point string) string {
 func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
 	k, err := s.m.OpenKernel(ctx, b.Path, b.Modules, b.Config)
 	if err != nil {
-		if ctx.Err() != nil || hostsFault(err) {
+		if ctx.Err() != nil || front.HostsFault(err) {
 			return bisect.Observation{}, err
 		}
 		return bisect.Observation{Word: bisect.BootFailed, Reason: "cannot be used: " + firstLine(err)}, nil
@@ -588,7 +588,7 @@ func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bis
 	from, done := s.repeater(b.Path, k).Begin(ctx, dir)
 	defer done()
 	run, err := s.m.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{s.suite}, Run: s.symptom.Run, Timeout: s.timeout, Jobs: 1, Dir: dir, From: from,
+		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{s.suite}, Run: s.symptom.Run, Timeout: s.policy.Timeout, Jobs: 1, Dir: dir, From: from,
 		// A suite's own isolation would have all runs go on from one boot, which must
 		// not decide for all of them.
 		Isolate: suites.IsolateSuite,
@@ -602,9 +602,9 @@ func (s *bisection) Test(ctx context.Context, point string, b bisect.Build) (bis
 
 // again is the beginning of a command line that does one of the runs again.
 func (s *bisection) again() string {
-	c := self() + " run" + s.v.again() + " -isolate " + string(suites.IsolateSuite) + " -src " + words.Quote(absolute(s.module))
-	if s.timeout > 0 {
-		c += " -timeout " + s.timeout.String()
+	c := self() + " run" + s.vm.Same() + " -isolate " + string(suites.IsolateSuite) + " -src " + words.Quote(front.Absolute(s.module))
+	if s.policy.Timeout > 0 {
+		c += " -timeout " + s.policy.Timeout.String()
 	}
 	return c
 }

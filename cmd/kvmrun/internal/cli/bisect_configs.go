@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
@@ -41,16 +42,16 @@ func (s *bisection) newOptions(ctx context.Context) (*options, error) {
 	o := &options{b: s, conf: s.build.config(s.io, s.m), sets: map[string][]int{}, built: map[string]bisect.Build{}}
 	o.conf.Fragments = nil
 	if len(s.build.fragments) > 0 {
-		return nil, usagef("bisect: -configs: a fragment would be the same in both configurations: leave -fragment out")
+		return nil, front.Usagef("bisect: -configs: a fragment would be the same in both configurations: leave -fragment out")
 	}
 	for i, name := range s.configs {
 		text, err := os.ReadFile(name)
 		if err != nil {
-			return nil, &exitError{exitUsage, fmt.Errorf("bisect: -configs: %w", err)}
+			return nil, front.Usage(fmt.Errorf("bisect: -configs: %w", err))
 		}
 		c, err := kconfig.ParseConfig(name, text)
 		if err != nil {
-			return nil, &exitError{exitUsage, fmt.Errorf("bisect: -configs: %w", err)}
+			return nil, front.Usage(fmt.Errorf("bisect: -configs: %w", err))
 		}
 		if i == 0 {
 			o.good, o.goodText = c, text
@@ -68,11 +69,11 @@ func (s *bisection) newOptions(ctx context.Context) (*options, error) {
 	}
 	tree, err := kconfig.ReadTree(os.DirFS(dir), "x86")
 	if err != nil {
-		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -src %s: %w", dir, err)}
+		return nil, front.Usage(fmt.Errorf("bisect: -src %s: %w", dir, err))
 	}
 	o.compare(tree)
 	if len(o.changes) == 0 {
-		return nil, usagef("bisect: -configs: no option that can be set differs between %s and %s", s.configs[0], s.configs[1])
+		return nil, front.Usagef("bisect: -configs: no option that can be set differs between %s and %s", s.configs[0], s.configs[1])
 	}
 	return o, nil
 }
@@ -220,7 +221,7 @@ func (s *bisection) minimize(ctx context.Context, o *options) error {
 	}
 	p, err := bisect.NewProber(s.search, job, bad, s.journal.Seen())
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+		return front.Usage(fmt.Errorf("bisect: %w", err))
 	}
 	end := func(r *bisect.Result, found []int) error {
 		r.Candidates = len(o.changes)

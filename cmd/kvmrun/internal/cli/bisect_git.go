@@ -15,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/gitrepo"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
@@ -44,11 +45,11 @@ const reverted = "the bad end without the culprit"
 // newCommits opens the repository and checks the build's request.
 func (s *bisection) newCommits(ctx context.Context) (*commits, error) {
 	if kfetch.IsRef(s.build.c.Source) {
-		return nil, usagef("bisect: -src %s: a distribution's source has no history; name a git repository, or go through its kernels: -kernels %s", s.build.c.Source, s.build.c.Source)
+		return nil, front.Usagef("bisect: -src %s: a distribution's source has no history; name a git repository, or go through its kernels: -kernels %s", s.build.c.Source, s.build.c.Source)
 	}
 	repo, err := gitrepo.Open(ctx, s.build.c.Source, s.io.Env)
 	if err != nil {
-		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -src: %w", err)}
+		return nil, front.Usage(fmt.Errorf("bisect: -src: %w", err))
 	}
 	c := &commits{b: s, repo: repo, names: map[string]string{}, built: map[string]bisect.Build{}}
 	name := s.bad
@@ -56,15 +57,15 @@ func (s *bisection) newCommits(ctx context.Context) (*commits, error) {
 		name = "HEAD"
 	}
 	if c.bad, err = repo.Resolve(ctx, name); err != nil {
-		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -bad: %w", err)}
+		return nil, front.Usage(fmt.Errorf("bisect: -bad: %w", err))
 	}
 	c.conf = s.build.config(s.io, s.m)
 	if _, err := kconfigs.FindProfile(c.conf.Profile); err != nil {
-		return nil, &exitError{exitUsage, fmt.Errorf("bisect: -profile: %w", err)}
+		return nil, front.Usage(fmt.Errorf("bisect: -profile: %w", err))
 	}
 	for _, f := range append(append([]string{}, s.build.fragments...), s.build.patches...) {
 		if _, err := os.Stat(f); err != nil {
-			return nil, &exitError{exitUsage, fmt.Errorf("bisect: %w", err)}
+			return nil, front.Usage(fmt.Errorf("bisect: %w", err))
 		}
 	}
 	return c, nil
@@ -241,7 +242,7 @@ func buildOne(ctx context.Context, conf kbuild.Config) (bisect.Build, error) {
 	switch {
 	case ctx.Err() != nil:
 		return bisect.Build{}, ctx.Err()
-	case errors.Is(err, kbuild.ErrHost), err != nil && hostsFault(err):
+	case errors.Is(err, kbuild.ErrHost), err != nil && front.HostsFault(err):
 		return bisect.Build{}, err
 	case errors.As(err, &be):
 		reason := be.First

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
@@ -51,7 +52,7 @@ func (s *bisection) newKernels(ctx context.Context) (*existing, error) {
 		return nil, err
 	}
 	if len(e.list) < 2 {
-		return nil, usagef("bisect: -kernels %s: there are %d kernels, and two at least are needed: a good one and a bad one", s.kernels, len(e.list))
+		return nil, front.Usagef("bisect: -kernels %s: there are %d kernels, and two at least are needed: a good one and a bad one", s.kernels, len(e.list))
 	}
 	count := map[string]int{}
 	for _, k := range e.list {
@@ -99,7 +100,7 @@ func (e *existing) fromDir(ctx context.Context) error {
 	var paths []string
 	entries, err := os.ReadDir(e.what)
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("bisect: -kernels: %w", err)}
+		return front.Usage(fmt.Errorf("bisect: -kernels: %w", err))
 	}
 	for _, d := range entries {
 		path := filepath.Join(e.what, d.Name())
@@ -127,7 +128,7 @@ func (e *existing) fromDir(ctx context.Context) error {
 func (e *existing) fromFile(ctx context.Context) error {
 	f, err := os.Open(e.what)
 	if err != nil {
-		return &exitError{exitUsage, fmt.Errorf("bisect: -kernels: %w", err)}
+		return front.Usage(fmt.Errorf("bisect: -kernels: %w", err))
 	}
 	defer f.Close() //nolint:errcheck // only read
 	text, err := io.ReadAll(io.LimitReader(f, listLimit+1))
@@ -135,7 +136,7 @@ func (e *existing) fromFile(ctx context.Context) error {
 		return fmt.Errorf("bisect: -kernels: %w", err)
 	}
 	if len(text) > listLimit || bytes.IndexByte(text, 0) >= 0 {
-		return usagef("bisect: -kernels %s: this is one kernel, or no list: want a directory, or kernels with commas between, or a text file with one per line", e.what)
+		return front.Usagef("bisect: -kernels %s: this is one kernel, or no list: want a directory, or kernels with commas between, or a text file with one per line", e.what)
 	}
 	var paths []string
 	for _, l := range strings.Split(string(text), "\n") {
@@ -161,15 +162,15 @@ func (e *existing) fromList(ctx context.Context, paths []string) error {
 			e.list = append(e.list, existingKernel{p, p, version})
 			continue
 		}
-		path, err := e.m.FindKernel(ctx, p)
+		path, err := resolver(e.m).Kernel(ctx, p)
 		switch _, missing := os.Stat(p); {
 		case err == nil:
-		case !errors.Is(err, runner.ErrBadKernel):
+		case !front.IsUsage(err):
 			return err
 		case missing != nil:
-			return usagef("bisect: -kernels: %w", err)
+			return front.Usagef("bisect: -kernels: %w", err)
 		default:
-			path = absolute(p)
+			path = front.Absolute(p)
 		}
 		k := existingKernel{id: path}
 		if kernel, err := e.m.OpenKernel(ctx, path, "", ""); err == nil {
@@ -188,7 +189,7 @@ func (e *existing) fromList(ctx context.Context, paths []string) error {
 // reference.
 func (e *existing) find(flag, name string) (int, error) {
 	var hits []int
-	abs := absolute(name)
+	abs := front.Absolute(name)
 	for i, k := range e.list {
 		if name == k.id || name == k.release || name == k.version || name == filepath.Base(k.id) || abs == k.id || strings.HasPrefix(k.id, abs+"/") {
 			hits = append(hits, i)
@@ -251,8 +252,8 @@ func (e *existing) Build(ctx context.Context, id string) (bisect.Build, error) {
 	path := id
 	if !filepath.IsAbs(id) {
 		var err error
-		if path, err = fetchKernel(ctx, e.m, id); err != nil {
-			if ctx.Err() != nil || hostsFault(err) {
+		if path, err = e.m.FetchKernel(ctx, id); err != nil {
+			if ctx.Err() != nil || front.HostsFault(err) {
 				return bisect.Build{}, err
 			}
 			if errors.Is(err, kfetch.ErrNotFound) {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 )
 
 // Exit statuses that git bisect run understands (git-bisect(1)): 1 to 127 but
@@ -38,27 +39,32 @@ kvmrun bisect. With -repeat it is bad as soon as one run is.
 Exit status: 0 good; 1 bad; 125, for git to skip it, when it does not build, does
 not boot or fails in another way; 128, which ends the bisection, when this machine
 fails or the command line is wrong.`,
-	run: doBisectStep,
+	flags: stepFlags,
+	wrong: stepError,
 }
 
-func doBisectStep(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
+func stepFlags(fs *flag.FlagSet) action {
 	var b bisectFlags
 	b.symptomFlags(fs)
 	b.build.registerBisect(fs, ".")
 	fs.IntVar(&b.search.Repeat, "repeat", 1, "run it this many times; one bad run makes it bad")
 	fs.StringVar(&b.dir, "o", "", "keep logs in this `directory`; default: in the cache")
-	err := parse(fs, args)
-	if errors.Is(err, flag.ErrHelp) {
-		return err
+	return func(ctx context.Context, cio IO, fs *flag.FlagSet, _ []string) error {
+		return doBisectStep(ctx, cio, b, fs)
 	}
+}
+
+func doBisectStep(ctx context.Context, cio IO, b bisectFlags, fs *flag.FlagSet) error {
 	b.symptom.Suite = b.suite
+	err := front.CheckDone(fs, "bisect-step", "")
 	switch {
 	case err != nil:
-	case fs.NArg() > 0:
-		err = fmt.Errorf("bisect-step: unexpected argument %q", fs.Arg(0))
 	case b.search.Repeat < 1:
 		err = errors.New("bisect-step: -repeat: want 1 or more")
 	default:
+		if err = b.vm.Check(); err != nil {
+			break
+		}
 		if err = b.symptom.Check(); err != nil {
 			err = fmt.Errorf("bisect-step: %w", err)
 		}
@@ -84,7 +90,7 @@ func (s *bisection) step(ctx context.Context) error {
 	}
 	fmt.Fprintf(s.io.Out, "%s: %s\n", word, reason)
 	if code := stepStatus(word); code != stepGood {
-		return &exitError{code: code}
+		return &front.Error{Code: code}
 	}
 	return nil
 }
@@ -104,17 +110,17 @@ func stepStatus(w bisect.Word) int {
 
 // stepError ends git's bisection: nothing was learned about the commit.
 func stepError(err error) error {
-	var exit *exitError
+	var exit *front.Error
 	if errors.As(err, &exit) {
-		err = exit.err
+		err = exit.Err
 	}
-	return &exitError{stepStop, err}
+	return &front.Error{Code: stepStop, Err: err}
 }
 
 // prepareStep finds what is wrong with the request before anything is built.
 func (s *bisection) prepareStep(ctx context.Context) error {
 	var err error
-	if s.m, err = s.v.machine(s.io, s.ui.say); err != nil {
+	if s.m, err = newMachine(&s.vm, s.ui.say); err != nil {
 		return err
 	}
 	if s.dir == "" {
@@ -122,7 +128,7 @@ func (s *bisection) prepareStep(ctx context.Context) error {
 			return err
 		}
 	}
-	s.dir = absolute(s.dir)
+	s.dir = front.Absolute(s.dir)
 	if err := os.MkdirAll(filepath.Join(s.dir, "runs"), 0o755); err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -52,7 +53,7 @@ func stepMain(cache string) int {
 		return 1
 	}
 	s.m.Progress = s.ui.say
-	return exitStatus(s.step(context.Background()), s.io)
+	return front.Status(s.io.Err, s.step(context.Background()))
 }
 
 // TestGitBisectRun lets git's own driver ask: it finds the culprit past what it

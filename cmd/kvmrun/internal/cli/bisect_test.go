@@ -16,8 +16,10 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kbuild/fake"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -128,7 +130,7 @@ func (g *gitTree) question(t *testing.T, cache, dir string, set func(*bisectFlag
 	b.build.c.Source, b.build.c.Profile, b.build.c.NoCcache = g.dir, "lean", true
 	b.good, b.bad, b.suite = "v1", "v2", "ext4"
 	b.symptom = bisect.Symptom{Suite: "ext4", Run: "TestX"}
-	b.search.P, b.jobs, b.v.accel = 1, 1, "tcg"
+	b.search.P, b.policy.Jobs, b.vm.Accel = 1, 1, "tcg"
 	b.search.Parallel = 1
 	if set != nil {
 		set(&b)
@@ -430,7 +432,7 @@ FORCE:
 	assert.NilError(t, os.WriteFile(badConfig, append(bytes.Clone(lean), extra...), 0o644))
 	ask := func(name string) (*bisection, error) {
 		s, _ := g.question(t, filepath.Join(dir, "cache"), filepath.Join(dir, name), func(b *bisectFlags) {
-			b.good, b.bad, b.configs = "", "", multi{goodConfig, badConfig}
+			b.good, b.bad, b.configs = "", "", front.Multi{goodConfig, badConfig}
 		})
 		o, err := s.newOptions(t.Context())
 		assert.NilError(t, err)
@@ -442,8 +444,8 @@ FORCE:
 	}
 	// The good end does not build: that is no difference to be found.
 	s, err := ask("untestable")
-	var exit *exitError
-	assert.Assert(t, errors.As(err, &exit) && exit.code == exitFail, "%v", err)
+	var exit *front.Error
+	assert.Assert(t, errors.As(err, &exit) && exit.Code == result.ExitFail, "%v", err)
 	text := s.io.Out.(*bytes.Buffer).String()
 	assert.Assert(t, strings.Contains(text, "the good end says nothing about the symptom: build-failed"), text)
 

@@ -13,8 +13,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
@@ -22,9 +24,9 @@ import (
 // buildFlags say which kernel to build.
 type buildFlags struct {
 	c         kbuild.Config
-	fragments multi
-	patches   multi
-	cache     string
+	fragments front.Multi
+	patches   front.Multi
+	vm        front.VM
 }
 
 func (b *buildFlags) register(fs *flag.FlagSet) {
@@ -37,8 +39,7 @@ func (b *buildFlags) register(fs *flag.FlagSet) {
 	fs.Var(&b.fragments, "fragment", "a kconfig fragment `file` on top; repeatable")
 	fs.Var(&b.patches, "patch", "a `file` to apply with patch -p1, fuzz refused; repeatable")
 	fs.StringVar(&b.c.Arch, "arch", kbuild.DefaultArch, "the architecture")
-	numberVar(fs, &b.c.Jobs, "j", 0, "how `many` jobs make runs; default: the CPUs")
-	fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+	front.NumberVar(fs, &b.c.Jobs, "j", 0, "how `many` jobs make runs; default: the CPUs")
 }
 
 // registerBisect adds the flags that make sense for many builds.
@@ -63,8 +64,7 @@ func (b *buildFlags) config(io IO, m *runner.Machine) kbuild.Config {
 }
 
 func (b *buildFlags) machine(io IO) (*runner.Machine, error) {
-	v := vmFlags{cache: b.cache, accel: "auto"}
-	return v.machine(io, newProgress(io.Err).say)
+	return newMachine(&b.vm, newProgress(io.Err).say)
 }
 
 // buildError gives a failed build its exit status: a request that cannot be
@@ -74,9 +74,9 @@ func buildError(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, kbuild.ErrRequest):
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	case errors.Is(err, kbuild.ErrBuild):
-		return fail(err)
+		return front.Fail(err)
 	}
 	return err
 }
@@ -91,39 +91,40 @@ again is answered from the cache. CC, LLVM and CROSS_COMPILE are honoured.
 
 Exit status: 0 built; 1 the compiler failed; 2 the request cannot be met;
 3 a tool, a header or disk space is missing.`,
-	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	flags: func(fs *flag.FlagSet) action {
 		var b buildFlags
+		b.vm.Register(fs, "cache")
 		b.register(fs)
 		fs.StringVar(&b.c.OutDir, "o", "", "copy the result to this `directory`")
-		m, err := b.parse(io, fs, args)
-		if err != nil {
-			return err
+		return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+			m, err := b.start(io, fs)
+			if err != nil {
+				return err
+			}
+			a, err := kbuild.Build(ctx, b.config(io, m))
+			if err != nil {
+				return buildError(err)
+			}
+			if a.Cached {
+				fmt.Fprintln(io.Err, "kvmrun: from the cache")
+			}
+			dir := a.Dir
+			if b.c.OutDir != "" {
+				dir = front.Absolute(b.c.OutDir)
+			}
+			fmt.Fprintln(io.Out, dir)
+			return nil
 		}
-		a, err := kbuild.Build(ctx, b.config(io, m))
-		if err != nil {
-			return buildError(err)
-		}
-		if a.Cached {
-			fmt.Fprintln(io.Err, "kvmrun: from the cache")
-		}
-		dir := a.Dir
-		if b.c.OutDir != "" {
-			dir = absolute(b.c.OutDir)
-		}
-		fmt.Fprintln(io.Out, dir)
-		return nil
 	},
 }
 
-func (b *buildFlags) parse(io IO, fs *flag.FlagSet, args []string) (*runner.Machine, error) {
-	if err := parse(fs, args); err != nil {
-		return nil, err
-	}
+// start checks the request and opens the cache.
+func (b *buildFlags) start(io IO, fs *flag.FlagSet) (*runner.Machine, error) {
 	if fs.NArg() > 0 {
-		return nil, usagef("unexpected argument %q", fs.Arg(0))
+		return nil, front.Usagef("unexpected argument %q", fs.Arg(0))
 	}
 	if b.c.Source == "" {
-		return nil, usagef("no source: give -src DIR, or -src debian:6.12 for the distribution's")
+		return nil, front.Usagef("no source: give -src DIR, or -src debian:6.12 for the distribution's")
 	}
 	return b.machine(io)
 }
@@ -134,32 +135,32 @@ var configCommand = command{
 	long: `Prints the .config that kvmrun kernel build would compile, without compiling.
 With -diff it compares two configurations, each a .config file or a kernel that
 has its own, and prints the options that differ; exit status 1 if any do.`,
-	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	flags: func(fs *flag.FlagSet) action {
 		var b buildFlags
+		b.vm.Register(fs, "cache")
 		b.register(fs)
 		diff := fs.Bool("diff", false, "compare the two configurations A and B instead")
-		if err := parse(fs, args); err != nil {
+		return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+			if *diff {
+				return diffConfigs(ctx, io, &b, fs.Args())
+			}
+			m, err := b.start(io, fs)
+			if err != nil {
+				return err
+			}
+			c, err := kbuild.Configure(ctx, b.config(io, m))
+			if err != nil {
+				return buildError(err)
+			}
+			_, err = io.Out.Write(c.Text)
 			return err
 		}
-		if *diff {
-			return diffConfigs(ctx, io, &b, fs.Args())
-		}
-		m, err := b.parse(io, fs, args)
-		if err != nil {
-			return err
-		}
-		c, err := kbuild.Configure(ctx, b.config(io, m))
-		if err != nil {
-			return buildError(err)
-		}
-		_, err = io.Out.Write(c.Text)
-		return err
 	},
 }
 
 func diffConfigs(ctx context.Context, io IO, b *buildFlags, args []string) error {
 	if len(args) != 2 {
-		return usagef("kernel config -diff: want two configurations, not %d", len(args))
+		return front.Usagef("kernel config -diff: want two configurations, not %d", len(args))
 	}
 	m, err := b.machine(io)
 	if err != nil {
@@ -172,20 +173,20 @@ func diffConfigs(ctx context.Context, io IO, b *buildFlags, args []string) error
 			text = nil // a kernel, not a .config of some 100 KiB
 		}
 		if text == nil || err != nil || !strings.Contains(string(text), "CONFIG_") {
-			path, rerr := m.FindKernel(ctx, a)
+			path, rerr := resolver(m).Kernel(ctx, a)
 			if rerr != nil {
 				return rerr
 			}
 			k, kerr := m.OpenKernel(ctx, path, "", "")
 			if kerr != nil {
-				return &exitError{exitUsage, kerr}
+				return front.Usage(kerr)
 			}
 			if text = k.ConfigText; text == nil {
-				return usagef("the configuration of %s is not known", a)
+				return front.Usagef("the configuration of %s is not known", a)
 			}
 		}
 		if configs[i], err = kconfig.ParseConfig(a, text); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 	}
 	changes := kconfig.Diff(configs[0], configs[1])
@@ -193,7 +194,7 @@ func diffConfigs(ctx context.Context, io IO, b *buildFlags, args []string) error
 		fmt.Fprintln(io.Out, c)
 	}
 	if len(changes) > 0 {
-		return &exitError{code: exitFail}
+		return &front.Error{Code: result.ExitFail}
 	}
 	return nil
 }
@@ -205,22 +206,24 @@ template is a VM of a kernel that was booted and frozen, to be forked by the nex
 run with -isolate test; at most eight are kept, of 2 GiB together. Each build leaves at most 8 GiB of
 kernels and 12 build trees: the least recently used go, but nothing that is in
 use or was within the hour, and never the last two kernels.`,
-	run: func(_ context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	flags: func(fs *flag.FlagSet) action {
 		var b buildFlags
-		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
-		if err := parse(fs, args); err != nil {
-			return err
+		b.vm.Register(fs, "cache")
+		return func(_ context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+			if err := front.CheckDone(fs, "kernel list", ""); err != nil {
+				return err
+			}
+			m, err := b.machine(io)
+			if err != nil {
+				return err
+			}
+			items, err := kbuild.List(m.Cache)
+			if err != nil {
+				return err
+			}
+			printItems(io, items)
+			return nil
 		}
-		m, err := b.machine(io)
-		if err != nil {
-			return err
-		}
-		items, err := kbuild.List(m.Cache)
-		if err != nil {
-			return err
-		}
-		printItems(io, items)
-		return nil
 	},
 }
 
@@ -240,25 +243,27 @@ var pruneCommand = command{
 	long: `Removes the least recently used kernels, sources, build trees and templates until
 what is left takes at most -max, and what has not been used for -keep. All of it
 can be made again.`,
-	run: func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
+	flags: func(fs *flag.FlagSet) action {
 		var b buildFlags
-		fs.StringVar(&b.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+		b.vm.Register(fs, "cache")
 		limit := fs.Int64("max", 20<<10, "keep at most this many `MiB`")
 		var keep time.Duration
-		spanVar(fs, &keep, "keep", "never remove what was used within this `time`, e.g. 24h")
-		if err := parse(fs, args); err != nil {
+		front.SpanVar(fs, &keep, "keep", "never remove what was used within this `time`, e.g. 24h")
+		return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+			if err := front.CheckDone(fs, "kernel prune", ""); err != nil {
+				return err
+			}
+			if *limit < 0 {
+				return front.Usagef("kernel prune: -max must not be negative")
+			}
+			m, err := b.machine(io)
+			if err != nil {
+				return err
+			}
+			gone, err := kbuild.Prune(ctx, m.Cache, *limit<<20, keep)
+			printItems(io, gone)
 			return err
 		}
-		if *limit < 0 || keep < 0 {
-			return usagef("kernel prune: -max and -keep must not be negative")
-		}
-		m, err := b.machine(io)
-		if err != nil {
-			return err
-		}
-		gone, err := kbuild.Prune(ctx, m.Cache, *limit<<20, keep)
-		printItems(io, gone)
-		return err
 	},
 }
 

@@ -12,22 +12,15 @@ import (
 	"io"
 	"os"
 	"strings"
-	"syscall"
 
 	"golang.org/x/term"
 
+	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
-	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
-)
-
-// Exit statuses.
-const (
-	exitOK    = 0
-	exitFail  = 1
-	exitUsage = 2
-	exitInfra = 3
 )
 
 // IO is what a command may touch of the process.
@@ -43,8 +36,19 @@ type command struct {
 	args  string // after the flags
 	short string // one line
 	long  string
-	run   func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error
+	// flags registers the command's flags and returns what the command does with
+	// them when they have been parsed.
+	flags func(fs *flag.FlagSet) action
+	sub   []command // in place of flags
+	// rewrite, when set, makes of the arguments what package flag understands.
+	rewrite func(args []string) []string
+	// wrong, when set, gives errors of the flags another exit status.
+	wrong func(error) error
 }
+
+// action runs a command, which was given args and has parsed them. What is wrong
+// with its flags and arguments it says before anything is made, fetched or booted.
+type action func(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error
 
 func commands() []command {
 	return []command{
@@ -53,69 +57,12 @@ func commands() []command {
 	}
 }
 
-// exitError ends a command with a status; its text, if any, is printed.
-type exitError struct {
-	code int
-	err  error
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return ""
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
-func usagef(format string, a ...any) error {
-	return &exitError{exitUsage, fmt.Errorf(format, a...)}
-}
-
-// fail is an outcome that is no infrastructure fault: exit status 1.
-func fail(err error) error { return &exitError{exitFail, err} }
-
 // Run runs a command line without the program's name and returns the exit
 // status: 0 all passed, 1 a test or a kernel failed, 2 wrong usage, 3 the
 // infrastructure failed. kvmrun exec returns the program's own. A process that
 // panics, or gets SIGQUIT, ends by SIGABRT (134 in a shell), see main.
 func Run(ctx context.Context, args []string, io IO) int {
-	return exitStatus(dispatch(ctx, io, "kvmrun", commands(), args), io)
-}
-
-// exitStatus prints an error, if there is anything to say, and is its status.
-func exitStatus(err error, io IO) int {
-	var exit *exitError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.Is(err, flag.ErrHelp):
-		return exitOK
-	case errors.As(err, &exit):
-		if exit.err != nil {
-			fmt.Fprintln(visible.Writer(io.Err), "kvmrun:", exit.err)
-		}
-		if exit.code == exitUsage && hostsFault(err) {
-			return exitInfra
-		}
-		return exit.code
-	}
-	fmt.Fprintln(visible.Writer(io.Err), "kvmrun:", err)
-	if errors.Is(err, runner.ErrBadKernel) {
-		return exitUsage
-	}
-	return exitInfra
-}
-
-// hostsFault says whether an error that looked like one of the user's has
-// another reason.
-func hostsFault(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return front.Status(io.Err, dispatch(ctx, io, "kvmrun", commands(), args))
 }
 
 func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []string) error {
@@ -134,7 +81,7 @@ func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []
 		}
 		overview(w, prefix, cmds)
 		if name == "" {
-			return &exitError{code: exitUsage}
+			return &front.Error{Code: result.ExitUsage}
 		}
 		return nil
 	}
@@ -153,17 +100,29 @@ func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []
 				fs.PrintDefaults()
 			}
 		}
-		for _, a := range args[1:] {
-			if a == "-h" || a == "-help" || a == "--help" {
-				fs.SetOutput(io.Out)
-			}
-			if a == "--" {
-				break
-			}
+		args := args[1:]
+		if c.sub != nil {
+			return dispatch(ctx, io, prefix+" "+c.name, c.sub, args)
 		}
-		return c.run(ctx, io, fs, args[1:])
+		if c.rewrite != nil {
+			args = c.rewrite(args)
+		}
+		run := c.flags(fs)
+		err := parse(fs, args)
+		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(io.Out)
+			fs.Usage()
+			return nil
+		}
+		if err != nil && c.wrong != nil {
+			err = c.wrong(err)
+		}
+		if err != nil {
+			return err
+		}
+		return run(ctx, io, fs, args)
 	}
-	return usagef("unknown command %q%s; see %s help", name, words.Nearest(name, names), prefix)
+	return front.Usagef("unknown command %q%s; see %s help", name, words.Nearest(name, names), prefix)
 }
 
 func hasFlags(fs *flag.FlagSet) (has bool) {
@@ -182,95 +141,61 @@ func overview(w io.Writer, prefix string, cmds []command) {
 	fmt.Fprintf(w, "\n%s help COMMAND tells more.\n", prefix)
 }
 
-// list is a flag that may be given several times, or with commas.
-type list []string
-
-func (l *list) String() string { return strings.Join(*l, ",") }
-
-func (l *list) Set(s string) error {
-	for _, p := range strings.Split(s, ",") {
-		if p = strings.TrimSpace(p); p != "" {
-			*l = append(*l, p)
-		}
-	}
-	return nil
-}
-
-// multi is a flag that may be given several times; commas belong to the value.
-type multi []string
-
-func (m *multi) String() string { return strings.Join(*m, " ") }
-
-func (m *multi) Set(s string) error { *m = append(*m, s); return nil }
-
 // vmFlags are shared by all commands that boot something.
 type vmFlags struct {
-	kernels multi
-	modules string
-	kconfig string
-	accel   string
-	memory  int
-	cpus    int
-	qemu    string
-	cache   string
+	vm      front.VM
+	kernels front.Kernels
 }
 
 func (v *vmFlags) register(fs *flag.FlagSet, many bool) {
-	what := "the kernel: a bzImage, a vmlinux, the directory of a build, or debian:6.12 for a fetched one"
-	if many {
-		what += "; may be given several times"
-	}
-	fs.Var(&v.kernels, "kernel", what)
-	fs.StringVar(&v.modules, "modules", "", "the kernel's lib/modules/RELEASE `directory`; default: found beside the kernel")
-	fs.StringVar(&v.kconfig, "kconfig", "", "the kernel's .config `file`; default: found in or beside the kernel")
-	fs.StringVar(&v.accel, "accel", "auto", "what runs the guest: kvm, tcg, or auto for kvm where it works")
-	v.size(fs)
-	fs.StringVar(&v.qemu, "qemu", "", "the QEMU `binary`; default: found in PATH")
-	fs.StringVar(&v.cache, "cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
+	v.kernels.Register(fs, many)
+	v.vm.Register(fs)
 }
 
-// size registers the flags for the machine's.
-func (v *vmFlags) size(fs *flag.FlagSet) {
-	fs.Var((*mebibytes)(&v.memory), "memory", "the guest's memory in `MiB`, or as 2G; default: what the suite asks for")
-	numberVar(fs, &v.cpus, "cpus", 0, "how `many` CPUs the guest has; default: what the suite asks for")
+// Check refuses what needs no look at any file.
+func (v *vmFlags) Check() error {
+	if err := v.vm.Check(); err != nil {
+		return err
+	}
+	return v.kernels.Check()
 }
 
-func (v *vmFlags) machine(io IO, progress func(string)) (*runner.Machine, error) {
-	if err := v.check(); err != nil {
-		return nil, err
-	}
-	m, err := runner.NewMachine(v.cache, vmtest.Accel(v.accel))
+// again are the flags that were given, but for the kernels' names.
+func (v *vmFlags) again() string { return v.kernels.Same() + v.vm.Same() }
+
+func (v *vmFlags) machine(progress func(string)) (*runner.Machine, error) {
+	return newMachine(&v.vm, progress)
+}
+
+func newMachine(v *front.VM, progress func(string)) (*runner.Machine, error) {
+	m, err := runner.NewMachine(v.Cache, vmtest.Accel(v.Accel))
 	if err != nil {
 		return nil, err
 	}
-	m.QEMU, m.MemoryMiB, m.CPUs, m.Progress = v.qemu, v.memory, v.cpus, progress
+	m.QEMU, m.MemoryMiB, m.CPUs, m.Progress = v.QEMU, v.MemoryMiB, v.CPUs, progress
 	return m, nil
+}
+
+// resolver makes files of kernels' names.
+func resolver(m *runner.Machine) front.Resolver {
+	return front.Resolver{IsRef: kfetch.IsRef, CheckRef: kfetch.CheckRef, Fetch: m.FetchKernel}
 }
 
 // open examines the kernels before anything boots; KVMRUN_KERNEL stands in for
 // a missing -kernel.
 func (v *vmFlags) open(ctx context.Context, io IO, m *runner.Machine) ([]*runner.Kernel, error) {
-	kernels := v.kernels
-	if len(kernels) == 0 {
-		if k := io.getenv("KVMRUN_KERNEL"); k != "" {
-			kernels = multi{k}
-		}
-	}
-	if len(kernels) == 0 {
-		return nil, usagef("no kernel: give -kernel FILE, or -kernel debian:6.12 for one from the Debian archive")
-	}
-	if len(kernels) > 1 && (v.modules != "" || v.kconfig != "") {
-		return nil, usagef("-modules and -kconfig go with one -kernel")
+	if !v.kernels.Default(io.getenv) {
+		return nil, front.ErrNoKernel
 	}
 	var out []*runner.Kernel
-	for _, k := range kernels {
-		path, err := m.FindKernel(ctx, k)
+	for _, ref := range v.kernels.Refs {
+		path, err := resolver(m).Kernel(ctx, ref)
 		if err != nil {
 			return nil, err
 		}
-		kernel, err := m.OpenKernel(ctx, path, v.modules, v.kconfig)
+		kernel, err := m.OpenKernel(ctx, path, v.kernels.Modules, v.kernels.Kconfig)
 		if err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, front.Usage(err)
 		}
 		out = append(out, kernel)
 	}

@@ -16,7 +16,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
 	"github.com/kvmrun/kvmrun/internal/visible"
 )
@@ -32,51 +34,61 @@ What an allow-list names does not count; with -json it is marked as suppressed.
 With -vmlinux, stacks get file, line and inlined functions. It must be the
 vmlinux of the build that printed the log, with debug information. Frames whose
 position is not found stay as they are.`,
-	run: doCrash,
+	flags: crashFlags,
 }
 
-func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
-	asJSON := fs.Bool("json", false, "print one JSON object per report and line")
-	allow := allowFlag(fs)
-	vmlinux := fs.String("vmlinux", "", "look positions up in this `file`, the kernel as it was linked")
-	var modules list
-	fs.Var(&modules, "modules", "look for modules and debug files below this `directory`; repeatable; needs -vmlinux")
-	offset := fs.Uint64("kernel-offset", 0, "how many `bytes` KASLR moved the kernel, for addresses without a name;\ndefault: what the log says")
-	if err := parse(fs, args); err != nil {
-		return err
-	}
+func crashFlags(fs *flag.FlagSet) action {
+	var c crashCmd
+	c.policy.Register(fs, "allow")
+	fs.BoolVar(&c.json, "json", false, "print one JSON object per report and line")
+	fs.StringVar(&c.vmlinux, "vmlinux", "", "look positions up in this `file`, the kernel as it was linked")
+	fs.Var(&c.modules, "modules", "look for modules and debug files below this `directory`; repeatable; needs -vmlinux")
+	fs.Uint64Var(&c.offset, "kernel-offset", 0, "how many `bytes` KASLR moved the kernel, for addresses without a name;\ndefault: what the log says")
+	return c.run
+}
+
+// crashCmd is kvmrun crash.
+type crashCmd struct {
+	policy  front.Policy
+	json    bool
+	vmlinux string
+	modules front.List
+	offset  uint64
+}
+
+func (c *crashCmd) run(_ context.Context, cio IO, fs *flag.FlagSet, _ []string) error {
 	if fs.NArg() > 1 {
-		return usagef("crash: one FILE, not %d", fs.NArg())
+		return front.Usagef("crash: one FILE, not %d", fs.NArg())
 	}
 	offsetGiven := false
 	fs.Visit(func(f *flag.Flag) { offsetGiven = offsetGiven || f.Name == "kernel-offset" })
-	if *vmlinux == "" && (len(modules) > 0 || offsetGiven) {
-		return usagef("crash: -modules and -kernel-offset need -vmlinux")
+	if c.vmlinux == "" && (len(c.modules) > 0 || offsetGiven) {
+		return front.Usagef("crash: -modules and -kernel-offset need -vmlinux")
 	}
 	in := io.Reader(cio.In)
 	if name := fs.Arg(0); name != "" && name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return usagef("crash: %w", err)
+			return front.Usagef("crash: %w", err)
 		}
 		defer f.Close() //nolint:errcheck // only read
 		in = f
 	}
-	known, err := allowLists(*allow)
+	known, err := c.policy.AllowList(front.Resolver{})
 	if err != nil {
 		return err
 	}
 	sym := &symbolizer{warn: cio.Err, warned: map[string]bool{}}
-	if *vmlinux != "" {
-		if sym.s, err = symbolize.Open(*vmlinux, modules...); err != nil {
-			return usagef("crash: -vmlinux: %w", err)
+	if c.vmlinux != "" {
+		if sym.s, err = symbolize.Open(c.vmlinux, c.modules...); err != nil {
+			return front.Usagef("crash: -vmlinux: %w", err)
 		}
 		if offsetGiven {
-			sym.s.SetOffset(*offset)
+			sym.s.SetOffset(c.offset)
 		}
 	}
 	var print func(r *oops.Report, text []byte, allowed *oops.AllowEntry) error
-	if *asJSON {
+	if c.json {
 		e := json.NewEncoder(cio.Out)
 		print = func(r *oops.Report, _ []byte, _ *oops.AllowEntry) error { return e.Encode(r) }
 	} else {
@@ -108,17 +120,17 @@ func doCrash(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 			werr = print(r, text, entry)
 		}
 	}); err != nil {
-		return usagef("crash: read the log: %w", err)
+		return front.Usagef("crash: read the log: %w", err)
 	}
 	if refused != nil {
-		return usagef("crash: -vmlinux: %w", refused)
+		return front.Usagef("crash: -vmlinux: %w", refused)
 	}
 	if werr != nil {
 		return fmt.Errorf("print the reports: %w", werr)
 	}
 	complain(cio.Err, known)
 	if found > 0 {
-		return &exitError{code: exitFail}
+		return &front.Error{Code: result.ExitFail}
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/result"
 )
 
 const (
@@ -139,14 +140,14 @@ func TestCrashSymbolized(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, errs := crash(t, strings.NewReader(log), "-vmlinux", vmlinux)
-			assert.Equal(t, code, exitFail, "%s", errs)
+			assert.Equal(t, code, result.ExitFail, "%s", errs)
 			assert.Assert(t, strings.Contains(out, "  | [    2.000005]  inlined init/main.c:4 [inline]\n  | [    2.000005]  "+sym+" init/main.c:8\n"), "%s", out)
 			assert.Assert(t, strings.Contains(out, " panic+0x2d6/0x2f0\n"), "%s", out)
 			assert.Assert(t, strings.Contains(errs, `"panic"`), "%s", errs)
 		})
 	}
 	code, out, _ := crash(t, strings.NewReader(crashLog(crashBanner, sym, id)), "-json", "-vmlinux", vmlinux)
-	assert.Equal(t, code, exitFail)
+	assert.Equal(t, code, result.ExitFail)
 	var r oops.Report
 	assert.NilError(t, json.Unmarshal([]byte(out), &r))
 	assert.Equal(t, len(r.Stack), 3, "%s", out)
@@ -156,7 +157,7 @@ func TestCrashSymbolized(t *testing.T) {
 
 	// Without reports the vmlinux does not matter.
 	code, out, errs := crash(t, strings.NewReader("nothing\n"), "-vmlinux", vmlinux)
-	assert.Equal(t, code, exitOK)
+	assert.Equal(t, code, result.ExitPass)
 	assert.Equal(t, out+errs, "")
 }
 
@@ -167,7 +168,7 @@ func TestCrashOtherKernel(t *testing.T) {
 		t.Helper()
 		for _, flags := range [][]string{nil, {"-json"}} {
 			code, out, errs := crash(t, strings.NewReader(log), append(flags, "-vmlinux", vmlinux)...)
-			assert.Equal(t, code, exitUsage)
+			assert.Equal(t, code, result.ExitUsage)
 			assert.Equal(t, out, "")
 			for _, w := range words {
 				assert.Assert(t, strings.Contains(errs, w), "%s", errs)
@@ -181,7 +182,7 @@ func TestCrashOtherKernel(t *testing.T) {
 	// Of a log with several kernels each report is taken for its own.
 	first := strings.Replace(crashLog(crashBanner, sym, ""), "6.99.0-test", "6.99.0-test", 1)
 	code, out, errs := crash(t, strings.NewReader(first+strings.Replace(crashBanner, "2024", "2025", 1)+"\n[    1.000000] fine\n"), "-vmlinux", vmlinux)
-	assert.Equal(t, code, exitFail, "%s", errs)
+	assert.Equal(t, code, result.ExitFail, "%s", errs)
 	assert.Assert(t, strings.Contains(out, "init/main.c:8"), "%s", out)
 }
 
@@ -204,7 +205,7 @@ func TestCrashBadVmlinux(t *testing.T) {
 		{[]string{"-kernel-offset", "0"}, "need -vmlinux"},
 	} {
 		code, out, errs := crash(t, strings.NewReader(crashLog(crashBanner, sym, id)), row.args...)
-		assert.Equal(t, code, exitUsage, "%q", row.args)
+		assert.Equal(t, code, result.ExitUsage, "%q", row.args)
 		assert.Equal(t, out, "")
 		assert.Assert(t, strings.Contains(errs, row.want), "%q: %s", row.args, errs)
 	}
@@ -252,7 +253,7 @@ func TestCrashHugeLog(t *testing.T) {
 	runtime.ReadMemStats(&before)
 	code, out, errs := crash(t, log, "-vmlinux", vmlinux)
 	runtime.ReadMemStats(&after)
-	assert.Equal(t, code, exitFail, "%s", errs)
+	assert.Equal(t, code, result.ExitFail, "%s", errs)
 	assert.Equal(t, strings.Count(out, "kernel panic: sysrq triggered crash"), 3, "%s", out)
 	assert.Equal(t, strings.Count(out, "init/main.c:8"), 3)
 	// Sys never shrinks: it holds the peak.
@@ -278,7 +279,7 @@ func TestCrashRealKernel(t *testing.T) {
 	assert.NilError(t, err, "%s", text)
 	defer f.Close()
 	code, stdout, stderr := crash(t, f, "-vmlinux", vmlinux)
-	assert.Equal(t, code, exitFail, "%s", stderr)
+	assert.Equal(t, code, result.ExitFail, "%s", stderr)
 	for _, want := range []string{
 		`sysrq_handle_crash\+0x[0-9a-f]+/0x[0-9a-f]+ drivers/tty/sysrq\.c:\d+\n`,
 		`__handle_sysrq(?:\.cold)?\+0x[0-9a-f]+/0x[0-9a-f]+ drivers/tty/sysrq\.c:\d+\n`,
@@ -304,20 +305,20 @@ func TestCrashAllow(t *testing.T) {
 	other := file("other", "title: WARNING in y | reason: quirk | link: https://bugs/1 | expires: 9999-01-01\n")
 
 	code, out, errs := crash(t, strings.NewReader(log), "-allow", known, "-allow", other)
-	assert.Equal(t, code, exitOK)
+	assert.Equal(t, code, result.ExitPass)
 	assert.Equal(t, out, "WARNING in broken\n  allowed      quirk (https://bugs/1), until 9999-01-01\n\n")
 	assert.Equal(t, errs, "kvmrun: allow-list "+other+":1: never matched: title WARNING in y\n")
 
 	code, out, _ = crash(t, strings.NewReader(log), "-json", "-allow", known)
-	assert.Equal(t, code, exitOK)
+	assert.Equal(t, code, result.ExitPass)
 	assert.Assert(t, strings.Contains(out, `"suppressed":true`), out)
 
 	code, out, _ = crash(t, strings.NewReader(log), "-json", "-allow", other)
-	assert.Equal(t, code, exitFail)
+	assert.Equal(t, code, result.ExitFail)
 	assert.Assert(t, strings.Contains(out, `"suppressed":false`), out)
 
 	bad := file("bad", "title: x\n")
 	code, _, errs = crash(t, strings.NewReader(log), "-allow", bad)
-	assert.Equal(t, code, exitUsage)
+	assert.Equal(t, code, result.ExitUsage)
 	assert.Assert(t, strings.Contains(errs, bad+":1: reason is missing"), errs)
 }

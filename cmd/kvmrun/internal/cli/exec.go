@@ -15,12 +15,11 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/term"
 
 	"github.com/kvmrun/kvmrun/initramfs"
-	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
@@ -54,43 +53,60 @@ nothing was tested; 2 wrong usage; 3 when the infrastructure failed. Where the
 program's own is 3, that is said on standard error, and result.json beside the
 kernel log has both: exit_code is kvmrun's, program how the program ended, null
 where that is not known.`,
-	run: doExec,
+	flags: execFlags,
 }
 
-func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
-	var v vmFlags
-	v.register(fs, false)
-	var files, modules multi
-	var env multi
-	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
-	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
-	fs.Var(&env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
-	allow := allowFlag(fs)
-	vmcore := coreFlag(fs)
-	var timeout time.Duration
-	spanVar(fs, &timeout, "timeout", "limit for the program, e.g. `5m`; default: none")
+// guestFlags are those of what runs in a guest and is no suite.
+type guestFlags struct {
+	v                   vmFlags
+	files, modules, env front.Multi
+	dir                 string
+}
+
+func (g *guestFlags) register(fs *flag.FlagSet) {
+	g.v.register(fs, false)
+	fs.Var(&g.files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
+	fs.Var(&g.modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
+	fs.StringVar(&g.dir, "o", "", "keep the kernel log in this `directory`; default: in the cache")
+}
+
+// Check refuses what needs no look at any file.
+func (g *guestFlags) Check() error {
+	if err := g.v.Check(); err != nil {
+		return err
+	}
+	return front.CheckEnv(g.env)
+}
+
+func execFlags(fs *flag.FlagSet) action {
+	var g guestFlags
+	var p front.Policy
+	g.register(fs)
+	fs.Var(&g.env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
+	p.Register(fs, "allow", "vmcore", "timeout", "allow-nothing", "fault")
+	front.Explain(fs, "timeout", "limit for the program, e.g. `5m`; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
-	allowNothing := allowNothingFlag(fs)
-	faults := faultFlag(fs)
-	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
-	if err := parse(fs, args); err != nil {
-		return err
+	return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+		if fs.NArg() == 0 {
+			return front.Usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
+		}
+		if err := check(&g, &p); err != nil {
+			return err
+		}
+		return doExec(ctx, io, g, p, fs.Args(), *tapFile)
 	}
-	if fs.NArg() == 0 {
-		return usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
-	}
-	if err := checkEnv(env); err != nil {
-		return err
-	}
-	tap, err := output.Open(*tapFile)
+}
+
+func doExec(ctx context.Context, io IO, flags guestFlags, p front.Policy, argv []string, tapFile string) error {
+	tap, err := output.Open(tapFile)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
-	known, err := allowLists(*allow)
+	known, err := p.AllowList(front.Resolver{})
 	if err != nil {
 		return err
 	}
-	g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args(), timeout: timeout, dir: *dir, allow: known, faults: faults.Plan, vmcore: *vmcore, allowNothing: *allowNothing}
+	g := guestProgram{guestFlags: flags, argv: argv, policy: p, allow: known}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
@@ -106,33 +122,24 @@ func doExec(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 
 // guestProgram is what exec and shell have in common.
 type guestProgram struct {
-	v            vmFlags
-	files        []string
-	modules, env []string
-	argv         []string
-	timeout      time.Duration
-	faults       fault.Plan
-	dir          string
-	allow        *oops.AllowList
-	vmcore       runner.CoreFormat
-	tty          *wire.Winsize
-	resize       <-chan wire.Winsize
-	stdout       io.Writer
-	onReady      func(wire.Ready)
-	allowNothing bool
+	guestFlags
+	argv    []string
+	policy  front.Policy
+	allow   *oops.AllowList
+	tty     *wire.Winsize
+	resize  <-chan wire.Winsize
+	stdout  io.Writer
+	onReady func(wire.Ready)
 }
 
 func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	ui := newProgress(io.Err)
 	var none runner.Outcome
-	m, err := g.v.machine(io, ui.say)
+	m, err := g.v.machine(ui.say)
 	if err != nil {
 		return none, err
 	}
-	m.Allow, m.VMCore = g.allow, g.vmcore
-	if len(g.v.kernels) > 1 {
-		return none, usagef("give one -kernel")
-	}
+	m.Allow, m.VMCore = g.allow, runner.CoreFormat(g.policy.VMCore)
 	ks, err := g.v.open(ctx, io, m)
 	if err != nil {
 		return none, err
@@ -145,12 +152,12 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
-	if err := ks[0].CheckFaults(ctx, m, g.faults, nil); err != nil {
-		return none, &exitError{exitUsage, err}
+	if err := ks[0].CheckFaults(ctx, m, g.policy.Faults.Plan, nil); err != nil {
+		return none, front.Usage(err)
 	}
 	p := runner.Program{
-		Kernel: ks[0], Init: self, Faults: g.faults, Modules: g.modules, Shell: true,
-		Timeout: g.timeout, Stdin: programInput(io.In), Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
+		Kernel: ks[0], Init: self, Faults: g.policy.Faults.Plan, Modules: g.modules, Shell: true,
+		Timeout: g.policy.Timeout, Stdin: programInput(io.In), Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
 		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty},
 	}
 	if f, ok := io.Out.(*os.File); ok && g.tty == nil {
@@ -159,7 +166,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 		}
 	}
 	if err := g.pack(&p, wd); err != nil {
-		return none, &exitError{exitUsage, err}
+		return none, front.Usage(err)
 	}
 	if g.dir == "" {
 		if g.dir, err = m.NewRunDir("exec"); err != nil {
@@ -168,7 +175,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	} else if err := os.MkdirAll(g.dir, 0o755); err != nil {
 		return none, err
 	}
-	p.Dir = absolute(g.dir)
+	p.Dir = front.Absolute(g.dir)
 	// The program decides what an interrupt means; a second one, or TERM,
 	// ends the VM.
 	if g.tty == nil {
@@ -182,8 +189,8 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 		defer cancel()
 	}
 	out := m.Exec(ctx, p)
-	if g.v.memory > 0 && errors.Is(out.Infra, vmtest.ErrTooLittleMemory) {
-		return none, usagef("-memory: %w", out.Infra)
+	if g.v.vm.MemoryMiB > 0 && errors.Is(out.Infra, vmtest.ErrTooLittleMemory) {
+		return none, front.Usagef("-memory: %w", out.Infra)
 	}
 	return out, nil
 }
@@ -225,7 +232,7 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 	path, err := exec.LookPath(name)
 	switch {
 	case err == nil:
-		path = absolute(path)
+		path = front.Absolute(path)
 		p.Files = append(p.Files, initramfs.File{Host: path, Guest: path, Runs: true})
 		p.Run.Argv = append([]string{path}, g.argv[1:]...)
 		for _, i := range interpreters(path) {
@@ -236,7 +243,7 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 	}
 	for i, mod := range p.Modules {
 		if initramfs.IsModuleFile(mod) {
-			p.Modules[i] = absolute(mod)
+			p.Modules[i] = front.Absolute(mod)
 			if err := initramfs.CheckModule(p.Modules[i], p.Kernel.Release); err != nil {
 				return fmt.Errorf("-module: %w", err)
 			}
@@ -250,7 +257,7 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 		if !filepath.IsAbs(guest) {
 			guest = filepath.Join(wd, guest)
 		}
-		host = absolute(host)
+		host = front.Absolute(host)
 		st, err := os.Stat(host)
 		if err != nil {
 			return fmt.Errorf("-file %s: %w", f, err)
@@ -322,13 +329,13 @@ type execEnd struct {
 // conclude turns facts into an exit status, and says in result.json whose it is.
 func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) error {
 	verdict, reason, err := g.judge(io, out, doc, tap)
-	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: exitOK}
-	var exit *exitError
+	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: result.ExitPass}
+	var exit *front.Error
 	switch {
 	case errors.As(err, &exit):
-		r.ExitCode = exit.code
+		r.ExitCode = exit.Code
 	case err != nil:
-		r.ExitCode = exitInfra
+		r.ExitCode = result.ExitInfra
 	}
 	if e := out.Exited; e != nil && e.Err == "" && !e.NotFound && !e.NotExecutable {
 		r.Program = &execEnd{e.Code, e.Signal}
@@ -382,28 +389,28 @@ func (g *guestProgram) judge(io IO, out runner.Outcome, doc *ktap.Doc, tap *outp
 	switch {
 	case verdict == result.VerdictPass:
 		return verdict, reason, nil
-	case verdict == result.VerdictNothingTested && g.allowNothing:
+	case verdict == result.VerdictNothingTested && g.policy.AllowNothing:
 		fmt.Fprintf(io.Err, "kvmrun: %s\n", visible.Line(reason))
 		return verdict, reason, nil
 	}
 	if e := out.Exited; verdict == result.VerdictTestFailed && e != nil {
 		switch {
 		case e.NotFound:
-			return verdict, reason, &exitError{127, fmt.Errorf("%s: not found on this host or in the guest", g.argv[0])}
+			return verdict, reason, &front.Error{Code: 127, Err: fmt.Errorf("%s: not found on this host or in the guest", g.argv[0])}
 		case e.NotExecutable:
-			return verdict, reason, &exitError{126, fmt.Errorf("%s: cannot be executed in the guest: %s", g.argv[0], e.Err)}
+			return verdict, reason, &front.Error{Code: 126, Err: fmt.Errorf("%s: cannot be executed in the guest: %s", g.argv[0], e.Err)}
 		}
 		if f := g.leftHere(); f != "" {
 			fmt.Fprintf(io.Err, "kvmrun: %s is a file of this host and was not in the guest; take it along: kvmrun exec -file %s ...\n", visible.Line(f), visible.Line(words.Quote(f)))
 		}
 		switch {
 		case e.Signal != 0:
-			return verdict, reason, &exitError{code: 128 + e.Signal}
-		case e.Code == exitInfra:
+			return verdict, reason, &front.Error{Code: 128 + e.Signal}
+		case e.Code == result.ExitInfra:
 			// What kvmrun says for itself, too: which of both it is must be known.
-			return verdict, reason, &exitError{e.Code, errors.New("the program exited with status 3; the VM was in order")}
+			return verdict, reason, &front.Error{Code: e.Code, Err: errors.New("the program exited with status 3; the VM was in order")}
 		case e.Code > 0:
-			return verdict, reason, &exitError{code: e.Code}
+			return verdict, reason, &front.Error{Code: e.Code}
 		}
 	}
 	for _, s := range facts.Splats {
@@ -412,15 +419,15 @@ func (g *guestProgram) judge(io IO, out runner.Outcome, doc *ktap.Doc, tap *outp
 		}
 		fmt.Fprintf(io.Err, "kvmrun: kernel splat: %s\n%s\n", visible.Line(s.Title), strings.TrimRight(visible.Lines(s.Raw), "\n"))
 	}
-	code := exitFail
+	code := result.ExitFail
 	if verdict == result.VerdictInfra {
-		code = exitInfra
+		code = result.ExitInfra
 	}
 	log := filepath.Join(g.dir, "console.log")
 	if _, err := os.Stat(log); err != nil { // no VM was started
-		return verdict, reason, &exitError{code, fmt.Errorf("%s: %s", verdict, reason)}
+		return verdict, reason, &front.Error{Code: code, Err: fmt.Errorf("%s: %s", verdict, reason)}
 	}
-	return verdict, reason, &exitError{code, fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, log)}
+	return verdict, reason, &front.Error{Code: code, Err: fmt.Errorf("%s: %s; kernel log: %s", verdict, reason, log)}
 }
 
 // leftHere is an argument that names a file in the working directory which was
@@ -433,10 +440,10 @@ func (g *guestProgram) leftHere() string {
 	taken := map[string]bool{}
 	for _, f := range g.files {
 		host, _, _ := strings.Cut(f, ":")
-		taken[absolute(host)] = true
+		taken[front.Absolute(host)] = true
 	}
 	for _, a := range g.argv[1:] {
-		path := absolute(a)
+		path := front.Absolute(a)
 		if st, err := os.Stat(path); err != nil || !st.Mode().IsRegular() || taken[path] || !strings.HasPrefix(path, wd+"/") {
 			continue
 		}
@@ -482,23 +489,25 @@ var shellCommand = command{
 	short: "an interactive shell in a VM",
 	long: `Starts this host's sh in a VM (u-root's where it has none), with u-root's tools,
 modules and files as for kvmrun exec. Leave it with exit or Ctrl-D.`,
-	run: doShell,
+	flags: shellFlags,
 }
 
-func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
-	var v vmFlags
-	v.register(fs, false)
-	var files, modules multi
-	fs.Var(&files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
-	fs.Var(&modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
-	dir := fs.String("o", "", "keep the kernel log in this `directory`; default: in the cache")
-	if err := parse(fs, args); err != nil {
-		return err
+func shellFlags(fs *flag.FlagSet) action {
+	var g guestFlags
+	g.register(fs)
+	return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+		if err := front.CheckDone(fs, "shell", "kvmrun exec runs programs"); err != nil {
+			return err
+		}
+		if err := check(&g); err != nil {
+			return err
+		}
+		return doShell(ctx, io, g)
 	}
-	if fs.NArg() > 0 {
-		return usagef("shell: unexpected argument %q; kvmrun exec runs programs", fs.Arg(0))
-	}
-	g := guestProgram{v: v, files: files, modules: modules, argv: []string{"/bin/sh"}, dir: *dir, stdout: io.Out}
+}
+
+func doShell(ctx context.Context, io IO, flags guestFlags) error {
+	g := guestProgram{guestFlags: flags, argv: []string{"/bin/sh"}, stdout: io.Out}
 	var out runner.Outcome
 	if err := onTerminal(io, "shell", func(s *runner.Shell) (err error) {
 		g.tty, g.resize, g.onReady = &s.Size, s.Resize, s.OnReady
@@ -514,7 +523,7 @@ func doShell(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 // when the guest is ready, and restores.
 func onTerminal(io IO, what string, run func(*runner.Shell) error) error {
 	if io.In == nil || !term.IsTerminal(int(io.In.Fd())) {
-		return usagef("%s: standard input is not a terminal; for a script: kvmrun exec -kernel K -- sh -c '...'", what)
+		return front.Usagef("%s: standard input is not a terminal; for a script: kvmrun exec -kernel K -- sh -c '...'", what)
 	}
 	fd := int(io.In.Fd())
 	cols, rows, err := term.GetSize(fd)

@@ -2,12 +2,6 @@
 
 package cli
 
-import (
-	"flag"
-
-	"github.com/kvmrun/kvmrun/internal/fault"
-)
-
 // faultHelp is the grammar of -fault, in short; package fault has all of it.
 const faultHelp = `-fault KIND[:TARGET][,KEY=VALUE...] makes things go wrong in the guest's kernel,
 from the first test, or from the program's first instruction on. KIND is
@@ -21,9 +15,3 @@ From outside: disk-read:DISK, disk-write:DISK, disk-flush:DISK (nth, every,
 times), disk-full:DISK (nth), power-cut:DISK (nth=WRITE, flush=N or
 after=DURATION; the test then runs again on the same disks, in a machine that
 boots anew), vcpu-pause (for, after, times), nmi (after), balloon (mib, after).`
-
-func faultFlag(fs *flag.FlagSet) *fault.Flag {
-	var f fault.Flag
-	fs.Var(&f, "fault", "inject the fault `SPEC`, or those in @FILE; repeatable, see above")
-	return &f
-}

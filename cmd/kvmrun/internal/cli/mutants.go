@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/mutants"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -25,82 +26,92 @@ var mutantsCommand = command{
 the suite that must catch it, and prints a table. Exit status: 0 every mutant
 was killed by the test that must kill it and every control run was green; 1 not
 so; 2 and 3 as for kvmrun kernel build.`,
-	run: doMutants,
+	flags: mutantsFlags,
 }
 
-func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) error {
-	var b buildFlags
-	b.register(fs)
-	var suites, ids list
-	fs.Var(&suites, "suite", "only the mutants of this suite; several with commas")
-	fs.Var(&ids, "mutant", "only this mutant; several with commas")
-	ls := fs.Bool("list", false, "list the mutants instead")
-	asJSON := fs.String("json", "", "write the table as JSON to this `file`")
-	dir := fs.String("o", "", "keep logs in this `directory`; default: in the cache")
-	module := fs.String("module", ".", "find suites in the Go module of this `directory`")
-	accel := fs.String("accel", "auto", "what runs the guest: kvm, tcg or auto")
+// mutantsCmd is kvmrun mutants.
+type mutantsCmd struct {
+	build             buildFlags
+	suites, ids       front.List
+	list              bool
+	json, dir, module string
+}
+
+func mutantsFlags(fs *flag.FlagSet) action {
+	var c mutantsCmd
+	c.build.vm.Register(fs)
+	c.build.register(fs)
+	fs.Var(&c.suites, "suite", "only the mutants of this suite; several with commas")
+	fs.Var(&c.ids, "mutant", "only this mutant; several with commas")
+	fs.BoolVar(&c.list, "list", false, "list the mutants instead")
+	fs.StringVar(&c.json, "json", "", "write the table as JSON to this `file`")
+	fs.StringVar(&c.dir, "o", "", "keep logs in this `directory`; default: in the cache")
+	fs.StringVar(&c.module, "module", ".", "find suites in the Go module of this `directory`")
 	fs.Lookup("profile").DefValue = "kasan"
-	b.c.Profile = ""
-	if err := parse(fs, args); err != nil {
+	c.build.c.Profile = ""
+	return c.run
+}
+
+func (c *mutantsCmd) run(ctx context.Context, cio IO, fs *flag.FlagSet, _ []string) error {
+	if err := front.CheckDone(fs, "mutants", "mutants are chosen by -mutant, suites by -suite"); err != nil {
 		return err
 	}
-	table, err := openFiles(*asJSON)
+	if err := check(&c.build.vm); err != nil {
+		return err
+	}
+	table, err := openFiles(c.json)
 	if err != nil {
 		return err
 	}
-	src, err := runner.FindSource(absolute(*module))
+	src, err := runner.FindSource(front.Absolute(c.module))
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	all, err := mutants.Load(os.DirFS(suitesDir(src)))
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
-	if all, err = mutants.Select(all, suites, ids); err != nil {
-		return &exitError{exitUsage, err}
+	if all, err = mutants.Select(all, c.suites, c.ids); err != nil {
+		return front.Usage(err)
 	}
-	if *ls {
+	if c.list {
 		for _, m := range all {
 			fmt.Fprintf(cio.Out, "%-4s %-9s %s\n", m.ID, m.Suite, m.Title)
 		}
 		return nil
 	}
-	if b.c.Source == "" {
-		return usagef("mutants: no source: give -src DIR, or -src debian:6.12 for the distribution's")
+	if c.build.c.Source == "" {
+		return front.Usagef("mutants: no source: give -src DIR, or -src debian:6.12 for the distribution's")
 	}
-	m, err := b.machine(cio)
+	m, err := c.build.machine(cio)
 	if err != nil {
 		return err
 	}
-	v := vmFlags{cache: b.cache, accel: *accel}
-	if m, err = v.machine(cio, m.Progress); err != nil {
-		return err
-	}
-	if *dir == "" {
-		if *dir, err = m.NewRunDir("mutants"); err != nil {
+	if c.dir == "" {
+		if c.dir, err = m.NewRunDir("mutants"); err != nil {
 			return err
 		}
 	}
 	t, err := mutants.Run(ctx, mutants.Config{
 		Mutants:  all,
-		Profile:  b.c.Profile,
+		Profile:  c.build.c.Profile,
 		Progress: cio.Err,
 		Build: func(ctx context.Context, profile string, patches []string) (*kbuild.Artifact, error) {
-			c := b.config(cio, m)
-			c.Profile = profile
+			conf := c.build.config(cio, m)
+			conf.Profile = profile
 			for _, p := range patches {
-				c.Patches = append(c.Patches[:len(c.Patches):len(c.Patches)], filepath.Join(suitesDir(src), p))
+				conf.Patches = append(conf.Patches[:len(conf.Patches):len(conf.Patches)], filepath.Join(suitesDir(src), p))
 			}
-			return kbuild.Build(ctx, c)
+			return kbuild.Build(ctx, conf)
 		},
 		Test: func(ctx context.Context, k *kbuild.Artifact, suite string) (result.Job, error) {
-			return testMutant(ctx, m, src, *dir, k, suite, self()+" run"+v.again()+" -src "+words.Quote(src.Dir))
+			return testMutant(ctx, m, src, c.dir, k, suite, self()+" run"+c.build.vm.Same()+" -src "+words.Quote(src.Dir))
 		},
 	})
 	if werr := mutants.WriteTable(cio.Out, t); err == nil {
 		err = werr
 	}
-	if *asJSON != "" {
+	if c.json != "" {
 		w := table[0].Write
 		if table[0].standard {
 			w = func(write func(io.Writer) error) error { return write(cio.Out) }
@@ -109,12 +120,12 @@ func doMutants(ctx context.Context, cio IO, fs *flag.FlagSet, args []string) err
 			err = werr
 		}
 	}
-	fmt.Fprintf(cio.Out, "logs: %s\n", *dir)
+	fmt.Fprintf(cio.Out, "logs: %s\n", c.dir)
 	if err != nil {
 		return err
 	}
 	if !t.OK() {
-		return &exitError{code: exitFail}
+		return &front.Error{Code: result.ExitFail}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
@@ -28,57 +29,65 @@ lets it go, and no time limit applies. With -trace the events named, as in
 shell runs in place of the test, and ./test there runs it, without the faults.
 
 Exit status as of kvmrun run.`,
-	run: doReplay,
+	flags: replayFlags,
 }
 
-func doReplay(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
-	var y runner.Replay
-	gdb := fs.Bool("gdb", false, "wait for a debugger, and print its command line")
-	shell := fs.Bool("shell", false, "run a shell in the VM instead of the test")
-	var trace list
-	fs.Var(&trace, "trace", "trace these `events`, e.g. sched:sched_switch; several with commas")
-	cacheDir := fs.String("cache", "", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun")
-	dir := fs.String("o", "", "keep the kernel log and the trace in this `directory`; default: in the cache")
-	if err := parse(fs, args); err != nil {
-		return err
-	}
+func replayFlags(fs *flag.FlagSet) action {
+	var r replayCmd
+	r.vm.Register(fs, "cache") // the rest of the machine is the recorded one
+	fs.BoolVar(&r.gdb, "gdb", false, "wait for a debugger, and print its command line")
+	fs.BoolVar(&r.shell, "shell", false, "run a shell in the VM instead of the test")
+	fs.Var(&r.trace, "trace", "trace these `events`, e.g. sched:sched_switch; several with commas")
+	fs.StringVar(&r.dir, "o", "", "keep the kernel log and the trace in this `directory`; default: in the cache")
+	return r.run
+}
+
+// replayCmd is kvmrun replay.
+type replayCmd struct {
+	vm         front.VM
+	gdb, shell bool
+	trace      front.List
+	dir        string
+}
+
+func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
 	if fs.NArg() != 2 {
-		return usagef("replay: want RESULT and TEST; see kvmrun help replay")
+		return front.Usagef("replay: want RESULT and TEST; see kvmrun help replay")
 	}
-	if *shell && (*gdb || len(trace) > 0) {
-		return usagef("replay: -shell goes with neither -gdb nor -trace")
+	if r.shell && (r.gdb || len(r.trace) > 0) {
+		return front.Usagef("replay: -shell goes with neither -gdb nor -trace")
 	}
-	y.Test, y.Trace = fs.Arg(1), trace
-	rec, err := runner.FindRecorded(absolute(fs.Arg(0)), y.Test)
+	y := runner.Replay{Test: fs.Arg(1), Trace: r.trace}
+	rec, err := runner.FindRecorded(front.Absolute(fs.Arg(0)), y.Test)
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	ui := newProgress(io.Err)
 	defer ui.close()
-	m, err := runner.NewMachine(*cacheDir, rec.Accel)
+	m, err := runner.NewMachine(r.vm.Cache, rec.Accel)
 	if err != nil {
 		return err
 	}
 	m.Progress = ui.say
 	rec.Machine(m)
-	if y.Dir = *dir; y.Dir == "" {
+	if y.Dir = r.dir; y.Dir == "" {
 		if y.Dir, err = m.NewRunDir("replay"); err != nil {
 			return err
 		}
 	}
-	y.Dir = absolute(y.Dir)
+	y.Dir = front.Absolute(y.Dir)
 	y.Stdout, y.Stderr = runner.WithoutMarks{W: io.Out}, io.Err
-	if *gdb {
+	if r.gdb {
 		y.GDB = func(command string) { ui.say("waiting for a debugger: " + command) }
 	}
-	g := guestProgram{argv: []string{y.Test}, dir: y.Dir}
+	g := guestProgram{guestFlags: guestFlags{dir: y.Dir}, argv: []string{y.Test}}
 	conclude := func(out runner.Outcome) error {
 		if len(y.Trace) > 0 && out.EndMarker {
 			fmt.Fprintf(io.Err, "kvmrun: trace: %s\n", filepath.Join(y.Dir, "trace.txt"))
 		}
 		return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), nil)
 	}
-	if !*shell {
+	if !r.shell {
 		return conclude(m.Replay(ctx, rec, y))
 	}
 	var out runner.Outcome

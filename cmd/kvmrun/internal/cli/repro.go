@@ -7,9 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/words"
 )
 
@@ -46,62 +46,9 @@ func again(fs *flag.FlagSet, v *vmFlags) string {
 	var b strings.Builder
 	b.WriteString(self() + " run" + v.again())
 	fs.Visit(func(f *flag.Flag) {
-		if !runDecides[f.Name] {
-			return
+		if runDecides[f.Name] {
+			b.WriteString(front.Same(f, " "))
 		}
-		if m, ok := f.Value.(*multi); ok {
-			for _, one := range *m {
-				if f.Name == "allow" {
-					one = absolute(one)
-				}
-				b.WriteString(" -" + f.Name + " " + words.Quote(one))
-			}
-			return
-		}
-		value := f.Value.String()
-		if f.Name == "src" {
-			value = absolute(value)
-		}
-		if bf, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && bf.IsBoolFlag() {
-			b.WriteString(" -" + f.Name + "=" + words.Quote(value))
-			return
-		}
-		b.WriteString(" -" + f.Name + " " + words.Quote(value))
 	})
-	return b.String()
-}
-
-// again are the flags of v that were given, but for the kernels. Paths are
-// absolute, so that the command can be given anywhere.
-func (v *vmFlags) again() string {
-	var b strings.Builder
-	put := func(name, value string) {
-		if value != "" {
-			b.WriteString(" -" + name + " " + words.Quote(value))
-		}
-	}
-	path := func(p string) string {
-		if p == "" {
-			return ""
-		}
-		return absolute(p)
-	}
-	put("modules", path(v.modules))
-	put("kconfig", path(v.kconfig))
-	if v.accel != "auto" {
-		put("accel", v.accel)
-	}
-	if v.memory > 0 {
-		put("memory", strconv.Itoa(v.memory))
-	}
-	if v.cpus > 0 {
-		put("cpus", strconv.Itoa(v.cpus))
-	}
-	qemu := v.qemu
-	if strings.Contains(qemu, "/") {
-		qemu = absolute(qemu)
-	}
-	put("qemu", qemu)
-	put("cache", path(v.cache))
 	return b.String()
 }

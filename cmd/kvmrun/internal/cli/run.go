@@ -16,11 +16,11 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
-	"github.com/kvmrun/kvmrun/suites"
 )
 
 var runCommand = command{
@@ -44,95 +44,91 @@ one of them needs, say -allow-nothing; leaving that suite out by -suite is safer
 Exit status: 0 everything passed; 1 a test or a kernel failed, or nothing was
 tested in some VM and -allow-nothing was not given; 2 wrong usage;
 3 the infrastructure failed (QEMU missing, a VM did not boot, out of disk).`,
-	run: doRun,
+	flags: runFlags,
 }
 
-// allowNothingFlag is the flag by which a user allows what tests nothing.
-func allowNothingFlag(fs *flag.FlagSet) *bool {
-	return fs.Bool("allow-nothing", false, "do not fail where nothing is tested: all tests are skipped, or none is selected")
+func runFlags(fs *flag.FlagSet) action {
+	var r runCmd
+	r.v.register(fs, true)
+	r.policy.Register(fs)
+	fs.Var(&r.names, "suite", "a suite to run; several with commas; default: all")
+	fs.StringVar(&r.x.Run, "run", "", "run only tests matching this `regexp`, as go test -run")
+	fs.StringVar(&r.x.Skip, "skip", "", "skip tests matching this `regexp`, as go test -skip")
+	fs.BoolVar(&r.x.Short, "short", false, "leave out slow tests")
+	front.NumberVar(fs, &r.x.Count, "count", 1, "run each test this `many` times")
+	fs.StringVar(&r.tap, "tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
+	fs.StringVar(&r.json, "json", "", "write the results as JSON to this `file`")
+	fs.StringVar(&r.junit, "junit", "", "write the results as JUnit XML to this `file`")
+	fs.StringVar(&r.dir, "o", "", "keep logs and results in this `directory`; default: in the cache")
+	fs.StringVar(&r.src, "src", ".", "find suites in the Go module of this `directory`")
+	return r.run
 }
 
-func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
-	var v vmFlags
-	v.register(fs, true)
-	var names list
-	var x runner.Matrix
-	fs.Var(&names, "suite", "a suite to run; several with commas; default: all")
-	fs.StringVar(&x.Run, "run", "", "run only tests matching this `regexp`, as go test -run")
-	fs.StringVar(&x.Skip, "skip", "", "skip tests matching this `regexp`, as go test -skip")
-	fs.BoolVar(&x.Short, "short", false, "leave out slow tests")
-	numberVar(fs, &x.Count, "count", 1, "run each test this `many` times")
-	spanVar(fs, &x.Timeout, "timeout", "limit for one suite in a VM, e.g. `5m`; default: the suite's own, three times that without KVM;\nthe tests after one that used it up go on in a fresh VM, twice at most")
-	spanVar(fs, &x.Idle, "hang", "limit for a guest that says nothing at all, e.g. `2m`; default: none")
-	fs.BoolVar(&x.KeepGoing, "keep-going", false, "go on in the same VM after a kernel splat, instead of a fresh one")
-	fs.BoolVar(&x.PanicOnWarn, "panic-on-warn", false, "let the kernel panic at its first warning")
-	isolate := fs.String("isolate", "", "keep tests apart: none, suite (a fresh VM after a kernel splat) or test (a VM each, forked); default: suite, or what the suite says")
-	numberVar(fs, &x.Jobs, "j", 0, "how `many` VMs run at a time; default: as many as CPUs")
-	allow := allowFlag(fs)
-	faults := faultFlag(fs)
-	vmcore := coreFlag(fs)
-	allowNothing := allowNothingFlag(fs)
-	strict := fs.Bool("strict", false, "fail, instead of skipping, what the kernel's configuration has no support for")
-	tapFile := fs.String("tap", "", "write TAP 14 to this `file`; - is standard output, and the table goes to standard error")
-	jsonFile := fs.String("json", "", "write the results as JSON to this `file`")
-	junitFile := fs.String("junit", "", "write the results as JUnit XML to this `file`")
-	dir := fs.String("o", "", "keep logs and results in this `directory`; default: in the cache")
-	src := fs.String("src", ".", "find suites in the Go module of this `directory`")
-	if err := parse(fs, args); err != nil {
-		return err
-	}
+// runCmd is kvmrun run.
+type runCmd struct {
+	v                vmFlags
+	policy           front.Policy
+	x                runner.Matrix
+	names            front.List
+	tap, json, junit string
+	dir, src         string
+}
+
+func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+	x, names := r.x, r.names
 	if fs.NArg() > 0 {
-		return usagef("run: unexpected argument %q; kernels are given by -kernel, suites by -suite", fs.Arg(0))
+		return front.Usagef("run: unexpected argument %q; kernels are given by -kernel, suites by -suite", fs.Arg(0))
 	}
-	files, err := openFiles(*tapFile, *jsonFile, *junitFile)
+	if err := check(&r.v, &r.policy); err != nil {
+		return err
+	}
+	files, err := openFiles(r.tap, r.json, r.junit)
 	if err != nil {
 		return err
 	}
-	known, err := allowLists(*allow)
+	known, err := r.policy.AllowList(front.Resolver{})
 	if err != nil {
 		return err
 	}
-	if x.Isolate, err = suites.ParseIsolation(*isolate); err != nil {
-		return usagef("run: -isolate: %v", err)
-	}
+	x.Timeout, x.Idle, x.Jobs, x.Isolate = r.policy.Timeout, r.policy.Hang, r.policy.Jobs, r.policy.Isolate
+	x.KeepGoing, x.PanicOnWarn, x.Faults = r.policy.KeepGoing, r.policy.PanicOnWarn, r.policy.Faults.Plan
 	ui := newProgress(io.Err)
 	defer ui.close()
-	m, err := v.machine(io, ui.say)
+	m, err := r.v.machine(ui.say)
 	if err != nil {
 		return err
 	}
-	m.Allow, m.VMCore = known, *vmcore
-	if x.Kernels, err = v.open(ctx, io, m); err != nil {
+	m.Allow, m.VMCore = known, runner.CoreFormat(r.policy.VMCore)
+	if x.Kernels, err = r.v.open(ctx, io, m); err != nil {
 		return err
 	}
-	source, err := runner.FindSource(absolute(*src))
+	source, err := runner.FindSource(front.Absolute(r.src))
 	if err != nil && !allFiles(names) {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
 	if len(names) == 0 {
 		if names, err = source.Names(); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 	}
 	if x.Suites, err = m.Suites(ctx, source, names); err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
-	x.Faults = faults.Plan
 	for _, k := range x.Kernels {
 		for _, s := range x.Suites {
 			if err := k.CheckFaults(ctx, m, x.Faults, s.Spec.Disks); err != nil {
-				return &exitError{exitUsage, err}
+				return front.Usage(err)
 			}
 		}
 	}
-	if x.Dir = *dir; x.Dir == "" {
+	if x.Dir = r.dir; x.Dir == "" {
 		if x.Dir, err = m.NewRunDir("run"); err != nil {
 			return err
 		}
 	}
-	x.Dir = absolute(x.Dir)
-	x.Command = again(fs, &v)
-	if *strict {
+	x.Dir = front.Absolute(x.Dir)
+	x.Command = again(fs, &r.v)
+	if r.policy.Strict {
 		if err := strictly(x); err != nil {
 			return err
 		}
@@ -143,9 +139,9 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	res, err := m.RunMatrix(ctx, x)
 	ui.close()
 	if err != nil {
-		return &exitError{exitUsage, err}
+		return front.Usage(err)
 	}
-	res.AllowNothing = *allowNothing
+	res.AllowNothing = r.policy.AllowNothing
 	var errs []error
 	table := io.Out
 	for i, format := range []func(io2, result.Run) error{report.TAP, report.JSON, report.JUnit} {
@@ -166,21 +162,14 @@ func doRun(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
-	if code := res.ExitCode(); code != exitOK {
-		return &exitError{code: code}
+	if code := res.ExitCode(); code != result.ExitPass {
+		return &front.Error{Code: code}
 	}
 	return nil
 }
 
 // io2 is io.Writer; the parameter io hides the package.
 type io2 = io.Writer
-
-func absolute(p string) string {
-	if a, err := filepath.Abs(p); err == nil {
-		return a
-	}
-	return p
-}
 
 func allFiles(names []string) bool {
 	for _, n := range names {
@@ -207,18 +196,15 @@ func shortOf(w io.Writer, x runner.Matrix) {
 func strictly(x runner.Matrix) error {
 	var errs []error
 	for _, k := range x.Kernels {
-		if k.Config == nil {
-			errs = append(errs, fmt.Errorf("the configuration of %s is not known; name it with -kconfig", k.Path))
-		}
 		for _, s := range x.Suites {
-			miss := append(k.Config.Missing(s.Spec.Kconfig), k.Config.Missing(s.Spec.OptionalKconfig)...)
-			if len(miss) > 0 {
-				errs = append(errs, fmt.Errorf("%s: suite %s needs CONFIG_%s", k.Path, s.Spec.Name, strings.Join(miss, ", CONFIG_")))
+			errs = append(errs, front.Lacks(k.Path, k.Config, s.Spec))
+			if k.Config == nil {
+				break
 			}
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
-		return fail(fmt.Errorf("-strict: %w", err))
+		return front.Fail(fmt.Errorf("-strict: %w", err))
 	}
 	return nil
 }
@@ -251,7 +237,7 @@ func openFiles(names ...string) ([]userFile, error) {
 		}
 		var err error
 		if out[i].File, err = output.Open(name); err != nil {
-			return nil, &exitError{exitUsage, err}
+			return nil, front.Usage(err)
 		}
 	}
 	return out, nil

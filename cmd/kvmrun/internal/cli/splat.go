@@ -3,14 +3,12 @@
 package cli
 
 import (
-	"flag"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/oops"
-	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
@@ -49,30 +47,6 @@ func writeReport(w io.Writer, r *oops.Report, text []byte) error {
 	b.WriteByte('\n')
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// allowFlag is the flag -allow of the commands that judge splats.
-func allowFlag(fs *flag.FlagSet) *multi {
-	var files multi
-	fs.Var(&files, "allow", "tolerate the kernel splats that this allow-list `file` names; repeatable; a line is\n"+
-		"title: GLOB | reason: TEXT | link: URL | expires: YYYY-MM-DD, or fingerprint: HEX for title")
-	return &files
-}
-
-// coreFlag is the flag -vmcore of the commands that run a VM to its end.
-func coreFlag(fs *flag.FlagSet) *runner.CoreFormat {
-	var f runner.CoreFormat
-	fs.Var(&f, "vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log, for crash\nand drgn: an ELF core, or with -vmcore=kdump-zlib a smaller one")
-	return &f
-}
-
-// allowLists reads allow-lists; a bad one is the user's fault.
-func allowLists(files []string) (*oops.AllowList, error) {
-	l, err := runner.ReadAllowLists(files)
-	if err != nil {
-		return nil, usagef("-allow: %w", err)
-	}
-	return l, nil
 }
 
 // complain names the entries of allow-lists that have become useless.

@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -53,122 +55,131 @@ the list of call stacks, a vmlinux with symbols.
 
 Exit status: 0 the kernel stood it all; 1 it did not; 2 wrong usage, or the test
 fails by itself; 3 the infrastructure failed.`,
-	run: doSweep,
+	flags: sweepFlags,
 }
 
-func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error {
-	var v vmFlags
-	v.register(fs, false)
-	suite := fs.String("suite", "", "sweep tests of this `suite`")
-	run := fs.String("run", "", "only tests matching this `regexp`, as go test -run; each is swept by itself")
-	spec := fs.String("fault", "failslab", "what fails: failslab, fail_page_alloc, fail_usercopy ... as for kvmrun run, without a time; `SPEC`")
-	points := fs.String("points", runner.PointsSites, "which points: all, sites, or a number")
-	at := fs.String("at", "", "only this `point`, as a report names it")
-	var caches list
-	fs.Var(&caches, "caches", "slab `caches` whose objects must not become more; default: those that the suite's Spec names")
-	var files, modules, env multi
-	fs.Var(&files, "file", "for a program: take a host `file` along, or HOST:GUEST; repeatable")
-	fs.Var(&modules, "module", "for a program: load a kernel `module` first, a name or a file as ./x.ko; repeatable")
-	fs.Var(&env, "env", "for a program: set `NAME=VALUE`; repeatable")
-	allow := allowFlag(fs)
-	var jobs int
-	numberVar(fs, &jobs, "j", runtime.NumCPU(), "how `many` VMs run at a time")
-	resume := fs.Bool("resume", false, "continue the interrupted sweep in -o DIR")
-	jsonFile := fs.String("json", "", "write the report as JSON to this `file`, too; it is in -o DIR as report.json anyway")
-	dir := fs.String("o", "", "keep logs, state and report in this `directory`; default: in the cache")
-	src := fs.String("src", ".", "find suites in the Go module of this `directory`")
-	if err := parse(fs, args); err != nil {
-		return err
-	}
-	report, err := openFiles(*jsonFile)
+// sweepCmd is kvmrun sweep.
+type sweepCmd struct {
+	guestFlags
+	policy           front.Policy
+	suite, test      string
+	spec, points, at string
+	caches           front.List
+	resume           bool
+	json, src        string
+}
+
+func sweepFlags(fs *flag.FlagSet) action {
+	var c sweepCmd
+	c.register(fs)
+	front.Explain(fs, "file", "for a program: take a host `file` along, or HOST:GUEST; repeatable")
+	front.Explain(fs, "module", "for a program: load a kernel `module` first, a name or a file as ./x.ko; repeatable")
+	front.Explain(fs, "o", "keep logs, state and report in this `directory`; default: in the cache")
+	fs.Var(&c.env, "env", "for a program: set `NAME=VALUE`; repeatable")
+	c.policy.Register(fs, "allow", "j")
+	c.policy.Jobs = runtime.NumCPU()
+	fs.Lookup("j").DefValue = strconv.Itoa(c.policy.Jobs)
+	front.Explain(fs, "j", "how `many` VMs run at a time")
+	fs.StringVar(&c.suite, "suite", "", "sweep tests of this `suite`")
+	fs.StringVar(&c.test, "run", "", "only tests matching this `regexp`, as go test -run; each is swept by itself")
+	fs.StringVar(&c.spec, "fault", "failslab", "what fails: failslab, fail_page_alloc, fail_usercopy ... as for kvmrun run, without a time; `SPEC`")
+	fs.StringVar(&c.points, "points", runner.PointsSites, "which points: all, sites, or a number")
+	fs.StringVar(&c.at, "at", "", "only this `point`, as a report names it")
+	fs.Var(&c.caches, "caches", "slab `caches` whose objects must not become more; default: those that the suite's Spec names")
+	fs.BoolVar(&c.resume, "resume", false, "continue the interrupted sweep in -o DIR")
+	fs.StringVar(&c.json, "json", "", "write the report as JSON to this `file`, too; it is in -o DIR as report.json anyway")
+	fs.StringVar(&c.src, "src", ".", "find suites in the Go module of this `directory`")
+	return c.run
+}
+
+func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
+	report, err := openFiles(c.json)
 	if err != nil {
 		return err
 	}
 	var o runner.SweepOptions
-	f, err := sweepOptions(&o, *spec, *points, *at)
+	f, err := sweepOptions(&o, c.spec, c.points, c.at)
 	switch {
 	case err != nil:
-		return &exitError{exitUsage, err}
-	case (*suite == "") == (fs.NArg() == 0):
-		return usagef("sweep: give -suite S, or a program after --")
-	case *run != "" && *suite == "":
-		return usagef("sweep: -run goes with -suite")
-	case *resume && *dir == "":
-		return usagef("sweep: -resume needs the -o DIR of the sweep to continue")
-	case f.Kind == fault.PowerCut && *suite == "":
-		return usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
-	case checkEnv(env) != nil:
-		return checkEnv(env)
-	case jobs < 1:
-		return usagef("-j %d: want 1 or more", jobs)
+		return front.Usage(err)
+	case (c.suite == "") == (fs.NArg() == 0):
+		return front.Usagef("sweep: give -suite S, or a program after --")
+	case c.test != "" && c.suite == "":
+		return front.Usagef("sweep: -run goes with -suite")
+	case c.resume && c.dir == "":
+		return front.Usagef("sweep: -resume needs the -o DIR of the sweep to continue")
+	case f.Kind == fault.PowerCut && c.suite == "":
+		return front.Usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
+	case c.policy.Jobs < 1:
+		return front.Usagef("-j %d: want 1 or more", c.policy.Jobs)
 	}
-	o.Jobs, o.Resume = jobs, *resume
+	if err := check(&c.guestFlags, &c.policy); err != nil {
+		return err
+	}
+	o.Jobs, o.Resume = c.policy.Jobs, c.resume
 	ui := newProgress(io.Err)
 	defer ui.close()
-	m, err := v.machine(io, ui.say)
+	m, err := c.v.machine(ui.say)
 	if err != nil {
 		return err
 	}
-	if m.Allow, err = allowLists(*allow); err != nil {
+	if m.Allow, err = c.policy.AllowList(front.Resolver{}); err != nil {
 		return err
 	}
-	ks, err := v.open(ctx, io, m)
+	ks, err := c.v.open(ctx, io, m)
 	if err != nil {
 		return err
-	}
-	if len(ks) > 1 {
-		return usagef("give one -kernel")
 	}
 	k := ks[0]
 	if f.Kind != fault.PowerCut {
 		if err := k.CheckFaults(ctx, m, fault.Plan{f}, nil); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 	}
 	if k.Config["DEBUG_FS"] == "" && k.Config != nil {
-		return usagef("kernel %s lacks CONFIG_DEBUG_FS=y", k.Path)
+		return front.Usagef("kernel %s lacks CONFIG_DEBUG_FS=y", k.Path)
 	}
-	if *dir == "" {
-		if *dir, err = m.NewRunDir("sweep"); err != nil {
+	if c.dir == "" {
+		if c.dir, err = m.NewRunDir("sweep"); err != nil {
 			return err
 		}
 	}
-	out := absolute(*dir)
+	out := front.Absolute(c.dir)
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
 	command := self() + " sweep -kernel " + words.Quote(k.Path) + " -fault " + words.Quote(f.String()) + sameFlags(fs)
 	var work []runner.SweepJob
 	var repros []string
-	if *suite != "" {
-		source, err := runner.FindSource(absolute(*src))
-		if err != nil && !allFiles([]string{*suite}) {
-			return &exitError{exitUsage, err}
+	if c.suite != "" {
+		source, err := runner.FindSource(front.Absolute(c.src))
+		if err != nil && !allFiles([]string{c.suite}) {
+			return front.Usage(err)
 		}
-		suites, err := m.Suites(ctx, source, []string{*suite})
+		suites, err := m.Suites(ctx, source, []string{c.suite})
 		if err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
 		s := suites[0]
 		if miss := k.Config.Missing(s.Spec.Kconfig); len(miss) > 0 {
-			return usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
+			return front.Usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
 		}
 		if f.Kind == fault.PowerCut {
 			g := f
 			g.Nth = 1
 			if err := k.CheckFaults(ctx, m, fault.Plan{g}, s.Spec.Disks); err != nil {
-				return &exitError{exitUsage, err}
+				return front.Usage(err)
 			}
 		}
-		counted := list(s.Spec.SlabCaches)
+		caches := front.List(s.Spec.SlabCaches)
 		fs.Visit(func(f *flag.Flag) {
 			if f.Name == "caches" {
-				counted = caches
+				caches = c.caches
 			}
 		})
-		tests := runner.SelectTests(s.Tests, *run)
+		tests := runner.SelectTests(s.Tests, c.test)
 		if len(tests) == 0 {
-			return usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, *run, words.Nearest(*run, s.Tests))
+			return front.Usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, c.test, words.Nearest(c.test, s.Tests))
 		}
 		for _, t := range tests {
 			p := runner.SuiteProgram(k, s, nil)
@@ -179,11 +190,11 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 					return err
 				}
 			}
-			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: counted})
-			repros = append(repros, command+" -suite "+words.Quote(*suite)+" -run "+words.Quote(t)+" -at %s")
+			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
+			repros = append(repros, command+" -suite "+words.Quote(c.suite)+" -run "+words.Quote(t)+" -at %s")
 		}
 	} else {
-		g := guestProgram{v: v, files: files, modules: modules, env: env, argv: fs.Args()}
+		g := guestProgram{guestFlags: c.guestFlags, argv: fs.Args()}
 		self, err := os.Executable()
 		if err != nil {
 			return err
@@ -192,12 +203,12 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		if err != nil {
 			return err
 		}
-		p := runner.Program{Kernel: k, Init: self, Modules: modules, Shell: true, Dir: out,
+		p := runner.Program{Kernel: k, Init: self, Modules: c.modules, Shell: true, Dir: out,
 			Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, Hold: wire.HoldExec}}
 		if err := g.pack(&p, wd); err != nil {
-			return &exitError{exitUsage, err}
+			return front.Usage(err)
 		}
-		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: caches})
+		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: c.caches})
 		repro := command + " -at %s --"
 		for _, a := range fs.Args() {
 			repro += " " + words.Quote(a)
@@ -220,8 +231,8 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		rep, err := m.Sweep(ctx, j, o)
 		var refused *sweep.Refused
 		switch {
-		case errors.As(err, &refused), errors.Is(err, sweep.ErrNothing), errors.Is(err, sweep.ErrChanged), rep == nil && *resume && errors.Is(err, os.ErrNotExist):
-			return &exitError{exitUsage, err}
+		case errors.As(err, &refused), errors.Is(err, sweep.ErrNothing), errors.Is(err, sweep.ErrChanged), rep == nil && c.resume && errors.Is(err, os.ErrNotExist):
+			return front.Usage(err)
 		case rep == nil:
 			return err
 		}
@@ -246,7 +257,7 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 		found = found || rep.Failed()
 	}
 	if found {
-		return &exitError{code: exitFail}
+		return &front.Error{Code: result.ExitFail}
 	}
 	return nil
 }
@@ -255,22 +266,11 @@ func doSweep(ctx context.Context, io IO, fs *flag.FlagSet, args []string) error 
 // well, beside those that say which.
 func sameFlags(fs *flag.FlagSet) string {
 	var b strings.Builder
-	put := func(name, value string) { b.WriteString(" -" + name + " " + words.Quote(value)) }
 	fs.Visit(func(f *flag.Flag) {
-		switch v := f.Value.(type) {
-		case *multi:
-			for _, one := range *v {
-				if f.Name != "kernel" {
-					put(f.Name, one)
-				}
-			}
-			return
-		default:
-		}
 		switch f.Name {
-		case "fault", "suite", "run", "points", "at", "j", "o", "json", "resume":
+		case "kernel", "fault", "suite", "run", "points", "at", "j", "o", "json", "resume":
 		default:
-			put(f.Name, f.Value.String())
+			b.WriteString(front.Same(f, " "))
 		}
 	})
 	return b.String()

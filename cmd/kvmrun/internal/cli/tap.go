@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -33,31 +34,40 @@ of kunit.py and of prove. The results of LTP's kirk and runltp are refused.
 
 Exit status: 0 all passed, 1 a test failed, results are missing or contradict
 what a plan or a summary says, there are none or nothing was tested; 2 wrong usage.`,
-	run: doTap,
+	flags: tapFlags,
 }
 
-func doTap(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
-	all := fs.Bool("v", false, "print the tests that passed or were skipped too")
-	jsonFile := fs.String("json", "", "write the results as JSON to this `file`; - is standard output, and the rest goes to standard error")
-	junitFile := fs.String("junit", "", "write the results as JUnit XML to this `file`; - as for -json")
-	tapFile := fs.String("tap", "", "write the results as TAP 14 to this `file`; - as for -json")
-	allowNothing := allowNothingFlag(fs)
-	if err := parse(fs, args); err != nil {
-		return err
-	}
+func tapFlags(fs *flag.FlagSet) action {
+	var t tapCmd
+	fs.BoolVar(&t.all, "v", false, "print the tests that passed or were skipped too")
+	fs.StringVar(&t.json, "json", "", "write the results as JSON to this `file`; - is standard output, and the rest goes to standard error")
+	fs.StringVar(&t.junit, "junit", "", "write the results as JUnit XML to this `file`; - as for -json")
+	fs.StringVar(&t.tap, "tap", "", "write the results as TAP 14 to this `file`; - as for -json")
+	t.policy.Register(fs, "allow-nothing")
+	return t.run
+}
+
+// tapCmd is kvmrun tap.
+type tapCmd struct {
+	policy           front.Policy
+	all              bool
+	json, junit, tap string
+}
+
+func (t *tapCmd) run(_ context.Context, cio IO, fs *flag.FlagSet, _ []string) error {
 	if fs.NArg() > 1 {
-		return usagef("tap: one FILE, not %d", fs.NArg())
+		return front.Usagef("tap: one FILE, not %d", fs.NArg())
 	}
 	stdout := 0
-	for _, name := range []string{*jsonFile, *junitFile, *tapFile} {
+	for _, name := range []string{t.json, t.junit, t.tap} {
 		if name == "-" {
 			stdout++
 		}
 	}
 	if stdout > 1 {
-		return usagef("tap: only one of -json, -junit and -tap can be -")
+		return front.Usagef("tap: only one of -json, -junit and -tap can be -")
 	}
-	files, err := openFiles(*jsonFile, *junitFile, *tapFile)
+	files, err := openFiles(t.json, t.junit, t.tap)
 	if err != nil {
 		return err
 	}
@@ -65,23 +75,23 @@ func doTap(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 	if file := fs.Arg(0); file != "" && file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
-			return usagef("tap: %w", err)
+			return front.Usagef("tap: %w", err)
 		}
 		defer f.Close() //nolint:errcheck // only read
 		in, name = f, file
 	}
 	doc, err := ktap.Parse(in)
 	if err != nil {
-		return usagef("tap: %s: %w", name, err)
+		return front.Usagef("tap: %s: %w", name, err)
 	}
 	job := tapJob(doc, name)
-	run := result.Run{ID: "tap", Started: job.Started, Jobs: []result.Job{job}, AllowNothing: *allowNothing}
+	run := result.Run{ID: "tap", Started: job.Started, Jobs: []result.Job{job}, AllowNothing: t.policy.AllowNothing}
 
 	text := cio.Out
 	if stdout > 0 {
 		text = cio.Err
 	}
-	writeTap(text, doc, job.Cases, *all)
+	writeTap(text, doc, job.Cases, t.all)
 	fmt.Fprintf(text, "%s\n", job.Notes[0])
 	var errs []error
 	for i, write := range []func(io.Writer) error{
@@ -99,7 +109,7 @@ func doTap(_ context.Context, cio IO, fs *flag.FlagSet, args []string) error {
 		return fmt.Errorf("tap: %w", err)
 	}
 	if code := run.ExitCode(); code != result.ExitPass {
-		return &exitError{exitFail, fmt.Errorf("%s: %s: %s", visible.Line(name), job.Verdict, visible.Line(job.Reason))}
+		return &front.Error{Code: result.ExitFail, Err: fmt.Errorf("%s: %s: %s", visible.Line(name), job.Verdict, visible.Line(job.Reason))}
 	}
 	return nil
 }
