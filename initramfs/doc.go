@@ -21,7 +21,9 @@
 // and must be listed.
 //
 // The guest side of the contract is package guest: it reads [ModulesFile], and
-// the kernel's configuration lies in suites.GuestConfigFile.
+// the kernel's configuration lies in suites.GuestConfigFile. A program of the
+// caller's own is Spec.Init and calls guest.RunAsInit; with Spec.Kernel the modules
+// that its ports need on this kernel are in the archive.
 //
 // # Concurrency and lifetime
 //

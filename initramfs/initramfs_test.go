@@ -50,7 +50,7 @@ func build(t testing.TB, s initramfs.Spec) map[string]cpio.Record {
 	if s.Init == "" {
 		s.Init = self(t)
 	}
-	path, err := initramfs.Build(context.Background(), s, newCache(t), nil)
+	path, err := initramfs.Build(context.Background(), s, initramfs.Options{CacheDir: t.TempDir()})
 	assert.NilError(t, err)
 	return read(t, path)
 }
@@ -126,7 +126,7 @@ func TestListing(t *testing.T) {
 		Symlinks: map[string]string{"/lib64/x": "../y", "/var/tmp": "/elsewhere"},
 		Busybox:  bb,
 		Config:   []byte("CONFIG_X=y\n"),
-	}, newCache(t), nil)
+	}, initramfs.Options{CacheDir: t.TempDir()})
 	assert.NilError(t, err)
 	f, err := os.Open(path)
 	assert.NilError(t, err)
@@ -164,7 +164,7 @@ func TestReproducible(t *testing.T) {
 			files[0], files[1] = files[1], files[0]
 		}
 		path, err := initramfs.Build(context.Background(), initramfs.Spec{Arch: "amd64", Init: init, Files: files,
-			Symlinks: map[string]string{"/l1": "a", "/l2": "b", "/l3": "c"}}, newCache(t), nil)
+			Symlinks: map[string]string{"/l1": "a", "/l2": "b", "/l3": "c"}}, initramfs.Options{CacheDir: t.TempDir()})
 		assert.NilError(t, err)
 		b, err := os.ReadFile(path)
 		assert.NilError(t, err)
@@ -182,9 +182,9 @@ func TestChangesCount(t *testing.T) {
 	seen := map[string]string{}
 	try := func(what string) {
 		t.Helper()
-		path, err := initramfs.Build(context.Background(), spec, c, nil)
+		path, err := initramfs.Build(context.Background(), spec, initramfs.Options{CacheDir: c.Root()})
 		assert.NilError(t, err)
-		again, err := initramfs.Build(context.Background(), spec, c, nil)
+		again, err := initramfs.Build(context.Background(), spec, initramfs.Options{CacheDir: c.Root()})
 		assert.NilError(t, err)
 		assert.Equal(t, path, again)
 		assert.Equal(t, seen[path], "", "%s and %s give the same archive", what, seen[path])
@@ -219,7 +219,7 @@ func TestConcurrentBuilds(t *testing.T) {
 	for i := range paths {
 		wg.Go(func() {
 			var err error
-			paths[i], err = initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Files: []initramfs.File{{Host: file}}}, c, nil)
+			paths[i], err = initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Files: []initramfs.File{{Host: file}}}, initramfs.Options{CacheDir: c.Root()})
 			if err != nil {
 				t.Error(err)
 			}
@@ -236,7 +236,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	c := newCache(t)
-	_, err := initramfs.Build(ctx, initramfs.Spec{Init: self(t)}, c, nil)
+	_, err := initramfs.Build(ctx, initramfs.Spec{Init: self(t)}, initramfs.Options{CacheDir: c.Root()})
 	assert.Assert(t, errors.Is(err, context.Canceled), err)
 	list, err := c.List()
 	assert.NilError(t, err)
@@ -300,7 +300,7 @@ func TestErrors(t *testing.T) {
 				test.spec.Arch = "amd64"
 			}
 			c := newCache(t)
-			_, err := initramfs.Build(context.Background(), test.spec, c, nil)
+			_, err := initramfs.Build(context.Background(), test.spec, initramfs.Options{CacheDir: c.Root()})
 			for _, w := range test.want {
 				assert.ErrorContains(t, err, w)
 			}
@@ -318,7 +318,7 @@ func TestUnreadable(t *testing.T) {
 		t.Skip("needs a user for whom permissions count: run the tests as another user than root")
 	}
 	f := write(t, filepath.Join(t.TempDir(), "f"), "x", 0)
-	_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Files: []initramfs.File{{Host: f}}}, newCache(t), nil)
+	_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Files: []initramfs.File{{Host: f}}}, initramfs.Options{CacheDir: t.TempDir()})
 	assert.ErrorContains(t, err, f)
 	assert.Assert(t, errors.Is(err, fs.ErrPermission))
 }
@@ -416,7 +416,7 @@ func TestSearchPaths(t *testing.T) {
 
 	// RUNPATH is not inherited: libb's own needs are not found, as ldd agrees.
 	_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Files: []initramfs.File{
-		{Host: p("app/bin/runpath"), Guest: "/opt/bin/prog"}, {Host: p("app/bin/lost"), Guest: "/opt/bin/lost"}}}, newCache(t), nil)
+		{Host: p("app/bin/runpath"), Guest: "/opt/bin/prog"}, {Host: p("app/bin/lost"), Guest: "/opt/bin/lost"}}}, initramfs.Options{CacheDir: t.TempDir()})
 	assert.ErrorContains(t, err, "shared library libc1.so, needed by "+p("app/lib/libb.so"))
 	assert.ErrorContains(t, err, "shared library libgone.so, needed by "+p("app/bin/lost")+", not found in ")
 	out, _ := exec.Command("ldd", p("app/bin/runpath")).CombinedOutput()
@@ -530,7 +530,7 @@ func TestModules(t *testing.T) {
 				"other-kernel": "was built for kernel 6.98-test, not for 6.99-test",
 				"fs-nothing":   "neither in",
 			} {
-				_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), ModulesDir: dir, Modules: []string{name}}, newCache(t), nil)
+				_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), ModulesDir: dir, Modules: []string{name}}, initramfs.Options{CacheDir: t.TempDir()})
 				assert.ErrorContains(t, err, want)
 			}
 		})
@@ -539,7 +539,7 @@ func TestModules(t *testing.T) {
 
 func TestModulesTakenAsBuiltIn(t *testing.T) {
 	var said []string
-	_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Modules: []string{"loop", "ext4"}}, newCache(t), func(s string) { said = append(said, s) })
+	_, err := initramfs.Build(context.Background(), initramfs.Spec{Init: self(t), Modules: []string{"loop", "ext4"}}, initramfs.Options{CacheDir: t.TempDir(), Progress: func(s string) { said = append(said, s) }})
 	assert.NilError(t, err)
 	assert.DeepEqual(t, said, []string{"no modules directory: taking loop, ext4 as built into the kernel"})
 }
@@ -578,7 +578,7 @@ func BenchmarkWarm(b *testing.B) {
 		spec.ModulesDir, spec.Modules = dirs[0], []string{"virtio_blk", "loop", "dm-verity"}
 	}
 	build := func() {
-		_, err := initramfs.Build(context.Background(), spec, c, nil)
+		_, err := initramfs.Build(context.Background(), spec, initramfs.Options{CacheDir: c.Root()})
 		assert.NilError(b, err)
 	}
 	build()
@@ -598,7 +598,7 @@ func BenchmarkNewInit(b *testing.B) {
 		init := write(b, filepath.Join(dir, "init"), fakeELF(x86)+text+fmt.Sprint(i), 0o755)
 		i++
 		b.StartTimer()
-		_, err := initramfs.Build(context.Background(), initramfs.Spec{Arch: "amd64", Init: init}, c, nil)
+		_, err := initramfs.Build(context.Background(), initramfs.Spec{Arch: "amd64", Init: init}, initramfs.Options{CacheDir: c.Root()})
 		assert.NilError(b, err)
 	}
 }

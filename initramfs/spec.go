@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/kimage"
 	"github.com/kvmrun/kvmrun/suites"
 )
 
@@ -35,8 +36,12 @@ type Spec struct {
 	Dirs []string
 	// Symlinks maps absolute guest paths to the links' targets.
 	Symlinks map[string]string
-	// ModulesDir is the host's lib/modules/RELEASE of the guest's kernel. When
-	// it is empty all Modules count as built in.
+	// Kernel is the kernel's file (a bzImage or vmlinux), from which Release and
+	// ModulesDir are found where they are empty: lib/modules/RELEASE beside the
+	// kernel, as in an unpacked package, or in /lib/modules.
+	Kernel string
+	// ModulesDir is the host's lib/modules/RELEASE of the guest's kernel. Where
+	// there is none all Modules count as built in.
 	ModulesDir string
 	// Modules are loaded by the agent, in this order, each after what it
 	// depends on; names or aliases as modprobe takes them, or paths of module
@@ -92,15 +97,30 @@ const archiveName = "initramfs.cpio"
 // in another way.
 const formatVersion = "kvmrun initramfs 1"
 
-// Build returns the path of the archive for s in the cache c, making it when it
-// is missing. progress, which may be nil, is called with one line before
-// anything that takes long.
+// Options say how an archive is made, not what is in it. The zero value will do.
+type Options struct {
+	// CacheDir is kvmrun's cache directory, which is made when it is missing. Empty
+	// means the user's, $XDG_CACHE_HOME/kvmrun.
+	CacheDir string
+	// Progress, when not nil, is called with one line before anything that takes
+	// long, and about damaged entries of the cache.
+	Progress func(line string)
+}
+
+// Build returns the path of the archive for s, making it when the cache has none.
+// Archives are bounded in number: a file that a machine has been started with may be
+// removed an hour later.
 //
 // Each unusable input is an error that names it; when there are several, all of
 // them are reported (errors.Join).
-func Build(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (string, error) {
+func Build(ctx context.Context, s Spec, o Options) (string, error) {
+	progress := o.Progress
 	if progress == nil {
 		progress = func(string) {}
+	}
+	c, err := cache.OpenUser(o.CacheDir, progress)
+	if err != nil {
+		return "", fmt.Errorf("build initramfs: %w", err)
 	}
 	t, err := plan(ctx, s, c, progress)
 	if err != nil {
@@ -138,6 +158,11 @@ func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*
 	machine, err := machineOf(s.Arch)
 	if err != nil {
 		return nil, err
+	}
+	if s.Kernel != "" {
+		if err := s.fromKernel(ctx, c); err != nil {
+			return nil, err
+		}
 	}
 	t := newTree(c)
 	var errs []error
@@ -200,6 +225,21 @@ func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*
 		return nil, err
 	}
 	return t, nil
+}
+
+// fromKernel fills in what the kernel's file says.
+func (s *Spec) fromKernel(ctx context.Context, c *cache.Cache) error {
+	img, err := kimage.Open(s.Kernel)
+	if err != nil {
+		return err
+	}
+	if s.ModulesDir, err = img.ModulesDir(ctx, c, s.ModulesDir); err != nil {
+		return err
+	}
+	if s.Release == "" {
+		s.Release, err = img.Release(ctx, c)
+	}
+	return err
 }
 
 // addDefaults adds what every guest has.

@@ -15,6 +15,12 @@
 // it likes and as much as it likes: the console file is bounded, a port is a
 // bounded buffer that makes the guest wait for its reader.
 //
+// What to put into the machine, and what to talk to there, are others' business:
+// package initramfs makes the initial ramdisk, and in the guest a program of the
+// caller's own is init by guest.RunAsInit and opens a port by guest.OpenPort
+// (initramfs/guest). The package's example does all of it; examples/module in the
+// repository is the same as a module of its own, with a suite of tests as well.
+//
 // # Lifetime
 //
 // The context of Start bounds the machine's whole life. QEMU also dies with

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
+	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/initramfs/busybox"
 	"github.com/kvmrun/kvmrun/initramfs/guest"
 	"github.com/kvmrun/kvmrun/internal/cache"
@@ -135,7 +136,7 @@ func seed(home string, withKernel bool) error {
 		return err
 	}
 	paths := []string{}
-	bb, err := busybox.Build(ctx, user, nil)
+	bb, err := busybox.Build(ctx, initramfs.Options{CacheDir: user.Root()})
 	if err != nil {
 		return err
 	}

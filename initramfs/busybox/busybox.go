@@ -61,20 +61,24 @@ var shSource string
 
 // Build returns the directory with the program and its list of commands for
 // this machine's architecture, building it in the cache when it is missing.
-// progress, which may be nil, gets a line before each step that takes long.
+// The options' progress gets a line before each step that takes long.
 //
 // What was installed with this program needs nothing to be built. Without that and
 // without a Go toolchain it is content with any build in the cache, and fails
 // otherwise.
-func Build(ctx context.Context, c *cache.Cache, progress func(string)) (string, error) {
+func Build(ctx context.Context, o initramfs.Options) (string, error) {
 	beside, err := shipped.Dir()
 	if beside != "" {
 		return filepath.Join(beside, shipped.Busybox), nil
 	}
-	if err != nil && progress != nil {
-		progress(err.Error())
+	if err != nil && o.Progress != nil {
+		o.Progress(err.Error())
 	}
-	return build(ctx, c, "go", progress)
+	c, err := cache.OpenUser(o.CacheDir, o.Progress)
+	if err != nil {
+		return "", fmt.Errorf("build the guest's shell: %w", err)
+	}
+	return build(ctx, c, "go", o.Progress)
 }
 
 func build(ctx context.Context, c *cache.Cache, goCmd string, progress func(string)) (string, error) {

@@ -115,7 +115,7 @@ func TestShell(t *testing.T) {
 	// Where kvmrun itself keeps it: building it takes a minute.
 	c, err := cache.Open(filepath.Join(user, "kvmrun"))
 	assert.NilError(t, err)
-	dir, err := Build(context.Background(), c, func(l string) { t.Log(l) })
+	dir, err := Build(context.Background(), initramfs.Options{CacheDir: c.Root(), Progress: func(l string) { t.Log(l) }})
 	assert.NilError(t, err)
 
 	script := filepath.Join(t.TempDir(), "script")

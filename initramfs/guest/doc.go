@@ -10,6 +10,10 @@
 //		guest.Main()
 //	}
 //
+// A program that wants a machine for itself, without an agent, calls [RunAsInit] in
+// place of Main and talks to the host over ports that it opens by [OpenPort]: see the
+// example of package vmtest. What follows is about the agent.
+//
 // # Contract
 //
 // The host talks to the agent by the messages of package wire, over virtio

@@ -25,6 +25,9 @@ var (
 // the agent under test starts, and the tests.
 func TestMain(m *testing.M) {
 	if IsInit() {
+		if os.Getenv(ownEnv) != "" { // a kernel parameter
+			RunAsInit(own)
+		}
 		Main()
 	}
 	if name := os.Getenv(helperEnv); name != "" {

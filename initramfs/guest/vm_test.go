@@ -56,7 +56,7 @@ func start(t testing.TB, s initramfs.Spec, c vmtest.Config) *machine {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	var err error
-	c.Initrd, err = initramfs.Build(ctx, s, openCache(t), func(l string) { t.Log(l) })
+	c.Initrd, err = initramfs.Build(ctx, s, initramfs.Options{CacheDir: openCache(t).Root(), Progress: func(l string) { t.Log(l) }})
 	assert.NilError(t, err)
 	if c.Ports == nil {
 		c.Ports = wire.Ports
@@ -243,7 +243,7 @@ func TestVMShell(t *testing.T) {
 	// Where kvmrun itself keeps it: building it takes a minute.
 	c, err := cache.Open(filepath.Join(user, "kvmrun"))
 	assert.NilError(t, err)
-	dir, err := busybox.Build(context.Background(), c, func(l string) { t.Log(l) })
+	dir, err := busybox.Build(context.Background(), initramfs.Options{CacheDir: c.Root(), Progress: func(l string) { t.Log(l) }})
 	assert.NilError(t, err)
 	m := boot(t, initramfs.Spec{Busybox: dir}, vmtest.Config{})
 	for _, test := range []struct {

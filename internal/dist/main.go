@@ -41,7 +41,7 @@ func dist(ctx context.Context, program, dir string) error {
 	if err != nil {
 		return err
 	}
-	tools, err := busybox.Build(ctx, m.Cache, func(line string) { fmt.Fprintln(os.Stderr, "dist:", line) })
+	tools, err := busybox.Build(ctx, initramfs.Options{CacheDir: m.Cache.Root(), Progress: func(line string) { fmt.Fprintln(os.Stderr, "dist:", line) }})
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func BenchmarkFork(b *testing.B) {
 	defer tmpl.Close()
 	vmlinux, err := p.Kernel.Image.Vmlinux(ctx, c)
 	assert.NilError(b, err)
-	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, c, nil)
+	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, initramfs.Options{CacheDir: c.Root()})
 	assert.NilError(b, err)
 	bare := makeBareTemplate(b, vmlinux, initrd, boot.Args)
 

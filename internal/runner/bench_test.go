@@ -121,7 +121,7 @@ func BenchmarkMainJob(b *testing.B) {
 	assert.NilError(b, err)
 	vmlinux, err := k.Image.Vmlinux(ctx, c)
 	assert.NilError(b, err)
-	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, c, nil)
+	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, initramfs.Options{CacheDir: c.Root()})
 	assert.NilError(b, err)
 
 	var prepare, first, teardown, floor []time.Duration

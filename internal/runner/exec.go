@@ -543,15 +543,20 @@ func (m *Machine) initrd(ctx context.Context, p Program) (string, error) {
 	}
 	if p.Shell {
 		var err error
-		if s.Busybox, err = busybox.Build(ctx, m.Cache, func(s string) { m.progress("%s", s) }); err != nil {
+		if s.Busybox, err = busybox.Build(ctx, m.archives()); err != nil {
 			return "", fmt.Errorf("build the guest's tools: %w", err)
 		}
 	}
-	path, err := initramfs.Build(ctx, s, m.Cache, func(s string) { m.progress("%s", s) })
+	path, err := initramfs.Build(ctx, s, m.archives())
 	if err != nil {
 		return "", fmt.Errorf("build the initramfs: %w", err)
 	}
 	return path, nil
+}
+
+// archives says where initramfs keeps what it makes, and who hears of it.
+func (m *Machine) archives() initramfs.Options {
+	return initramfs.Options{CacheDir: m.Cache.Root(), Progress: func(s string) { m.progress("%s", s) }}
 }
 
 // hostFiles resolves one File of a Spec.

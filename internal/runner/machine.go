@@ -20,20 +20,10 @@ import (
 // NewMachine opens the user's cache, $XDG_CACHE_HOME/kvmrun, or dir when it is
 // not empty.
 func NewMachine(dir string, accel vmtest.Accel) (*Machine, error) {
-	if dir == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("find the cache directory: %w; set XDG_CACHE_HOME or HOME", err)
-		}
-		dir = filepath.Join(base, "kvmrun")
-	}
-	c, err := cache.Open(dir)
-	if err != nil {
+	m := &Machine{Accel: accel}
+	var err error
+	if m.Cache, err = cache.OpenUser(dir, func(line string) { m.progress("%s", line) }); err != nil {
 		return nil, err
-	}
-	m := &Machine{Cache: c, Accel: accel}
-	c.OnDamage = func(kind, key, file string) {
-		m.progress("making %s anew, of the cache: %s is damaged: is the disk well?", kind+"/"+key, file)
 	}
 	return m, nil
 }
