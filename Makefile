@@ -5,7 +5,8 @@
 # make lint   golangci-lint and actionlint
 # make bench  the speed figures, as ratios
 # make dist     bin/kvmrun with the guest's tools and the suites beside it, in bin/kvmrun.d
-# make install  the same below PREFIX: bin/kvmrun and lib/kvmrun; it needs no Go and no checkout
+# make install  the same below PREFIX: bin/kvmrun and lib/kvmrun, which need no Go and no checkout,
+#               man pages and the completion of bash, zsh and fish in share
 
 # The kernel of demo, test and bench: a file, or debian:VERSION.
 # Ubuntu's archive has no Debian kernel: there it is the distribution's own.
@@ -22,6 +23,7 @@ FETCH = case '$(KERNEL)' in *:*) bin/kvmrun kernel fetch '$(KERNEL)';; *) realpa
 SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmtest -name '*.go' -o -name '*.config' -o -name '*.in' 2>/dev/null)
 
 PREFIX ?= /usr/local
+SHARE = $(DESTDIR)$(PREFIX)/share
 
 .PHONY: demo test lint bench dist install setup setup-test clean
 
@@ -62,6 +64,11 @@ install: dist
 	install bin/kvmrun '$(DESTDIR)$(PREFIX)/bin/kvmrun'
 	rm -rf '$(DESTDIR)$(PREFIX)/lib/kvmrun'
 	cp -r bin/kvmrun.d '$(DESTDIR)$(PREFIX)/lib/kvmrun'
+	bin/kvmrun man '$(SHARE)/man/man1'
+	install -d '$(SHARE)/bash-completion/completions' '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
+	bin/kvmrun completion bash >'$(SHARE)/bash-completion/completions/kvmrun'
+	bin/kvmrun completion zsh >'$(SHARE)/zsh/site-functions/_kvmrun'
+	bin/kvmrun completion fish >'$(SHARE)/fish/vendor_completions.d/kvmrun.fish'
 
 clean:
 	rm -rf bin

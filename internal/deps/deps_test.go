@@ -37,7 +37,7 @@ func TestImportsPointOneWay(t *testing.T) {
 	host := []string{
 		module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch",
 		module + "internal/kbuild", module + "internal/kimage", module + "internal/cache", module + "internal/report",
-		module + "cmd/", "github.com/digitalocean/go-qemu", "github.com/u-root/mkuimage", "net/http",
+		module + "cmd/", module + "internal/front", "github.com/digitalocean/go-qemu", "github.com/u-root/mkuimage", "github.com/spf13", "net/http",
 	}
 	// initramfs/guest lies below the host package initramfs, and only it.
 	guestOK := module + "initramfs/guest"
@@ -121,16 +121,20 @@ func TestTheGuestsHalfOfATestBinaryKnowsNoHost(t *testing.T) {
 	}
 }
 
-// TestOnlyTheFenceImportsGoQEMU keeps go-qemu's transport out.
-func TestOnlyTheFenceImportsGoQEMU(t *testing.T) {
+// TestOneFenceForEachLibrary keeps go-qemu's transport out, and the library of the
+// command line in the command.
+func TestOneFenceForEachLibrary(t *testing.T) {
+	fences := map[string]string{"github.com/digitalocean/go-qemu": "vmtest/internal/monitor", "github.com/spf13/": "cmd/kvmrun/internal/cli"}
 	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}: {{join .Imports \" \"}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}", "./...")
 	cmd.Dir = "../.."
 	out, err := cmd.CombinedOutput()
 	assert.NilError(t, err, "%s", out)
 	for _, l := range strings.Split(string(out), "\n") {
 		pkg, deps, _ := strings.Cut(l, ": ")
-		if strings.Contains(deps, "digitalocean/go-qemu") && pkg != module+"vmtest/internal/monitor" {
-			t.Errorf("%s imports go-qemu; only vmtest/internal/monitor may", pkg)
+		for library, fence := range fences {
+			if strings.Contains(deps, library) && pkg != module+fence {
+				t.Errorf("%s imports %s; only %s may", pkg, library, fence)
+			}
 		}
 	}
 }

@@ -230,7 +230,7 @@ func doBisect(ctx context.Context, cio IO, b bisectFlags, fs *flag.FlagSet, args
 		again.SetOutput(cio.Err)
 		b = bisectFlags{}
 		b.register(again)
-		if err := parse(again, asked.Args); err != nil {
+		if err := parse(again, "bisect", asked.Args); err != nil {
 			return err
 		}
 		b.dir, b.paths = dir, again.Args()

@@ -2,13 +2,19 @@
 
 // Package cli is kvmrun's command line: flags, environment, wiring and exit
 // statuses. Logic worth a test of its own lives in the packages it calls.
+//
+// Commands, their help and the shells' completion are cobra's: of the well-kept
+// libraries it alone leaves flags to others, and has completion built in. Flags are
+// package flag's (internal/front): they are spelled with one dash here and with
+// go test, whose flags can be no others, and pflag and kong would read -kernel as
+// -k -e -r ... Man pages are written here: cobra's go by way of Markdown, which
+// would flow the texts anew, and its parser makes 762 allocations before main
+// (GODEBUG=inittrace=1), also when kvmrun is the init of a guest.
 package cli
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -17,9 +23,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
-	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
-	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -40,6 +44,8 @@ type command struct {
 	// them when they have been parsed.
 	flags func(fs *flag.FlagSet) action
 	sub   []command // in place of flags
+	// values are those of the arguments, for completion, where they are few.
+	values []string
 	// rewrite, when set, makes of the arguments what package flag understands.
 	rewrite func(args []string) []string
 	// wrong, when set, gives errors of the flags another exit status.
@@ -62,83 +68,9 @@ func commands() []command {
 // infrastructure failed. kvmrun exec returns the program's own. A process that
 // panics, or gets SIGQUIT, ends by SIGABRT (134 in a shell), see main.
 func Run(ctx context.Context, args []string, io IO) int {
-	return front.Status(io.Err, dispatch(ctx, io, "kvmrun", commands(), args))
-}
-
-func dispatch(ctx context.Context, io IO, prefix string, cmds []command, args []string) error {
-	name := ""
-	if len(args) > 0 {
-		name = args[0]
-	}
-	switch name {
-	case "", "help", "-h", "-help", "--help":
-		if name == "help" && len(args) > 1 {
-			return dispatch(ctx, io, prefix, cmds, append(args[1:len(args):len(args)], "-h"))
-		}
-		w := io.Out
-		if name == "" {
-			w = io.Err
-		}
-		overview(w, prefix, cmds)
-		if name == "" {
-			return &front.Error{Code: result.ExitUsage}
-		}
-		return nil
-	}
-	var names []string
-	for _, c := range cmds {
-		names = append(names, c.name)
-		if c.name != name {
-			continue
-		}
-		fs := flag.NewFlagSet(prefix+" "+c.name, flag.ContinueOnError)
-		fs.SetOutput(io.Err)
-		fs.Usage = func() {
-			fmt.Fprintf(fs.Output(), "Usage: %s\n\n%s\n", strings.TrimSpace(prefix+" "+c.name+" [flags] "+c.args), strings.TrimSpace(c.long))
-			if hasFlags(fs) {
-				fmt.Fprintln(fs.Output(), "\nFlags:")
-				fs.PrintDefaults()
-			}
-		}
-		args := args[1:]
-		if c.sub != nil {
-			return dispatch(ctx, io, prefix+" "+c.name, c.sub, args)
-		}
-		if c.rewrite != nil {
-			args = c.rewrite(args)
-		}
-		run := c.flags(fs)
-		err := parse(fs, args)
-		if errors.Is(err, flag.ErrHelp) {
-			fs.SetOutput(io.Out)
-			fs.Usage()
-			return nil
-		}
-		if err != nil && c.wrong != nil {
-			err = c.wrong(err)
-		}
-		if err != nil {
-			return err
-		}
-		return run(ctx, io, fs, args)
-	}
-	return front.Usagef("unknown command %q%s; see %s help", name, words.Nearest(name, names), prefix)
-}
-
-func hasFlags(fs *flag.FlagSet) (has bool) {
-	fs.VisitAll(func(*flag.Flag) { has = true })
-	return has
-}
-
-func overview(w io.Writer, prefix string, cmds []command) {
-	fmt.Fprintf(w, "Usage: %s COMMAND [flags]\n\n", prefix)
-	if prefix == "kvmrun" {
-		fmt.Fprint(w, "Boots Linux kernels in virtual machines and runs tests and programs in them.\n\n")
-	}
-	for _, c := range cmds {
-		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.short)
-	}
-	fmt.Fprintf(w, "\n%s help COMMAND tells more.\n", prefix)
+	t := newTree(io)
+	t.root.SetArgs(append([]string{}, args...)) // nil would be the process's
+	return front.Status(io.Err, t.root.ExecuteContext(ctx))
 }
 
 // vmFlags are shared by all commands that boot something.

@@ -4,14 +4,12 @@ package cli
 
 import (
 	"flag"
-	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/front"
 )
 
-// parse parses a command's flags.
-func parse(fs *flag.FlagSet, args []string) error {
-	verb := strings.TrimPrefix(fs.Name(), "kvmrun ")
+// parse parses the flags of the command called verb.
+func parse(fs *flag.FlagSet, verb string, args []string) error {
 	return front.Parse(fs, args, verb, "usage: kvmrun "+verb+" [flags]; kvmrun help "+verb+" describes them")
 }
 

@@ -78,8 +78,6 @@ func sweepFlags(fs *flag.FlagSet) action {
 	fs.Var(&c.env, "env", "for a program: set `NAME=VALUE`; repeatable")
 	c.policy.Register(fs, "allow", "j")
 	c.policy.Jobs = runtime.NumCPU()
-	fs.Lookup("j").DefValue = strconv.Itoa(c.policy.Jobs)
-	front.Explain(fs, "j", "how `many` VMs run at a time")
 	fs.StringVar(&c.suite, "suite", "", "sweep tests of this `suite`")
 	fs.StringVar(&c.test, "run", "", "only tests matching this `regexp`, as go test -run; each is swept by itself")
 	fs.StringVar(&c.spec, "fault", "failslab", "what fails: failslab, fail_page_alloc, fail_usercopy ... as for kvmrun run, without a time; `SPEC`")
