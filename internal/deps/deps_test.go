@@ -87,9 +87,7 @@ func TestImportsPointOneWay(t *testing.T) {
 // too: what two of them need belongs into the kit.
 func TestSuitesStandAlone(t *testing.T) {
 	common := []string{module + "suites", module + "suites/testmain"}
-	for _, p := range append(packages(t, "./suites/kit/..."), packages(t, "./suites/internal/...")...) {
-		common = append(common, p)
-	}
+	common = append(append(common, packages(t, "./suites/kit/...")...), packages(t, "./suites/internal/...")...)
 	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}: {{join .Imports \" \"}} {{join .TestImports \" \"}} {{join .XTestImports \" \"}}", "./suites/...")
 	cmd.Dir = "../.."
 	out, err := cmd.CombinedOutput()
