@@ -61,6 +61,8 @@ func TestImportsPointOneWay(t *testing.T) {
 			[]string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "cmd/", "os/exec", "net"}, "pure packages touch nothing"},
 		{[]string{"internal/bisect"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kbuild", module + "cmd/", "os/exec", "net/http"},
 			"the search knows neither git nor VMs"},
+		{[]string{"internal/agent"}, []string{module + "vmtest", module + "initramfs", module + "suites", module + "internal/runner", module + "internal/oops",
+			module + "internal/result", module + "internal/kimage", module + "cmd/", "os/exec", "net", "testing"}, "the conversation knows neither VMs nor tests nor verdicts"},
 		{[]string{"internal/runner"}, []string{module + "cmd/", module + "internal/report", module + "internal/front", "flag"}, "the runner knows neither flags nor formats"},
 		{[]string{"internal/front"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch", module + "internal/kbuild",
 			module + "internal/kimage", module + "internal/cache", module + "cmd/", module + "suites/testmain", "os/exec", "net"},

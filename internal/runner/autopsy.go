@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
-	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // Time limits of an autopsy, for KVM; TCG scales them.
@@ -33,7 +33,7 @@ const (
 // its CPUs, of blocked tasks, of all tasks and for held locks, QEMU for the
 // registers. All goes into autopsy.txt, under the reason why; the essence, to be
 // added to that reason, is returned.
-func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) (essence string) {
+func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
 	s.core.dump(s.vm) // before anybody has touched it
 	s.con.beginAutopsy()
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(5*answerLimit))
@@ -42,9 +42,9 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 	// l: stacks of the active CPUs, w: blocked tasks, d: held locks (with
 	// lockdep), t: all tasks.
 	before := s.vm.ConsoleBytes()
-	asked := send.Send(wire.Message{SysRq: &wire.SysRq{Keys: "lwdt"}}) == nil
+	talk.SysRq("lwdt")
 	s.quiet(ctx)
-	alive := asked && s.vm.ConsoleBytes() > before
+	alive := s.vm.ConsoleBytes() > before
 	sections := []struct{ title, text string }{
 		{"registers (info registers -a)", s.hmp(ctx, "info registers -a")},
 		{"CPUs (info cpus)", s.hmp(ctx, "info cpus")},
@@ -55,18 +55,9 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 		_ = s.vm.Monitor().Run(ctx, "inject-nmi", nil, nil)
 		s.quiet(ctx)
 	}
-	if send.Send(wire.Message{Signal: &wire.Signal{Number: int(syscall.SIGQUIT)}}) == nil {
-		// A Go program answers with its goroutines' stacks, on stderr, and
-		// ends.
-		to := stderr
-		if s.p.Run.Merge {
-			to = stdout
-		}
-		if to.wait(ctx, to.count()+1, s.scale(autopsyLimit)) == nil {
-			s.awaitEnd(autopsyLimit)
-		}
-	}
-	kernel, program := s.con.postMortem(), stdout.end()+stderr.end()
+	// A Go program answers with its goroutines' stacks, and ends.
+	talk.LastWords(ctx, int(syscall.SIGQUIT), s.scale(autopsyLimit))
+	kernel, program := s.con.postMortem(), talk.Tail()
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", why)
 	for _, sec := range append(sections, []struct{ title, text string }{
@@ -87,7 +78,7 @@ func (s *session) autopsy(why string, send *wire.Writer, stdout, stderr *relay) 
 			essence += " at " + at
 		}
 	}
-	in := hungIn(kernel, s.pid)
+	in := hungIn(kernel, talk.PID())
 	if in == "" {
 		in = s.cpusAt(ctx)
 	}
@@ -187,9 +178,9 @@ func hungIn(log string, pid int) string {
 		switch {
 		case m == nil || waiting.MatchString(m[1]):
 		case blocked:
-			return fmt.Sprintf("task %s blocked in %s", oneLine(task), m[1])
+			return fmt.Sprintf("task %s blocked in %s", agent.OneLine(task), m[1])
 		case own && waits == "":
-			waits = fmt.Sprintf("task %s waits in %s", oneLine(task), m[1])
+			waits = fmt.Sprintf("task %s waits in %s", agent.OneLine(task), m[1])
 		}
 	}
 	if busy != "" {
@@ -206,7 +197,7 @@ func testAt(output, test string) string {
 		if call.MatchString(l) && i+1 < len(lines) {
 			at := strings.TrimSpace(lines[i+1])
 			at, _, _ = strings.Cut(at, " +0x")
-			return oneLine(filepath.Base(at))
+			return agent.OneLine(filepath.Base(at))
 		}
 	}
 	return ""

@@ -5,17 +5,14 @@ package runner
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-multierror"
@@ -23,6 +20,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/initramfs/busybox"
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/oops"
@@ -94,17 +92,15 @@ const (
 // powerOffLimit is how long a guest that powers off may be silent.
 var powerOffLimit = 10 * time.Second
 
-// maxFetch bounds the bytes taken from one guest file, so that a guest cannot
-// fill the host's disk.
-const maxFetch = 256 << 20
+// aftermathTime is how long a machine is watched after its program's end, in its
+// own time: what the program left behind in timers, work queues and RCU callbacks
+// comes to light then. A grace period of RCU takes an idle kernel some ticks, of 4
+// ms with HZ=250; kfree_rcu may take seconds (KFREE_DRAIN_JIFFIES), which nobody
+// waits for.
+var aftermathTime = 100 * time.Millisecond
 
 // Fetch is a guest file wanted after the program has ended.
-type Fetch struct {
-	Guest string // absolute path in the guest
-	Host  string // where it goes; only the host chooses it
-	// Dir says that Guest and Host are directories whose files are wanted.
-	Dir bool
-}
+type Fetch = agent.Fetch
 
 // Program is one program for one VM.
 type Program struct {
@@ -182,37 +178,23 @@ func (p Program) log() string {
 
 // Outcome is what Exec found out: facts, no verdict.
 type Outcome struct {
-	Ready     *wire.Ready
-	Exited    *wire.Exited
-	EndMarker bool
-	Splats    []splat
-	Panicked  bool
-	Infra     error // what failed on the host's side
-	// GuestFault is what the guest says failed on its side.
-	GuestFault string
+	agent.Findings
+	Splats   []splat
+	Panicked bool
 	// BootFailed says that the VM ran and the agent in it never got ready.
 	BootFailed bool
-	Deadline   string // which limit was exceeded
-	Hung       string // how the guest stopped making progress
-	Scanner    string // why the kernel log cannot be trusted to be complete
 	Exit       vmtest.Exit
 	Accel      vmtest.Accel
 	Args       []string // QEMU's
-	Notes      []string
 	LastWords  []string // the kernel log's last lines
 	Disks      []DiskCheck
 	// Faults says how often those with a limit came.
 	Faults []wire.Count
-	// Cut says at what the power was cut, "" if it was not; Acks is what the
-	// program had acknowledged by then. Writes and Flushes count the requests to
-	// the disk that the last fault of a disk is for.
-	Cut             string
+	// Acks is what the program had acknowledged when the power was cut. Writes and
+	// Flushes count the requests to the disk that the last fault of a disk is for.
 	Acks            []string
 	Writes, Flushes uint64
 	disks           []*disk // after a cut
-	// Looks are the texts of the files in Release.Arm.Look, by path; one that
-	// could not be read is missing.
-	Looks map[string]string
 	// Ended are the top-level tests that began and ended, Failed those of them
 	// that failed, Skipped those that tested nothing, and Running those that began
 	// and did not end.
@@ -227,10 +209,9 @@ type Outcome struct {
 	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
 	// it did not share with its template.
 	HostMiB int
-	// Prepare is the host's work before QEMU's start, Boot from there until
-	// the guest was ready, First until the program's first output, Teardown
-	// from the end marker until QEMU was gone.
-	Prepare, Boot, First, Teardown time.Duration
+	// Prepare is the host's work before QEMU's start, Teardown from the agent's last
+	// word until QEMU was gone.
+	Prepare, Teardown time.Duration
 }
 
 // DiskCheck is the outcome of a disk's host-side check.
@@ -340,8 +321,8 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 		g.tests = ""
 	}
 	g.con.tell(g.tests, p.OnTest)
-	s := &session{m: m, p: p, guest: g, out: out}
-	s.run(ctx)
+	s := m.converse(p, g, out)
+	s.agent.Talk(ctx)
 	g.core.await(ctx, g.vm)
 	out.HostMiB = anonMiB(g.vm.PID())
 	g.vm.Kill()
@@ -359,16 +340,20 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	out, con := s.out, s.con
 	out.Exit = s.vm.Wait()
-	s.join(ctx)
-	if !s.doneAt.IsZero() {
-		out.Teardown = time.Since(s.doneAt)
+	s.agent.Close(ctx)
+	if at := s.agent.DoneAt(); !at.IsZero() {
+		out.Teardown = time.Since(at)
+	}
+	if e := out.Exited; e != nil {
+		out.Faults = e.Faults
+		out.Notes = append(out.Notes, faultNotes(e.Faults)...)
 	}
 	con.close()
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
 	out.Notes = append(out.Notes, m.remark(s.vm.Note())...)
 	out.Notes = append(out.Notes, s.core.notes()...)
 	if why := con.problem(); why != "" {
-		s.incomplete(why)
+		s.out.Incomplete(why)
 	}
 	out.Splats = con.splats()
 	for i := range out.Splats {
@@ -390,11 +375,11 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	// Whatever ended it then: a fork is killed when it is done.
 	out.Panicked = out.Panicked || out.Exit.GuestPanicked
 	if out.Exit.ConsoleErr != nil {
-		out.infra(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
+		out.Fail(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
 	}
 	out.LastWords, out.Acks = con.lastWords(), con.acks
 	s.explain()
-	out.BootFailed = out.Ready == nil && !s.up && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
+	out.BootFailed = out.Ready == nil && !s.agent.Spoken() && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 }
 
 // agentParams are the kernel parameters for the agent. What the kernel does not
@@ -595,47 +580,71 @@ func hostFiles(f suites.File) ([]initramfs.File, error) {
 // session is one VM's run, from QEMU's start to its end.
 type session struct {
 	*guest
-	m         *Machine
-	p         Program
-	out       *Outcome
-	doneAt    time.Time
-	done      *wire.Done
-	kmsg      []byte // see wire.Kmsg
-	pid       int    // the program's, in the guest
-	up        bool   // the agent has spoken, if not our language
-	firstOnce sync.Once
-	relays    []*relay
-	receiver  sync.WaitGroup // who reads the control port
+	m     *Machine
+	p     Program
+	out   *Outcome
+	agent *agent.Session
 }
 
-// incoming is a message or the reason why no more will come.
-type incoming struct {
-	m   wire.Message
-	err error
+// machineOf is what a conversation needs of a VM.
+type machineOf struct{ *vmtest.VM }
+
+// Port implements agent.Machine.
+func (m machineOf) Port(name string) io.ReadWriter { return m.VM.Port(name) }
+
+// Waited implements agent.Machine.
+func (m machineOf) Waited() agent.Waits { return agent.Starved(m.PID()) }
+
+// converse prepares the conversation with the agent in a machine for p.
+func (m *Machine) converse(p Program, g *guest, out *Outcome) *session {
+	s := &session{m: m, p: p, guest: g, out: out}
+	s.agent = agent.New(s.config(), &out.Findings)
+	return s
 }
 
-func (s *session) receive(stop <-chan struct{}) <-chan incoming {
-	ch := make(chan incoming)
-	r := wire.NewReader(s.vm.Port(wire.PortControl))
-	s.receiver.Go(func() {
-		for {
-			m, err := r.Receive()
-			select {
-			case ch <- incoming{m, err}:
-			case <-stop:
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	})
-	return ch
+// freeze prepares the conversation that makes a machine ready to be frozen, as
+// programs like p want it.
+func (m *Machine) freeze(p Program, g *guest, out *Outcome) *session {
+	s := &session{m: m, p: p, guest: g, out: out}
+	c := s.config()
+	c.Freeze, c.Stdin, c.Signals, c.Resize = true, nil, nil, nil
+	s.agent = agent.New(c, &out.Findings)
+	return s
+}
+
+// config is the conversation with the agent in the session's machine.
+func (s *session) config() agent.Config {
+	p, g := s.p, s.guest
+	c := agent.Config{
+		Machine: machineOf{g.vm}, LogEnded: g.con.ended, Started: g.started, Nonce: g.nonce,
+		Limits: agent.Limits{
+			Boot: s.bootLimit(), Program: p.Timeout, Idle: p.Idle, Drain: s.scale(drainTimeout), Finish: s.scale(drainTimeout),
+			Aftermath: aftermathTime, PowerOff: s.scale(powerOffLimit),
+		},
+		Run: s.job(), Fetch: p.Fetch, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, Signals: p.Signals, Resize: p.Resize,
+		PowerCut: g.host.powerCut(), Died: g.core.died(), OnReady: p.OnReady, OnHang: s.autopsy, StuckAt: s.stuckAt,
+		OnRun: func(ctx context.Context) { g.host.start(ctx, g.vm) },
+	}
+	if p.atHeld != nil {
+		c.OnHeld = func(ctx context.Context) error { return p.atHeld(ctx, g) }
+	}
+	if t := g.from; t != nil { // nobody learns anything from another power-off: a fork has synced
+		c.From = &agent.Resumed{Ready: t.ready, Held: t.held, PID: t.pid, Stdout: t.stdout, Stderr: t.stderr}
+		c.OnWatch = p.atDone
+	} else {
+		c.OnPowerOff = g.core.letGo
+	}
+	c.Release = s.letGo()
+	if a := c.Release.Arm; len(a.Final) > 0 {
+		c.Limits.Finish += s.scale(lookTimeout)
+	}
+	c.Look = c.Release.Arm.Look
+	return c
 }
 
 func (s *session) bootLimit() time.Duration {
 	if s.p.Patient {
-		return math.MaxInt64
+		return agent.Forever
 	}
 	if s.m.BootLimit > 0 {
 		return s.scale(s.m.BootLimit)
@@ -678,372 +687,6 @@ func (s *session) letGo() *wire.Release {
 	return &rel
 }
 
-// run drives the agent until the VM is gone or has to go.
-func (s *session) run(ctx context.Context) {
-	stop := make(chan struct{})
-	defer close(stop)
-	var had Template // what a held program said
-	if s.from != nil {
-		had = *s.from
-	}
-	stdout := s.relay(wire.PortStdout, s.p.Stdout, had.stdout)
-	stderr := s.relay(wire.PortStderr, s.p.Stderr, had.stderr)
-	control := s.receive(stop)
-	send := wire.NewWriter(s.vm.Port(wire.PortControl))
-	files := newFetcher(s.p.Fetch)
-	defer files.abandon()
-
-	// Sent before the guest can read it: it waits in the socket, and the
-	// program starts without another round trip.
-	first := wire.Message{Run: s.job()}
-	held := false // let go
-	if s.from != nil {
-		if held = s.from.held; held {
-			first = wire.Message{Release: s.letGo()}
-			s.pid = s.from.pid
-		}
-	}
-	if err := send.Send(first); err != nil {
-		s.infra(fmt.Errorf("send the job to the guest: %w", err))
-		return
-	}
-	if s.p.Stdin != nil {
-		go s.pumpStdin(stop)
-	}
-	patience := s.patience(s.bootLimit())
-	limit := time.NewTimer(patience.left())
-	defer limit.Stop()
-	phase := "boot"
-	up := func() {
-		if s.p.OnReady != nil {
-			s.p.OnReady(*s.out.Ready)
-		}
-		phase = "run"
-		if limit.Stop(); s.p.Timeout > 0 {
-			limit.Reset(s.p.Timeout)
-		}
-	}
-	if s.from != nil { // it was ready before it was frozen
-		if !s.ready(&s.from.ready) {
-			return
-		}
-		up()
-	}
-	hostCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if held {
-		s.host.start(hostCtx, s.vm)
-	}
-	quiet := newStillness(s.p.Idle, func() int64 { return stdout.count() + stderr.count() + s.vm.ConsoleBytes() })
-	defer quiet.stop()
-	signals, resize := s.p.Signals, s.p.Resize
-	for {
-		select {
-		case in := <-control:
-			if in.err != nil {
-				s.lost(in.err)
-				return
-			}
-			switch msg := in.m; {
-			case msg.Ready != nil && s.out.Ready == nil:
-				if !s.ready(msg.Ready) {
-					return
-				}
-				up()
-			case msg.Started != nil:
-				if s.pid = msg.Started.PID; s.p.Run.Hold == "" {
-					s.host.start(hostCtx, s.vm)
-				}
-			case msg.Held != nil && s.p.Run.Hold != "" && !held:
-				held = true
-				if s.p.atHeld != nil {
-					if err := s.p.atHeld(ctx, s.guest); err != nil {
-						s.infra(err)
-						return
-					}
-				}
-				if err := send.Send(wire.Message{Release: s.letGo()}); err != nil {
-					s.infra(fmt.Errorf("let the program go on: %w", err))
-					return
-				}
-				s.host.start(hostCtx, s.vm)
-			case msg.File != nil && msg.File.Index >= len(s.p.Fetch):
-				s.look(*msg.File)
-			case msg.File != nil:
-				if err := files.add(*msg.File); err != nil {
-					s.infra(err)
-				}
-			case msg.Exited != nil && s.out.Exited == nil && s.out.Ready != nil:
-				s.out.Exited = msg.Exited
-				s.out.Faults = msg.Exited.Faults
-				s.out.Notes = append(s.out.Notes, faultNotes(msg.Exited.Faults)...)
-				if why := msg.Exited.NotArmed; why != "" {
-					s.infra(fmt.Errorf("arm the faults: %s", oneLine(why)))
-				}
-				phase = "end"
-				end := s.scale(drainTimeout)
-				if s.p.Release != nil && len(s.p.Release.Arm.Final) > 0 {
-					end += s.scale(lookTimeout)
-				}
-				patience = s.patience(end)
-				limit.Reset(patience.left())
-			case msg.Fault != nil:
-				s.claims("the guest's agent failed: " + oneLine(msg.Fault.Message))
-				return
-			case msg.Kmsg != nil && s.out.Exited != nil:
-				if s.kmsg = append(s.kmsg, msg.Kmsg.Data...); len(s.kmsg) > wire.MaxKmsg {
-					s.claims("it sent more of the kernel log than there can be")
-					return
-				}
-			case msg.Done != nil && s.out.Exited != nil:
-				s.doneAt, s.done = time.Now(), msg.Done
-				s.out.Notes = append(s.out.Notes, bounded(msg.Done.Warnings)...)
-				if msg.Done.Nonce != s.nonce {
-					s.infra(errors.New("the guest's end marker is not this run's"))
-					return
-				}
-				s.finish(ctx, send, stdout, stderr, files)
-				return
-			default:
-				s.infra(errors.New("talk to the guest's agent: a message out of order"))
-				return
-			}
-		case s.out.Cut = <-s.host.powerCut():
-			return
-		case n := <-signals:
-			_ = send.Send(wire.Message{Signal: &wire.Signal{Number: n}})
-		case w := <-resize:
-			_ = send.Send(wire.Message{Resize: &w})
-		case <-s.vm.Done():
-			return
-		case <-s.core.died():
-			return
-		case <-ctx.Done():
-			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
-			return
-		case <-quiet.tick():
-			if phase != "run" || !quiet.tooLong() {
-				continue
-			}
-			s.out.Hung = fmt.Sprintf("nothing was said for %s", s.p.Idle)
-			s.out.Hung += s.autopsy(s.out.Hung, send, stdout, stderr)
-			return
-		case <-limit.C:
-			if phase != "run" {
-				if left := patience.left(); left > 0 {
-					limit.Reset(left)
-					continue
-				}
-			}
-			s.overtime(phase, patience, send, stdout, stderr)
-			return
-		}
-	}
-}
-
-// patience is one that listens to the kernel log.
-func (s *session) patience(limit time.Duration) *patience {
-	pid := s.vm.PID()
-	return newPatience(limit, s.vm.ConsoleBytes, func() waits { return starved(pid) })
-}
-
-// look keeps a file that was asked for by Release.Arm.Look.
-func (s *session) look(f wire.File) {
-	i := f.Index - len(s.p.Fetch)
-	if s.p.Release == nil || i >= len(s.p.Release.Arm.Look) {
-		s.infra(errors.New("talk to the guest's agent: a file that was not asked for"))
-		return
-	}
-	if f.Err != "" {
-		return
-	}
-	if s.out.Looks == nil {
-		s.out.Looks = map[string]string{}
-	}
-	s.out.Looks[s.p.Release.Arm.Look[i]] = string(f.Data)
-}
-
-// lost deals with the end of the control port. The VM is dying or the guest talks
-// nonsense; the first is explained by the exit cause and the log.
-func (s *session) lost(err error) {
-	s.awaitEnd(drainTimeout)
-	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !isReset(err) {
-		s.infra(fmt.Errorf("talk to the guest's agent: %w", err))
-	}
-}
-
-// ready notes that the agent is. It returns false for one of another protocol.
-func (s *session) ready(r *wire.Ready) bool {
-	s.up = true
-	if r.Version != wire.Version {
-		s.infra(fmt.Errorf("talk to the guest's agent: it speaks protocol %d, this is %d: the suite and this command were built from different versions of kvmrun; build both again", r.Version, wire.Version))
-		return false
-	}
-	s.out.Ready, s.out.Boot = r, time.Since(s.started)
-	s.out.Notes = append(s.out.Notes, bounded(r.Warnings)...)
-	return true
-}
-
-// stillness notices that a counter does not move any more.
-type stillness struct {
-	limit time.Duration
-	count func() int64
-	last  int64
-	since time.Time
-	t     *time.Ticker
-}
-
-func newStillness(limit time.Duration, count func() int64) *stillness {
-	s := &stillness{limit: limit, count: count, last: -1}
-	if limit > 0 {
-		s.t = time.NewTicker(max(limit/20, 10*time.Millisecond))
-	}
-	return s
-}
-
-func (s *stillness) tick() <-chan time.Time {
-	if s.t == nil {
-		return nil
-	}
-	return s.t.C
-}
-
-func (s *stillness) tooLong() bool {
-	if n := s.count(); n != s.last {
-		s.last, s.since = n, time.Now()
-	}
-	return time.Since(s.since) >= s.limit
-}
-
-func (s *stillness) stop() {
-	if s.t != nil {
-		s.t.Stop()
-	}
-}
-
-// isReset says whether a port's error only means that QEMU is gone.
-func isReset(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed) || errors.Is(err, syscall.EPIPE)
-}
-
-// finish takes the leave of a guest that has said it is done: all output and
-// the whole kernel log are in, then it powers off.
-func (s *session) finish(ctx context.Context, send *wire.Writer, stdout, stderr *relay, files *fetcher) {
-	ok := true
-	for _, w := range []struct {
-		r *relay
-		n int64
-	}{{stdout, s.out.Exited.Stdout}, {stderr, s.out.Exited.Stderr}} {
-		if err := w.r.wait(ctx, w.n, s.scale(drainTimeout)); err != nil {
-			s.infra(err)
-			ok = false
-		}
-	}
-	if err := files.finish(); err != nil {
-		s.infra(err)
-	}
-	select {
-	case <-s.con.ended:
-	case <-s.vm.Done():
-	case <-time.After(s.scale(drainTimeout)):
-	}
-	s.out.EndMarker = ok
-	select {
-	case <-s.con.ended:
-	default:
-		s.incomplete("its end mark did not arrive on the console (is that silenced, or its level below 2?)")
-	}
-	if !s.aftermath(ctx) || s.from != nil {
-		return // a fork has synced, and nobody learns anything from another power-off
-	}
-	s.core.letGo()
-	if err := send.Send(wire.Message{Shutdown: &wire.Shutdown{}}); err != nil {
-		return
-	}
-	limit := s.scale(powerOffLimit)
-	p := s.patience(limit)
-	for left := p.left(); left > 0; left = p.left() {
-		select {
-		case <-s.vm.Done():
-			return
-		case <-ctx.Done():
-			return
-		case <-time.After(left):
-		}
-	}
-	s.out.Hung = fmt.Sprintf("the guest did not power off within %s: the kernel hung in shutdown, or cannot switch the machine off (does it have CONFIG_ACPI=y?)%s", p.why(), s.stuckAt())
-}
-
-// aftermathTime is how long a machine is watched after its program's end, in its
-// own time: what the program left behind in timers, work queues and RCU callbacks
-// comes to light then. A grace period of RCU takes an idle kernel some ticks, of 4
-// ms with HZ=250; kfree_rcu may take seconds (KFREE_DRAIN_JIFFIES), which nobody
-// waits for.
-var aftermathTime = 100 * time.Millisecond
-
-// aftermath watches the machine for a while after everything has ended. It
-// returns false for a machine that is gone.
-func (s *session) aftermath(ctx context.Context) bool {
-	if s.p.atDone != nil && s.from != nil {
-		s.p.atDone()
-	}
-	began, before, pid := time.Now(), starved(s.vm.PID()), s.vm.PID()
-	for {
-		passed := time.Since(began)
-		left := aftermathTime - max(0, passed-starved(pid).since(before))
-		switch {
-		case left <= 0:
-			return true
-		case passed > s.scale(drainTimeout):
-			s.out.Notes = append(s.out.Notes, fmt.Sprintf("what came after the program's end was not watched: the host kept the VM from running for %s", passed.Round(time.Second)))
-			return true
-		}
-		select {
-		case <-s.vm.Done():
-			return false
-		case <-ctx.Done():
-			return false
-		case <-time.After(max(left, 5*time.Millisecond)):
-		}
-	}
-}
-
-// awaitEnd gives the VM some time to end by itself.
-func (s *session) awaitEnd(limit time.Duration) {
-	select {
-	case <-s.vm.Done():
-	case <-time.After(limit):
-	}
-}
-
-// overtime records which limit was exceeded, after a last chance for the
-// program to say where it hangs.
-func (s *session) overtime(phase string, p *patience, send *wire.Writer, stdout, stderr *relay) {
-	switch phase {
-	case "boot":
-		s.infra(fmt.Errorf("the VM did not boot within %s%s", p.why(), s.stuckAt()))
-	case "run":
-		s.out.Deadline = fmt.Sprintf("the program did not end within %s", s.p.Timeout)
-		s.out.Deadline += s.autopsy(s.out.Deadline, send, stdout, stderr)
-	default:
-		s.out.Deadline = "the guest did not finish after the program had ended"
-	}
-}
-
-// claims notes what the guest says of itself that would be the infrastructure's
-// fault: see result.Facts.GuestFault.
-func (s *session) claims(why string) {
-	if s.out.GuestFault == "" {
-		s.out.GuestFault = why
-	}
-}
-
-func (s *session) infra(err error) {
-	if s.out.Infra == nil {
-		s.out.Infra = err
-	}
-}
-
 // explain names the reason why a VM ended early, once its log is complete.
 func (s *session) explain() {
 	if s.out.Ready == nil && s.out.Panicked {
@@ -1052,18 +695,18 @@ func (s *session) explain() {
 	if e := s.out.Exit; s.out.EndMarker && s.out.Hung == "" && !s.out.Panicked {
 		switch {
 		case e.Cause == vmtest.Crashed:
-			s.infra(fmt.Errorf("QEMU died after the program's end: %s %s", e.Detail, oneLine(e.Stderr)))
+			s.out.Fail(fmt.Errorf("QEMU died after the program's end: %s %s", e.Detail, agent.OneLine(e.Stderr)))
 		case e.Cause == vmtest.Reset, e.Cause == vmtest.PowerOff && s.from != nil:
 			s.out.Hung = "the VM ended by itself after the program's end: " + e.String()
 		}
 	}
 	if s.con.fatal != "" {
-		s.claims("the guest cannot be used: " + oneLine(s.con.fatal))
+		s.out.Claim("the guest cannot be used: " + agent.OneLine(s.con.fatal))
 		return
 	}
 	// Nothing but the agent has run by then.
 	if s.out.Ready == nil && s.con.early != "" {
-		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", oneLine(s.con.early))
+		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", agent.OneLine(s.con.early))
 		return
 	}
 	if s.out.EndMarker || s.out.Infra != nil || s.out.GuestFault != "" || s.out.Deadline != "" || s.out.Hung != "" {
@@ -1074,7 +717,7 @@ func (s *session) explain() {
 	}
 	switch e := s.out.Exit; {
 	case e.Cause == vmtest.Crashed:
-		s.out.Infra = fmt.Errorf("QEMU died: %s %s", e.Detail, oneLine(e.Stderr))
+		s.out.Infra = fmt.Errorf("QEMU died: %s %s", e.Detail, agent.OneLine(e.Stderr))
 	case s.out.Ready == nil && e.Cause != vmtest.Panicked:
 		s.out.Infra = fmt.Errorf("the VM ended (%v) before its agent was ready%s", e.Cause, s.wentWrong())
 	}
@@ -1096,57 +739,8 @@ func (s *session) lastLine() string {
 	w := s.con.lastWords()
 	for i := len(w) - 1; i >= 0; i-- {
 		if strings.TrimSpace(w[i]) != "" {
-			return oneLine(w[i])
+			return agent.OneLine(w[i])
 		}
 	}
 	return "(empty: the kernel printed nothing; does it have CONFIG_SERIAL_8250_CONSOLE=y?)"
-}
-
-// pumpStdin sends standard input in frames. It ends with the session, but a
-// Read that blocks on a terminal outlives it: only the process's end stops
-// that, which is near.
-func (s *session) pumpStdin(stop <-chan struct{}) {
-	w := wire.NewWriter(s.vm.Port(wire.PortStdin))
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := s.p.Stdin.Read(buf)
-		select {
-		case <-stop:
-			return
-		default:
-		}
-		if n > 0 && w.SendStdin(buf[:n]) != nil {
-			return
-		}
-		if err != nil {
-			_ = w.SendStdin(nil)
-			return
-		}
-	}
-}
-
-// oneLine makes guest text fit for one line of ours.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > 500 {
-		s = s[:500] + "..."
-	}
-	return strings.TrimSpace(s)
-}
-
-// bounded limits a list that a guest sent.
-func bounded(list []string) []string {
-	if len(list) > 50 {
-		list = list[:50]
-	}
-	out := make([]string, len(list))
-	for i, l := range list {
-		out[i] = oneLine(l)
-	}
-	return out
 }

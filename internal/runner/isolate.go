@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -116,8 +117,8 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		tmpl, boot, err = m.Template(ctx, p.template())
 	}
 	x.all = Outcome{
-		Ready: boot.Ready, Accel: boot.Accel, Args: boot.Args, Splats: boot.Splats, Notes: boot.Notes,
-		Prepare: boot.Prepare, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{},
+		Findings: agent.Findings{Ready: boot.Ready, Notes: boot.Notes, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{}},
+		Accel:    boot.Accel, Args: boot.Args, Splats: boot.Splats, Prepare: boot.Prepare,
 	}
 	switch {
 	case boot.Exited != nil:
@@ -351,7 +352,7 @@ func (x *isolated) join(stop func()) Outcome {
 		u.stdout.close()
 		u.stderr.close()
 		if !u.begun {
-			x.all.infra(errors.New("interrupted"))
+			x.all.Fail(errors.New("interrupted"))
 			x.all.EndMarker = false
 			break
 		}
@@ -399,7 +400,7 @@ func (x *isolated) join(stop func()) Outcome {
 	}
 	stop()
 	if err != nil {
-		x.all.infra(fmt.Errorf("join the kernel logs: %w", err))
+		x.all.Fail(fmt.Errorf("join the kernel logs: %w", err))
 	}
 	verdict := finals[0]
 	if failed {
@@ -452,7 +453,7 @@ func (x *isolated) add(u *unit) {
 	first(&a.Scanner, o.Scanner)
 	first(&a.GuestFault, o.GuestFault)
 	if o.Infra != nil {
-		a.infra(fmt.Errorf("%s: %w", u.name(), o.Infra))
+		a.Fail(fmt.Errorf("%s: %w", u.name(), o.Infra))
 	}
 	if a.First == 0 {
 		a.First = o.First
@@ -512,7 +513,7 @@ func (o *Outcome) ending() (why, text string) {
 	case e != nil:
 		return fmt.Sprintf("the test binary ended during this test: exit status %d", e.Code), ""
 	case o.Infra != nil:
-		return oneLine(o.Infra.Error()), ""
+		return agent.OneLine(o.Infra.Error()), ""
 	case o.GuestFault != "":
 		return o.GuestFault, ""
 	}

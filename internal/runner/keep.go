@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
@@ -208,6 +209,6 @@ func loadTemplate(dir string, cfg vmtest.Config, p Program) (_ *Template, err er
 		return nil, err
 	}
 	t.ready, t.held, t.pid, t.stdout, t.stderr = k.Ready, k.Held, k.PID, k.Stdout, k.Stderr
-	t.boot = Outcome{Ready: &t.ready, Accel: k.Accel, Args: k.Args, Notes: k.Notes, Boot: time.Since(began)}
+	t.boot = Outcome{Findings: agent.Findings{Ready: &t.ready, Notes: k.Notes, Boot: time.Since(began)}, Accel: k.Accel, Args: k.Args}
 	return t, nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/output"
@@ -154,7 +155,7 @@ func (m *Machine) CheckMemory(ctx context.Context, kernels []*Kernel, suites []S
 func notRun(x Matrix, k *Kernel, s Suite, id string, err error) result.Job {
 	j := result.Job{ID: id, Kernel: k.Path, Release: k.Release, Suite: s.Spec.Name, Started: time.Now()}
 	args := []string{"-test.run=" + x.Run, "-test.skip=" + x.Skip}
-	complete(&j, SuiteJob{Suite: s, Args: args}, Outcome{Infra: err})
+	complete(&j, SuiteJob{Suite: s, Args: args}, Outcome{Findings: agent.Findings{Infra: err}})
 	j.Verdict, j.Reason = result.Judge(result.Facts{InfraErr: "not run: " + err.Error()})
 	return j
 }

@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -406,7 +407,7 @@ func (m *Machine) listen(ctx context.Context, k *Kernel, g *guest) (string, erro
 	var said string
 	err = g.vm.Monitor().Run(ctx, "human-monitor-command", map[string]string{"command-line": "gdbserver tcp:" + addr}, &said)
 	if err == nil && !strings.Contains(said, "Waiting for gdb connection") {
-		err = errors.New(oneLine(said))
+		err = errors.New(agent.OneLine(said))
 	}
 	if err != nil {
 		return "", fmt.Errorf("have QEMU wait for a debugger: %w", err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -159,7 +160,7 @@ func untested(args []string, cases []result.Case) string {
 	case len(cases) == 0:
 		return ""
 	case !matches:
-		return "no subtest matches -run " + oneLine(expr)
+		return "no subtest matches -run " + agent.OneLine(expr)
 	case skips == 1:
 		return "1 test skipped"
 	}
@@ -443,7 +444,7 @@ func (s *stream) fail(test, why, text string) {
 	fmt.Fprintf(&b, "    kvmrun: %s\n", why)
 	for _, l := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
 		if l = strings.TrimRight(l, "\r"); l != "" {
-			fmt.Fprintf(&b, "        %s\n", oneLine(l))
+			fmt.Fprintf(&b, "        %s\n", agent.OneLine(l))
 		}
 	}
 	if s.mark != "" {

@@ -13,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -108,7 +109,7 @@ func TestStreamAgain(t *testing.T) {
 			}
 			write(c.first)
 			var r relayed
-			more := job.after(s, &Outcome{Ready: &wire.Ready{}, Ended: []string{"TestA"}, Running: []string{"TestB"}}, &r, false)
+			more := job.after(s, &Outcome{Findings: agent.Findings{Ready: &wire.Ready{}}, Ended: []string{"TestA"}, Running: []string{"TestB"}}, &r, false)
 			assert.DeepEqual(t, more, []string{"TestA", "TestC"})
 			assert.DeepEqual(t, r.done, []string{"TestB"})
 			write(c.second)
@@ -184,7 +185,7 @@ func TestAfter(t *testing.T) {
 	bug := []splat{{Report: &oops.Report{Title: "BUG"}, test: "TestA"}}
 	wanted := []splat{{Report: &oops.Report{Title: "BUG"}, test: "TestA", expected: true}}
 	exit := func(code int) *wire.Exited { return &wire.Exited{Code: code} }
-	hung := alive(Outcome{Hung: "silence", Running: []string{"TestA"}})
+	hung := alive(Outcome{Findings: agent.Findings{Hung: "silence"}, Running: []string{"TestA"}})
 	for name, c := range map[string]struct {
 		out      *Outcome
 		job      SuiteJob
@@ -195,45 +196,45 @@ func TestAfter(t *testing.T) {
 		contains string
 		said     string // by the VM
 	}{
-		"all well":       {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), said: "PASS\n"},
-		"well, no PASS":  {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), bad: true},
-		"says FAIL":      {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), said: "FAIL\n", bad: true},
-		"long and PASS":  {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}}), said: strings.Repeat("x", 3*maxLine) + "PASS\nlater\n"},
-		"one failed":     {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}, Failed: []string{"TestB"}}), said: "PASS\n", bad: true},
-		"exit 0 in last": {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: the test binary ended during this test: exit status 0\n"},
-		"exit 0 in B":    {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA"}, Running: []string{"TestB"}}), bad: true, more: []string{"TestC"}, contains: "--- FAIL: TestB"},
-		"exit 0 after B": {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB"}}), said: "PASS\n", bad: true, more: []string{"TestC"}},
-		"exit 0 at once": {out: alive(Outcome{Exited: exit(0), EndMarker: true}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the test binary ended outside all tests: exit status 0\n"},
-		"exit 0, count":  {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA"}}), job: SuiteJob{Args: []string{"-test.count=2"}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
-		"raw, exit 0":    {out: alive(Outcome{Exited: exit(0), EndMarker: true, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), job: SuiteJob{Raw: io.Discard}, bad: true, contains: "--- FAIL: TestC"},
-		"raw, exit 7":    {out: alive(Outcome{Exited: exit(7), EndMarker: true, Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Raw: io.Discard}},
-		"panic":          {out: alive(Outcome{Exited: exit(2), EndMarker: true, Ended: []string{"TestA"}, Failed: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}},
-		"killed":         {out: alive(Outcome{Exited: &wire.Exited{Signal: 9}, EndMarker: true, Running: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}, contains: "during this test: signal 9"},
-		"timed out":      {out: alive(Outcome{Exited: exit(2), EndMarker: true, Running: []string{"TestA"}, timedOut: true}), bad: true, more: []string{"TestB", "TestC"}, contains: "the test binary ran out of its time during this test"},
-		"timed out, 3":   {out: alive(Outcome{Exited: exit(2), EndMarker: true, Running: []string{"TestA"}, timedOut: true}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before\n"},
-		"poisoned":       {out: alive(Outcome{Exited: exit(wire.ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), more: []string{"TestB", "TestC"}, bad: true},
-		"expected":       {out: alive(Outcome{Exited: exit(wire.ExitPoisonedWell), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}},
-		"failed besides": {out: alive(Outcome{Exited: exit(wire.ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}, bad: true},
-		"last splat":     {out: alive(Outcome{Exited: exit(1), EndMarker: true, Ended: []string{"TestA", "TestB", "TestC"}, Splats: bug}), bad: true},
+		"all well":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: "PASS\n"},
+		"well, no PASS":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), bad: true},
+		"says FAIL":      {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: "FAIL\n", bad: true},
+		"long and PASS":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: strings.Repeat("x", 3*maxLine) + "PASS\nlater\n"},
+		"one failed":     {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}, Failed: []string{"TestB"}}), said: "PASS\n", bad: true},
+		"exit 0 in last": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: the test binary ended during this test: exit status 0\n"},
+		"exit 0 in B":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), bad: true, more: []string{"TestC"}, contains: "--- FAIL: TestB"},
+		"exit 0 after B": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}}), said: "PASS\n", bad: true, more: []string{"TestC"}},
+		"exit 0 at once": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the test binary ended outside all tests: exit status 0\n"},
+		"exit 0, count":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}}), job: SuiteJob{Args: []string{"-test.count=2"}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
+		"raw, exit 0":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), job: SuiteJob{Raw: io.Discard}, bad: true, contains: "--- FAIL: TestC"},
+		"raw, exit 7":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(7), EndMarker: true}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Raw: io.Discard}},
+		"panic":          {out: alive(Outcome{Findings: agent.Findings{Exited: exit(2), EndMarker: true}, Ended: []string{"TestA"}, Failed: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}},
+		"killed":         {out: alive(Outcome{Findings: agent.Findings{Exited: &wire.Exited{Signal: 9}, EndMarker: true}, Running: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}, contains: "during this test: signal 9"},
+		"timed out":      {out: alive(Outcome{Findings: agent.Findings{Exited: exit(2), EndMarker: true}, Running: []string{"TestA"}, timedOut: true}), bad: true, more: []string{"TestB", "TestC"}, contains: "the test binary ran out of its time during this test"},
+		"timed out, 3":   {out: alive(Outcome{Findings: agent.Findings{Exited: exit(2), EndMarker: true}, Running: []string{"TestA"}, timedOut: true}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before\n"},
+		"poisoned":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(wire.ExitPoisoned), EndMarker: true}, Ended: []string{"TestA"}, Splats: bug}), more: []string{"TestB", "TestC"}, bad: true},
+		"expected":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(wire.ExitPoisonedWell), EndMarker: true}, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}},
+		"failed besides": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(wire.ExitPoisoned), EndMarker: true}, Ended: []string{"TestA"}, Splats: wanted}), more: []string{"TestB", "TestC"}, bad: true},
+		"last splat":     {out: alive(Outcome{Findings: agent.Findings{Exited: exit(1), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}, Splats: bug}), bad: true},
 		"lost":           {out: alive(Outcome{Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true, contains: "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended during this test"},
 		"lost, untold":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestA", "TestC"}, bad: true},
 		"told":           {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "x--- PASS: TestA (0.00s)\n", more: []string{"TestC"}, bad: true},
 		"half told":      {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "--- PASS: TestA (0.0", more: []string{"TestA", "TestC"}, bad: true},
 		"of a subtest":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "    --- PASS: TestA/x (0.00s)\n", more: []string{"TestA", "TestC"}, bad: true},
-		"hung, untold":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}, Hung: "silence"}), more: []string{"TestA", "TestC"}, bad: true},
+		"hung, untold":   {out: alive(Outcome{Findings: agent.Findings{Hung: "silence"}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestA", "TestC"}, bad: true},
 		"quiet":          {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true},
 		"quiet failure":  {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
 		"untold failure": {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
 		"not resumable":  {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=true", "-test.count=2"}}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it\n"},
-		"untold at last": {out: alive(Outcome{Ended: []string{"TestA"}, Hung: "x", Running: []string{"TestB"}}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it, and it was not run again: 3 VMs hung before\n"},
+		"untold at last": {out: alive(Outcome{Findings: agent.Findings{Hung: "x"}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it, and it was not run again: 3 VMs hung before\n"},
 		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
 		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
 		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
 		"keep going":     {out: hung, job: SuiteJob{KeepGoing: true}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: the run ended before"},
-		"go test's time": {out: alive(Outcome{Deadline: "late", Running: []string{"TestA"}}), job: SuiteJob{NoLimit: true}, bad: true, contains: "not run: the time was used up"},
-		"late":           {out: alive(Outcome{Deadline: "late", Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true},
-		"too many":       {out: alive(Outcome{Exited: exit(wire.ExitPoisoned), EndMarker: true, Ended: []string{"TestA"}, Splats: bug}), last: true, bad: true, contains: "not run: 25 VMs"},
-		"interrupted":    {out: alive(Outcome{Infra: errors.New("x"), Running: []string{"TestA"}})},
+		"go test's time": {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), job: SuiteJob{NoLimit: true}, bad: true, contains: "not run: the time was used up"},
+		"late":           {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true},
+		"too many":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(wire.ExitPoisoned), EndMarker: true}, Ended: []string{"TestA"}, Splats: bug}), last: true, bad: true, contains: "not run: 25 VMs"},
+		"interrupted":    {out: alive(Outcome{Findings: agent.Findings{Infra: errors.New("x")}, Running: []string{"TestA"}})},
 		"no boot":        {out: &Outcome{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -438,7 +439,7 @@ func TestEveryTestHasAVerdict(t *testing.T) {
 		{Name: "TestC", Status: result.StatusFail, Reason: "kvmrun: not run: hung", Output: "x"},
 	}}
 	j := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC", "TestD", "TestE"}, Rest: []string{"ExampleA", "FuzzB"}}, Args: []string{"-test.skip=TestE|Fuzz"}}
-	complete(&job, j, Outcome{unrun: []missing{{"TestC", "hung"}}, unended: []missing{{"TestB", "it ended"}}, Exited: &wire.Exited{Code: 2}})
+	complete(&job, j, Outcome{Findings: agent.Findings{Exited: &wire.Exited{Code: 2}}, unrun: []missing{{"TestC", "hung"}}, unended: []missing{{"TestB", "it ended"}}})
 	const why = "the test binary ended before: exit status 2"
 	assert.DeepEqual(t, job.Cases, []result.Case{
 		{Name: "TestA", Status: result.StatusPass},

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/oops"
@@ -139,7 +140,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		j.Timeout = SuiteTimeout(j.Suite.Spec, m.Accel)
 	}
 	if err := m.record(ctx, j); err != nil {
-		complete(&job, j, Outcome{Infra: err})
+		complete(&job, j, Outcome{Findings: agent.Findings{Infra: err}})
 		job.Verdict, job.Reason = result.Judge(result.Facts{InfraErr: err.Error()})
 		return job, nil
 	}
@@ -170,7 +171,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		job.Cases = sum.Cases
 		job.Notes = append(job.Notes, sum.Notes...)
 		if sum.Panic != "" {
-			job.Notes = append(job.Notes, "the test binary said: "+oneLine(sum.Panic))
+			job.Notes = append(job.Notes, "the test binary said: "+agent.OneLine(sum.Panic))
 		}
 		// Exit status 0 without PASS at the end: its output was cut.
 		facts.Unconcluded = sum.Final == result.StatusInvalid && out.Exited != nil && out.Exited.Code == 0
@@ -224,7 +225,7 @@ func complete(job *result.Job, j SuiteJob, out Outcome) {
 	why := "the run ended before"
 	switch {
 	case out.Infra != nil:
-		why = oneLine(out.Infra.Error())
+		why = agent.OneLine(out.Infra.Error())
 	case out.Deadline+out.Hung != "":
 		why = out.Deadline + out.Hung
 	case out.Exited != nil:
@@ -507,7 +508,7 @@ func (o Outcome) Facts() result.Facts {
 			f.Signal = fmt.Sprintf("signal %d", e.Signal)
 		}
 		if e.Err != "" && !e.NotFound && !e.NotExecutable {
-			f.InfraErr = "start the program in the guest: " + oneLine(e.Err)
+			f.InfraErr = "start the program in the guest: " + agent.OneLine(e.Err)
 		}
 	}
 	return f
@@ -535,9 +536,9 @@ func whereabouts(r *oops.Report) string {
 	}
 	switch {
 	case r.Comm != "" && r.PID >= 0:
-		parts = append(parts, fmt.Sprintf("%s/%d", oneLine(r.Comm), r.PID))
+		parts = append(parts, fmt.Sprintf("%s/%d", agent.OneLine(r.Comm), r.PID))
 	case r.Comm != "":
-		parts = append(parts, oneLine(r.Comm))
+		parts = append(parts, agent.OneLine(r.Comm))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -563,7 +564,7 @@ func blame(job *result.Job, s result.Splat) {
 func nonEmpty(lines []string, last int) []string {
 	var out []string
 	for _, l := range lines {
-		if l = oneLine(l); l != "" {
+		if l = agent.OneLine(l); l != "" {
 			out = append(out, l)
 		}
 	}

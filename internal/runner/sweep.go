@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -242,7 +243,7 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 		s.longest = max(s.longest, time.Since(began))
 		if _, ok := out.Looks[kmemleakFile]; !ok && s.leaks && facts.Infra+facts.Hang == "" {
 			s.leaks = false
-			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", oneLine(strings.Join(out.Notes, "; ")))
+			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", agent.OneLine(strings.Join(out.Notes, "; ")))
 		}
 	}
 	if !keep(facts) || ctx.Err() != nil {
@@ -333,7 +334,7 @@ func factsOf(out Outcome, log string) sweep.Facts {
 	}
 	for _, d := range out.Disks {
 		if d.Err != nil {
-			f.Broken = append(f.Broken, fmt.Sprintf("%s of disk %s: %v: %s", d.Command, d.Disk, d.Err, oneLine(d.Output)))
+			f.Broken = append(f.Broken, fmt.Sprintf("%s of disk %s: %v: %s", d.Command, d.Disk, d.Err, agent.OneLine(d.Output)))
 		}
 	}
 	for file, text := range out.Looks {
@@ -352,7 +353,7 @@ func factsOf(out Outcome, log string) sweep.Facts {
 	if e := out.Exited; e != nil {
 		switch {
 		case e.Err != "":
-			f.Failed = "it could not be started: " + oneLine(e.Err)
+			f.Failed = "it could not be started: " + agent.OneLine(e.Err)
 		case e.Signal != 0:
 			f.Failed = fmt.Sprintf("it was killed by signal %d", e.Signal)
 		case e.Code != 0:

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -97,9 +98,12 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	}
 	defer g.vm.Close() //nolint:errcheck // how it ended is in Exit
 	t := &Template{disks: prep.disks, log: prep.config.ConsoleFile}
-	s := &session{m: m, p: p, guest: g, out: &out}
 	var stdout, stderr bytes.Buffer
-	if s.quiesce(ctx, t, &stdout, &stderr) {
+	p.Stdout, p.Stderr = &stdout, &stderr
+	s := m.freeze(p, g, &out)
+	s.agent.Talk(ctx)
+	if s.agent.State() == agent.Frozen && out.Infra == nil {
+		t.held, t.pid = p.Run.Hold != "", s.agent.PID()
 		t.vm, err = g.vm.Freeze(ctx)
 	} else {
 		g.vm.Kill()
@@ -124,120 +128,6 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	}
 	t.boot, t.ready = out, *out.Ready
 	return t, out, nil
-}
-
-// settle is how long a guest stands by before it is frozen.
-const settle = 100 * time.Millisecond
-
-// maxHeldOutput bounds what a program may print before it is held, in bytes.
-const maxHeldOutput = 1 << 20
-
-// quiesce waits for the agent, and for the program where it is to be held, and
-// makes the machine quiet. It returns false when there is nothing to freeze.
-// What the program prints goes to stdout and stderr.
-func (s *session) quiesce(ctx context.Context, t *Template, stdout, stderr io.Writer) bool {
-	stop := make(chan struct{})
-	defer close(stop)
-	out, errs := s.relay(wire.PortStdout, stdout, nil), s.relay(wire.PortStderr, stderr, nil)
-	control := s.receive(stop)
-	send := wire.NewWriter(s.vm.Port(wire.PortControl))
-	tell := func(m wire.Message) bool {
-		err := send.Send(m)
-		if err != nil {
-			s.infra(fmt.Errorf("send a message to the guest: %w", err))
-		}
-		return err == nil
-	}
-	first := wire.Message{Freeze: &wire.Freeze{}}
-	if s.p.Run.Hold != "" {
-		first = wire.Message{Run: s.job()}
-	}
-	if !tell(first) {
-		return false
-	}
-	patience := s.patience(s.bootLimit())
-	limit := time.NewTimer(patience.left())
-	defer limit.Stop()
-	phase := "boot"
-	for {
-		select {
-		case in := <-control:
-			switch msg := in.m; {
-			case in.err != nil:
-				s.lost(in.err)
-				return false
-			case msg.Ready != nil && s.out.Ready == nil:
-				if !s.ready(msg.Ready) {
-					return false
-				}
-				phase = "run"
-				if limit.Stop(); s.p.Timeout > 0 {
-					limit.Reset(s.p.Timeout)
-				}
-			case msg.Started != nil:
-				t.pid = msg.Started.PID
-			case msg.Held != nil && s.p.Run.Hold != "" && !t.held:
-				t.held = true
-				if !tell(wire.Message{Freeze: &wire.Freeze{}}) {
-					return false
-				}
-			case msg.Frozen != nil && s.out.Ready != nil && t.held == (s.p.Run.Hold != ""):
-				for _, r := range []struct {
-					r *relay
-					n int64
-				}{{out, msg.Frozen.Stdout}, {errs, msg.Frozen.Stderr}} {
-					if r.n > maxHeldOutput {
-						s.infra(fmt.Errorf("freeze a held program: it printed %d bytes before it was held, more than %d", r.n, maxHeldOutput))
-						return false
-					}
-					if err := r.r.wait(ctx, r.n, s.scale(drainTimeout)); err != nil {
-						s.infra(err)
-						return false
-					}
-				}
-				s.out.Ready.Taint = msg.Frozen.Taint // what a held program has added is the boot's too
-				if why := msg.Frozen.Lost; why != "" {
-					s.incomplete(oneLine(why))
-				}
-				// What is still under way in the kernel, such as its waiting for
-				// all readers (RCU), would go on in each fork.
-				select {
-				case <-time.After(settle):
-				case <-s.vm.Done():
-				case <-ctx.Done():
-				}
-				return true
-			case msg.Exited != nil && s.p.Run.Hold != "":
-				s.out.Exited = msg.Exited
-				if why := msg.Exited.Err; why != "" {
-					s.infra(errors.New(oneLine(why)))
-				} else {
-					s.infra(fmt.Errorf("freeze a held program: it ended before it was held: status %d", msg.Exited.Code))
-				}
-				return false
-			case msg.Fault != nil:
-				s.claims("the guest's agent failed: " + oneLine(msg.Fault.Message))
-				return false
-			default:
-				s.infra(errors.New("talk to the guest's agent: a message out of order"))
-				return false
-			}
-		case <-s.vm.Done():
-			return false
-		case <-ctx.Done():
-			s.infra(fmt.Errorf("interrupted: %w", context.Cause(ctx)))
-			return false
-		case <-limit.C:
-			if phase == "boot" {
-				if left := patience.left(); left > 0 {
-					limit.Reset(left)
-					continue
-				}
-			}
-			s.overtime(phase, patience, send, out, errs)
-			return false
-		}
-	}
 }
 
 // guest is one VM and what belongs to it on the host.

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -33,17 +34,17 @@ func (s *session) witness() {
 			out.Splats = append(out.Splats, splat{Report: r, phase: "boot", log: s.p.log()})
 		}
 	}
-	done := s.done
+	done := out.Done
 	var kc *console
-	if done != nil && len(s.kmsg) > 0 {
+	if done != nil && len(out.Kmsg) > 0 {
 		kc = s.readKmsg()
 	}
 	switch dropped := con.droppedOf(); {
 	case done == nil: // it did not end as it should, and nothing is good about it
 	case done.Lost != "":
-		s.incomplete(oneLine(done.Lost))
+		s.out.Incomplete(agent.OneLine(done.Lost))
 	case dropped.early > 0:
-		s.incomplete(fmt.Sprintf("the console dropped %d messages during the boot", dropped.early))
+		s.out.Incomplete(fmt.Sprintf("the console dropped %d messages during the boot", dropped.early))
 	case dropped.all > 0:
 		out.Notes = append(out.Notes, fmt.Sprintf("the console dropped %d messages; the agent has read all of them", dropped.all))
 	}
@@ -91,11 +92,11 @@ func (s *session) incomplete(why string) {
 func (s *session) readKmsg() *console {
 	kc := newConsole(s.nonce)
 	kc.tests, kc.init = s.con.tests, -1
-	text := formatKmsg(s.kmsg)
+	text := formatKmsg(s.out.Kmsg)
 	_, _ = kc.Write(text) // never fails
 	kc.close()
 	if why := kc.problem(); why != "" {
-		s.incomplete(why)
+		s.out.Incomplete(why)
 	}
 	name := s.p.beside("kmsg", ".log")
 	var missing []splat
@@ -130,7 +131,7 @@ func (s *session) readKmsg() *console {
 	s.out.Splats = append(s.out.Splats, missing...)
 	file := filepath.Join(s.p.Dir, name)
 	if err := os.WriteFile(file, text, 0o644); err != nil {
-		s.infra(fmt.Errorf("keep the agent's copy of the kernel log: %w", err))
+		s.out.Fail(fmt.Errorf("keep the agent's copy of the kernel log: %w", err))
 	}
 	s.out.Notes = append(s.out.Notes, fmt.Sprintf("%d kernel reports are not in the console's log; the agent has read them: %s", len(missing), file))
 	return kc

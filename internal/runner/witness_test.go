@@ -10,6 +10,7 @@ import (
 
 	"gotest.tools/v3/assert"
 
+	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -69,9 +70,9 @@ func TestWitnesses(t *testing.T) {
 			con.tell("T", nil)
 			_, _ = con.Write([]byte(c.console))
 			con.close()
-			out := &Outcome{Ready: &wire.Ready{Taint: c.ready}, Splats: con.splats()}
+			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.splats()}
 			dir := t.TempDir()
-			s := &session{guest: &guest{con: con, nonce: "N"}, out: out, p: Program{Dir: dir}, done: c.done, kmsg: []byte(c.kmsg)}
+			s := &session{guest: &guest{con: con, nonce: "N"}, out: out, p: Program{Dir: dir}}
 			s.witness()
 			var got []string
 			for _, sp := range out.Splats {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package agent
 
 import (
 	"context"
@@ -8,8 +8,6 @@ import (
 	"io"
 	"sync"
 	"time"
-
-	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // maxTail bounds what of a stream's end is kept for the autopsy, in bytes: room
@@ -42,17 +40,10 @@ type relay struct {
 	werr   error
 }
 
-// relay passes on what comes from a port; had is what was said before.
-func (s *session) relay(port string, w io.Writer, had []byte) *relay {
-	r := &relay{
-		name: "standard output", from: s.vm.Port(port), w: w,
-		first: func() { s.firstOnce.Do(func() { s.out.First = time.Since(s.started) }) },
-		done:  make(chan struct{}), change: make(chan struct{}),
-	}
-	if port == wire.PortStderr {
-		r.name = "standard error"
-	}
-	s.relays = append(s.relays, r)
+// newRelay passes on what comes from a port; had is what was said before, and first
+// is called before the first byte after that.
+func newRelay(name string, from io.Reader, w io.Writer, had []byte, first func()) *relay {
+	r := &relay{name: name, from: from, w: w, first: first, done: make(chan struct{}), change: make(chan struct{})}
 	go func() {
 		defer close(r.done)
 		if len(had) > 0 && !r.pass(had) {
@@ -210,18 +201,4 @@ func (r *relay) drain() (n int64) {
 			return n
 		}
 	}
-}
-
-// join waits for the goroutines that serve the machine, which is gone.
-func (s *session) join(ctx context.Context) {
-	for _, r := range s.relays {
-		switch err := r.join(ctx); {
-		case err == nil:
-		case s.out.Infra == nil:
-			s.infra(err)
-		case s.out.Infra.Error() != err.Error():
-			s.out.Notes = append(s.out.Notes, err.Error())
-		}
-	}
-	s.receiver.Wait()
 }

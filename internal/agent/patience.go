@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package agent
 
 import (
 	"fmt"
@@ -19,11 +19,11 @@ type patience struct {
 	// said counts what the machine says, and waited is how long its threads have
 	// been kept waiting.
 	said   func() int64
-	waited func() waits
+	waited func() Waits
 
 	began, seen time.Time
 	last        int64
-	held        waits
+	held        Waits
 	quiet       time.Duration
 }
 
@@ -31,7 +31,7 @@ type patience struct {
 // silent.
 const patienceTotal = 10
 
-func newPatience(limit time.Duration, said func() int64, waited func() waits) *patience {
+func newPatience(limit time.Duration, said func() int64, waited func() Waits) *patience {
 	now := time.Now()
 	return &patience{limit: limit, said: said, waited: waited, began: now, seen: now, last: said(), held: waited()}
 }
@@ -62,24 +62,24 @@ func (p *patience) why() string {
 	return p.limit.String() + " without a word in the kernel log"
 }
 
-// waits is, for each thread of a process, how long it was ready to run and had no
+// Waits is, for each thread of a process, how long it was ready to run and had no
 // processor.
-type waits map[string]time.Duration
+type Waits map[string]time.Duration
 
 // since is the longest that one of the threads has waited since before.
-func (w waits) since(before waits) (longest time.Duration) {
+func (w Waits) since(before Waits) (longest time.Duration) {
 	for thread, d := range w {
 		longest = max(longest, d-before[thread])
 	}
 	return longest
 }
 
-// starved tells of a process's threads: the second number of each one's schedstat
+// Starved tells of a process's threads: the second number of each one's schedstat
 // (Documentation/scheduler/sched-stats.rst). It is empty for a process that is
 // gone, and where the kernel does not count.
-func starved(pid int) waits {
+func Starved(pid int) Waits {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid)) // the pattern is good
-	w := waits{}
+	w := Waits{}
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		var ran, waited int64

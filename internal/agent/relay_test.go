@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package agent
 
 import (
 	"bytes"
@@ -20,11 +20,7 @@ func startRelay(t *testing.T, w io.Writer) (*relay, *os.File) {
 	from, to, err := os.Pipe()
 	assert.NilError(t, err)
 	t.Cleanup(func() { _ = from.Close() })
-	r := &relay{name: "standard output", from: from, w: w, first: func() {}, done: make(chan struct{}), change: make(chan struct{})}
-	go func() {
-		defer close(r.done)
-		r.run()
-	}()
+	r := newRelay("standard output", from, w, nil, func() {})
 	return r, to
 }
 
@@ -105,7 +101,7 @@ func TestRelaySlow(t *testing.T) {
 func TestPatience(t *testing.T) {
 	var said int64
 	var held time.Duration
-	p := newPatience(80*time.Second, func() int64 { return said }, func() waits { return waits{"1": held, "2": held} })
+	p := newPatience(80*time.Second, func() int64 { return said }, func() Waits { return Waits{"1": held, "2": held} })
 	pass := func(d time.Duration) time.Duration {
 		p.began, p.seen = p.began.Add(-d), p.seen.Add(-d)
 		return p.left()
@@ -121,14 +117,14 @@ func TestPatience(t *testing.T) {
 	assert.Equal(t, pass(51*time.Second), time.Duration(0))
 	assert.Equal(t, p.why(), "1m20s without a word in the kernel log")
 
-	p = newPatience(80*time.Second, func() int64 { said++; return said }, func() waits { return nil })
+	p = newPatience(80*time.Second, func() int64 { said++; return said }, func() Waits { return nil })
 	for range 13 {
 		assert.Assert(t, pass(60*time.Second) > 0)
 	}
 	assert.Equal(t, pass(60*time.Second), time.Duration(0))
 	assert.Equal(t, p.why(), "13m20s")
 
-	p = newPatience(1<<63-1, func() int64 { return 0 }, func() waits { return nil })
+	p = newPatience(1<<63-1, func() int64 { return 0 }, func() Waits { return nil })
 	assert.Equal(t, pass(time.Hour), time.Duration(1<<63-1))
 }
 
@@ -140,6 +136,6 @@ func TestStarved(t *testing.T) {
 	if _, err := os.Stat("/proc/self/schedstat"); err != nil {
 		t.Skip("the host's kernel does not count waiting: it lacks CONFIG_SCHED_INFO")
 	}
-	assert.Assert(t, starved(os.Getpid()).since(nil) > 0)
-	assert.Equal(t, len(starved(0)), 0)
+	assert.Assert(t, Starved(os.Getpid()).since(nil) > 0)
+	assert.Equal(t, len(Starved(0)), 0)
 }

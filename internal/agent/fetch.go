@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package agent
 
 import (
 	"fmt"
@@ -19,6 +19,18 @@ type fetcher struct {
 	size map[string]int64
 }
 
+// Fetch is a guest file wanted after the program has ended.
+type Fetch struct {
+	Guest string // absolute path in the guest
+	Host  string // where it goes; only the host chooses it
+	// Dir says that Guest and Host are directories whose files are wanted.
+	Dir bool
+}
+
+// maxFetch bounds the bytes taken from one guest file, so that a guest cannot
+// fill the host's disk.
+const maxFetch = 256 << 20
+
 // maxFiles bounds how many files may come out of fetched directories.
 const maxFiles = 10000
 
@@ -32,7 +44,7 @@ func (f *fetcher) add(msg wire.File) error {
 	}
 	w := f.want[msg.Index]
 	if msg.Err != "" {
-		return fmt.Errorf("fetch %s from the guest: %s", w.Guest, oneLine(msg.Err))
+		return fmt.Errorf("fetch %s from the guest: %s", w.Guest, OneLine(msg.Err))
 	}
 	path := w.Host
 	if w.Dir {
