@@ -176,52 +176,6 @@ func (p Program) log() string {
 	return p.Log
 }
 
-// Outcome is what Exec found out: facts, no verdict.
-type Outcome struct {
-	agent.Findings
-	Splats   []splat
-	Panicked bool
-	// BootFailed says that the VM ran and the agent in it never got ready.
-	BootFailed bool
-	Exit       vmtest.Exit
-	Accel      vmtest.Accel
-	Args       []string // QEMU's
-	LastWords  []string // the kernel log's last lines
-	Disks      []DiskCheck
-	// Faults says how often those with a limit came.
-	Faults []wire.Count
-	// Acks is what the program had acknowledged when the power was cut. Writes and
-	// Flushes count the requests to the disk that the last fault of a disk is for.
-	Acks            []string
-	Writes, Flushes uint64
-	disks           []*disk // after a cut
-	// Ended are the top-level tests that began and ended, Failed those of them
-	// that failed, Skipped those that tested nothing, and Running those that began
-	// and did not end.
-	Ended, Failed, Skipped, Running []string
-	// unended are the tests of a suite that began and did not end, and unrun those
-	// that were selected and did not begin, with the reasons. Tested says that one
-	// ended that tested something.
-	unended, unrun []missing
-	tested         bool
-	// timedOut says that the test binary ended because of its own time limit.
-	timedOut bool
-	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
-	// it did not share with its template.
-	HostMiB int
-	// Prepare is the host's work before QEMU's start, Teardown from the agent's last
-	// word until QEMU was gone.
-	Prepare, Teardown time.Duration
-}
-
-// DiskCheck is the outcome of a disk's host-side check.
-type DiskCheck struct {
-	Disk    string
-	Command string
-	Output  string
-	Err     error // nil: clean
-}
-
 // Exec boots a VM, or forks it from p.From, runs the program and returns when
 // QEMU is gone.
 func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
@@ -249,13 +203,8 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	m.drive(ctx, first, g, &out)
 	if out.Cut != "" && out.Infra == nil && ctx.Err() == nil {
 		m.progress("the power was cut at %s; again on the same disks", out.Cut)
-		after := m.Exec(ctx, p.afterCut(out.disks, out.Acks))
-		after.Splats = append(out.Splats, after.Splats...)
-		after.Notes = append(out.Notes, after.Notes...)
-		after.Panicked = after.Panicked || out.Panicked
-		after.Cut, after.Acks, after.Writes, after.Flushes = out.Cut, out.Acks, out.Writes, out.Flushes
-		after.Prepare, after.Boot = out.Prepare, out.Boot
-		return after
+		out.goOn(m.Exec(ctx, p.afterCut(out.disks, out.Acks)))
+		return out
 	}
 	pass()
 	for _, d := range out.disks {
@@ -346,7 +295,6 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	}
 	if e := out.Exited; e != nil {
 		out.Faults = e.Faults
-		out.Notes = append(out.Notes, faultNotes(e.Faults)...)
 	}
 	con.close()
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()

@@ -58,7 +58,7 @@ func TestFaultsInAProgram(t *testing.T) {
 			assert.NilError(t, out.Infra)
 			assert.Equal(t, len(out.Splats), 0, "a fault's own message is no splat")
 			assert.Equal(t, out.stdout, c.out)
-			assert.Assert(t, cmp.Contains(strings.Join(out.Notes, "\n"), "fault "+c.spec+": "+c.note))
+			assert.Assert(t, cmp.Contains(strings.Join(out.Remarks(), "\n"), "fault "+c.spec+": "+c.note))
 		})
 	}
 	t.Run("cannot be armed", func(t *testing.T) {

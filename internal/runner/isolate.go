@@ -408,7 +408,6 @@ func (x *isolated) join(stop func()) Outcome {
 	}
 	_, _ = s.Write([]byte(verdict))
 	x.all.Disks = joinChecks(x.units)
-	x.all.Notes = append(x.all.Notes, faultNotes(x.all.Faults)...)
 	return x.all
 }
 
@@ -426,63 +425,35 @@ func (x *isolated) cutShort(u *unit, final string) bool {
 // add adds a unit's facts to those of all.
 func (x *isolated) add(u *unit) {
 	o := u.result
-	a := &x.all
-	a.Splats = append(a.Splats, o.Splats...)
-	a.Panicked = a.Panicked || o.Panicked
-	a.EndMarker = a.EndMarker && o.EndMarker
-	faults := faultNotes(o.Faults) // are said of all units together
-	for _, n := range o.Notes {
-		if !slices.Contains(faults, n) && !slices.Contains(a.Notes, n) {
-			a.Notes = append(a.Notes, n)
-		}
+	// Reasons say whose they are.
+	if o.Deadline != "" {
+		o.Deadline = u.name() + ": " + o.Deadline
 	}
-	first := func(have *string, now string) {
-		if *have == "" {
-			*have = now
-		}
+	if o.Hung != "" {
+		o.Hung = u.name() + ": " + o.Hung
 	}
-	for _, l := range []struct {
-		have *string
-		now  string
-	}{{&a.Deadline, o.Deadline}, {&a.Hung, o.Hung}} {
-		if l.now != "" {
-			first(l.have, u.name()+": "+l.now)
-		}
-	}
-	a.tested = a.tested || slices.ContainsFunc(o.Ended, func(t string) bool { return !slices.Contains(o.Skipped, t) })
-	first(&a.Scanner, o.Scanner)
-	first(&a.GuestFault, o.GuestFault)
 	if o.Infra != nil {
-		a.Fail(fmt.Errorf("%s: %w", u.name(), o.Infra))
+		o.Infra = fmt.Errorf("%s: %w", u.name(), o.Infra)
 	}
-	if a.First == 0 {
-		a.First = o.First
-	}
-	if a.Ready == nil { // each boots
-		a.Ready, a.Accel, a.Args, a.Boot = o.Ready, o.Accel, o.Args, o.Boot
-	}
+	o.Disks = nil // of all units, see joinChecks
+	a := &x.all
 	if !o.EndMarker && a.LastWords == nil {
 		a.LastWords, a.Exit = o.LastWords, o.Exit
 	}
-	a.HostMiB = max(a.HostMiB, o.HostMiB)
-	for _, c := range o.Faults {
-		i := slices.IndexFunc(a.Faults, func(b wire.Count) bool { return b.Name == c.Name })
-		if i < 0 {
-			a.Faults = append(a.Faults, c)
-			continue
-		}
-		a.Faults[i].Fired += c.Fired
-		first(&a.Faults[i].Err, c.Err)
-	}
-	if o.Exited == nil {
+	a.EndMarker = a.EndMarker && o.EndMarker
+	a.tested = a.tested || slices.ContainsFunc(o.Ended, func(t string) bool { return !slices.Contains(o.Skipped, t) })
+	a.also(o)
+	switch e := o.Exited; {
+	case e == nil:
 		a.Exited.Code = max(a.Exited.Code, 1)
-		return
+	case e.Signal != 0:
+		a.Exited.Code = max(a.Exited.Code, e.Code, 1)
+	default:
+		a.Exited.Code = max(a.Exited.Code, e.Code)
 	}
-	a.Exited.Code = max(a.Exited.Code, o.Exited.Code)
-	if o.Exited.Signal != 0 {
-		a.Exited.Code = max(a.Exited.Code, 1)
+	if o.Exited != nil && a.Exited.Err == "" {
+		a.Exited.Err = o.Exited.Err
 	}
-	first(&a.Exited.Err, o.Exited.Err)
 }
 
 func (u *unit) name() string {

@@ -294,7 +294,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		if vm == 1 {
 			all = o
 		} else {
-			all.join(o)
+			all.goOn(o)
 		}
 		if len(more) == 0 {
 			break
@@ -338,30 +338,6 @@ func (m *Machine) afresh(ctx context.Context, p Program) *Template {
 		return nil
 	}
 	return t
-}
-
-// join adds what a further VM of the same job showed.
-func (o *Outcome) join(b Outcome) {
-	a := *o
-	*o = b
-	o.Splats = append(a.Splats, b.Splats...)
-	o.Panicked = a.Panicked || b.Panicked
-	o.Notes = append(a.Notes, b.Notes...)
-	o.Disks = append(a.Disks, b.Disks...)
-	if o.Infra == nil {
-		o.Infra = a.Infra
-	}
-	// The first hang is the reason; the others are with their tests.
-	if a.Deadline+a.Hung != "" {
-		o.Deadline, o.Hung = a.Deadline, a.Hung
-	}
-	if o.GuestFault == "" {
-		o.GuestFault = a.GuestFault
-	}
-	if o.Scanner == "" {
-		o.Scanner = a.Scanner
-	}
-	o.Boot, o.First, o.BootFailed = a.Boot, a.First, a.BootFailed
 }
 
 // alarm notices that a test binary ends because of -test.timeout, by its last words
@@ -418,7 +394,7 @@ func skipSuite(job *result.Job, j SuiteJob, need string) {
 // judge folds an outcome into the job and asks for the verdict.
 func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	job.Accel, job.BootTime, job.BootFailed = string(out.Accel), out.Boot, out.BootFailed
-	job.Notes = append(job.Notes, out.Notes...)
+	job.Notes = append(job.Notes, out.Remarks()...)
 	o := out.Facts()
 	job.Splats = o.Splats
 	for i := range job.Splats {

@@ -243,7 +243,7 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 		s.longest = max(s.longest, time.Since(began))
 		if _, ok := out.Looks[kmemleakFile]; !ok && s.leaks && facts.Infra+facts.Hang == "" {
 			s.leaks = false
-			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", agent.OneLine(strings.Join(out.Notes, "; ")))
+			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", agent.OneLine(strings.Join(out.Remarks(), "; ")))
 		}
 	}
 	if !keep(facts) || ctx.Err() != nil {

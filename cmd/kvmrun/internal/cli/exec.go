@@ -378,7 +378,7 @@ func (g *guestProgram) judge(io IO, out runner.Outcome, doc *ktap.Doc, tap *outp
 		}
 	}
 	verdict, reason := result.Judge(facts)
-	for _, n := range out.Notes {
+	for _, n := range out.Remarks() {
 		fmt.Fprintln(io.Err, "kvmrun:", visible.Line(n))
 	}
 	for _, s := range facts.Splats {

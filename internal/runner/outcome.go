@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"slices"
+	"time"
+
+	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// Outcome is what Exec found out: facts, no verdict.
+type Outcome struct {
+	agent.Findings
+	Splats   []splat
+	Panicked bool
+	// BootFailed says that the VM ran and the agent in it never got ready.
+	BootFailed bool
+	Exit       vmtest.Exit
+	Accel      vmtest.Accel
+	Args       []string // QEMU's
+	LastWords  []string // the kernel log's last lines
+	Disks      []DiskCheck
+	// Faults says how often those with a limit came.
+	Faults []wire.Count
+	// Acks is what the program had acknowledged when the power was cut. Writes and
+	// Flushes count the requests to the disk that the last fault of a disk is for.
+	Acks            []string
+	Writes, Flushes uint64
+	disks           []*disk // after a cut
+	// Ended are the top-level tests that began and ended, Failed those of them
+	// that failed, Skipped those that tested nothing, and Running those that began
+	// and did not end.
+	Ended, Failed, Skipped, Running []string
+	// unended are the tests of a suite that began and did not end, and unrun those
+	// that were selected and did not begin, with the reasons. Tested says that one
+	// ended that tested something.
+	unended, unrun []missing
+	tested         bool
+	// timedOut says that the test binary ended because of its own time limit.
+	timedOut bool
+	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
+	// it did not share with its template.
+	HostMiB int
+	// Prepare is the host's work before QEMU's start, Teardown from the agent's last
+	// word until QEMU was gone.
+	Prepare, Teardown time.Duration
+}
+
+// DiskCheck is the outcome of a disk's host-side check.
+type DiskCheck struct {
+	Disk    string
+	Command string
+	Output  string
+	Err     error // nil: clean
+}
+
+// Remarks are what a user is told beside the verdict.
+func (o *Outcome) Remarks() []string { return append(slices.Clone(o.Notes), faultNotes(o.Faults)...) }
+
+// also adds what another machine of the same job showed, of which none went before
+// the other: all that either saw counts, and of reasons the first.
+func (o *Outcome) also(b Outcome) {
+	first := func(have *string, now string) {
+		if *have == "" {
+			*have = now
+		}
+	}
+	o.Splats = append(o.Splats, b.Splats...)
+	o.Panicked = o.Panicked || b.Panicked
+	for _, n := range b.Notes {
+		if !slices.Contains(o.Notes, n) {
+			o.Notes = append(o.Notes, n)
+		}
+	}
+	o.Disks = append(o.Disks, b.Disks...)
+	if b.Infra != nil {
+		o.Fail(b.Infra)
+	}
+	if o.Deadline+o.Hung == "" {
+		o.Deadline, o.Hung = b.Deadline, b.Hung
+	}
+	first(&o.Scanner, b.Scanner)
+	first(&o.GuestFault, b.GuestFault)
+	o.HostMiB = max(o.HostMiB, b.HostMiB)
+	if o.First == 0 {
+		o.First = b.First
+	}
+	if o.Ready == nil {
+		o.Ready, o.Accel, o.Args, o.Boot = b.Ready, b.Accel, b.Args, b.Boot
+	}
+	for _, c := range b.Faults {
+		i := slices.IndexFunc(o.Faults, func(a wire.Count) bool { return a.Name == c.Name })
+		if i < 0 {
+			o.Faults = append(slices.Clip(o.Faults), c)
+			continue
+		}
+		o.Faults = slices.Clone(o.Faults)
+		o.Faults[i].Fired += c.Fired
+		first(&o.Faults[i].Err, c.Err)
+	}
+}
+
+// goOn adds what a machine showed that went on where this one had ended: how that
+// one ended is how the job did.
+func (o *Outcome) goOn(b Outcome) {
+	o.also(b)
+	o.Exited, o.Done, o.EndMarker, o.Exit, o.LastWords = b.Exited, b.Done, b.EndMarker, b.Exit, b.LastWords
+	o.Ended, o.Failed, o.Skipped, o.Running = b.Ended, b.Failed, b.Skipped, b.Running
+	o.Looks, o.timedOut, o.Teardown = b.Looks, b.timedOut, b.Teardown
+}
