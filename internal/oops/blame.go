@@ -14,17 +14,21 @@ type rule func(b *body, named string) string
 
 // pick returns the first function of frames that may be blamed. If all of them
 // are somebody's helpers, the first is: better a name than none.
-func pick(frames []Frame) string {
+func pick(frames []Frame) string { return pickBeyond(frames, nil) }
+
+// pickBeyond is pick for a report that blames the functions matched by extra as
+// little as the innocent ones.
+func pickBeyond(frames []Frame, extra *lazyRE) string {
 	helper := ""
 	for _, f := range reliable(frames) {
 		name := symbolName(f.Func)
-		if !innocent(name) {
+		if !innocent(name) && (extra == nil || !extra.MatchString(name)) {
 			if helper != "" && entries.MatchString(name) {
 				return helper
 			}
 			return name
 		}
-		if helper == "" && !neverRe.MatchString(name) {
+		if helper == "" && !neverRe.MatchString(name) && (extra == nil || !extra.MatchString(name)) {
 			helper = name
 		}
 	}
@@ -61,6 +65,18 @@ func blameTrace(b *body, named string) string {
 		return baseName(named)
 	}
 	return ""
+}
+
+// traceBeyond is blameTrace for reports of which more functions are never the
+// cause: those that match extra.
+func traceBeyond(extra string) rule {
+	helper := compile(extra)
+	return func(b *body, _ string) string {
+		if t := b.trace(); t != nil {
+			return pickBeyond(t.frames, helper)
+		}
+		return ""
+	}
 }
 
 // blameNamed takes the function named unless it is innocent, else the stack.
@@ -136,13 +152,19 @@ func blamePCOr(b *body, named string) string {
 	return blamePC(b, "")
 }
 
-// blameFirst takes the first stack there is, of whatever kind.
-func blameFirst(b *body, _ string) string {
+// pagePools matches the allocators that stand between the one of pages and who
+// asked for a page.
+var pagePools = compile(`page_pool|page_frag|alloc_frag|^bad_page|^_*free_|set_page_owner`)
+
+// blamePage names a page in a bad state after who allocated it, where the kernel
+// kept that (mm/page_owner.c), else after who frees it. It is the first stack
+// there is.
+func blamePage(b *body, _ string) string {
 	for _, s := range b.sections {
 		if s.kind == secOther || len(s.frames) == 0 {
 			continue
 		}
-		if fn := pick(s.frames); fn != "" {
+		if fn := pickBeyond(s.frames, pagePools); fn != "" {
 			return fn
 		}
 	}

@@ -82,9 +82,9 @@ func buildTable() []*oops {
 func bugTable() []*oops {
 	rows := []format{
 		// mm/kasan/report*.c
-		{start: re(`^BUG: KASAN: double-free or invalid-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKASAN},
-		{start: re(`^BUG: KASAN: (double-free) in {{FUNC}}`), body: re(`(?m)^Free of addr `), title: "KASAN: {1} in {F}", alts: []string{"invalid-free in {F}"}, named: 2, rule: blameKASAN},
-		{start: re(`^BUG: KASAN: (?:invalid|double)-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKASAN},
+		{start: re(`^BUG: KASAN: double-free or invalid-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameFreed},
+		{start: re(`^BUG: KASAN: (double-free) in {{FUNC}}`), body: re(`(?m)^Free of addr `), title: "KASAN: {1} in {F}", alts: []string{"invalid-free in {F}"}, named: 2, rule: blameFreed},
+		{start: re(`^BUG: KASAN: (?:invalid|double)-free in {{FUNC}}`), title: "KASAN: invalid-free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameFreed},
 		{start: re(`^BUG: KASAN: ([a-z\-]+) in {{FUNC}}`), body: kasanAccess, title: "KASAN: {1} {3} in {F}", alts: []string{badAccess}, named: 2, rule: blameKASAN},
 		{start: re(`^BUG: KASAN: ([a-z\-]+) on address`), body: kasanAccess, title: "KASAN: {1} {2}", cut: true},
 		{start: re(`^BUG: (KASAN: .*)`), title: "{1}", cut: true},
@@ -109,8 +109,9 @@ func bugTable() []*oops {
 		{start: re(`^BUG: workqueue leaked lock or atomic`), body: re(`last function: {{FUNC}}`), title: "BUG: workqueue leaked lock or atomic in {1}", noStack: true},
 		{start: re(`^BUG: workqueue lockup`), title: "BUG: workqueue lockup", noStack: true},
 		// kernel/sched/core.c, lib/smp_processor_id.c
-		{start: re(`^BUG: (sleeping function called from invalid context|scheduling while atomic)`), title: "BUG: {1} in {F}", rule: blameTrace},
-		{start: re(`^BUG: using ([\w()]+) in preemptible .*code`), title: "BUG: using {1} in preemptible code in {F}", rule: blameTrace},
+		{start: re(`^BUG: sleeping function called from invalid context`), title: "BUG: sleeping function called from invalid context in {F}", rule: blameTrace},
+		{start: re(`^BUG: scheduling while atomic`), title: "BUG: scheduling while atomic in {F}", rule: traceBeyond(`schedule`)},
+		{start: re(`^BUG: using ([\w()]+) in preemptible .*code`), title: "BUG: using {1} in preemptible code in {F}", rule: traceBeyond(`preempt`)},
 		// kernel/locking
 		{start: re(`^BUG: ((?:spin|rw)lock (?:bad magic|recursion|cpu recursion|wrong owner|wrong CPU|already unlocked|lockup suspected|lockup|cpu-lockup|trylock failure on UP))`), title: "BUG: {1} in {F}", rule: blameTrace},
 		{start: re(`^BUG: bad (unlock|contention) balance detected`), title: "BUG: bad {1} balance in {F}", rule: blameReleased},
@@ -122,7 +123,7 @@ func bugTable() []*oops {
 		{start: re(`^BUG: (MAX_\w+ too low)`), title: "BUG: {1}!", noStack: true},
 		// mm
 		{start: re(`^BUG: memory leak`), title: "memory leak in {F}", rule: blameLeak, noStack: true},
-		{start: re(`^BUG: Bad page state`), title: "BUG: Bad page state in {F}", rule: blameFirst, noStack: true},
+		{start: re(`^BUG: Bad page state`), title: "BUG: Bad page state in {F}", rule: blamePage, noStack: true},
 		{start: re(`^BUG: Bad (page map|page cache)`), title: "BUG: Bad {1}"},
 		{start: re(`^BUG: Bad (rss-counter state)`), title: "BUG: Bad {1}", noStack: true},
 		{start: re(`^BUG: (non-zero \w+ on freeing mm)`), title: "BUG: {1}", noStack: true},
@@ -167,6 +168,24 @@ func blameKASAN(b *body, named string) string {
 	return blameTrace(b, named)
 }
 
+// freeing matches what takes memory back, of whatever kind.
+var freeing = compile(`kmem_|slab_|kfree|vunmap|^_*vfree|^_*free_(?:pages?|percpu|unref|large)|mempool_free`)
+
+// blameFreed is blameKASAN for memory that must not be freed: whoever takes it
+// back does what it is asked for.
+func blameFreed(b *body, named string) string {
+	if freeing.MatchString(baseName(named)) {
+		named = ""
+	}
+	if fn := guilty(named); fn != "" {
+		return fn
+	}
+	if t := b.trace(); t != nil {
+		return pickBeyond(t.frames, freeing)
+	}
+	return ""
+}
+
 // Patterns of lockdep's second lines.
 var (
 	atLock = re(`(?s)\bat: {{FUNC}}\+0x`)
@@ -206,7 +225,7 @@ func lockdepFormats(level string) []format {
 		{start: re(`^` + level + `: (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-safe -> (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-unsafe lock order`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameIRQLock},
 		{start: re(`^` + level + `: inconsistent lock state`), body: atLock, title: "inconsistent lock state in {F}", named: 1, rule: blameNamed},
 		{start: re(`^` + level + `: inconsistent lock state`), title: "inconsistent lock state in {F}", rule: blameTrace},
-		{start: re(`^` + level + `: suspicious RCU usage`), title: level + ": suspicious RCU usage in {F}", rule: blameTrace},
+		{start: re(`^` + level + `: suspicious RCU usage`), title: level + ": suspicious RCU usage in {F}", rule: traceBeyond(`rcu|^_*kmem_|^_*slab_`)},
 		{start: re(`^` + level + `: (?i:nested lock was not taken)`), body: atLock, title: "WARNING: nested lock was not taken in {F}", named: 1, rule: blameNamed},
 		{start: re(`^` + level + `: (?i:bad (unlock|contention) balance detected)`), title: level + ": bad {1} balance in {F}", rule: blameReleased},
 		{start: re(`^` + level + `: held lock freed`), title: level + ": held lock freed in {F}", rule: blameTrace},

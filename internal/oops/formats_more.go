@@ -52,6 +52,11 @@ func atFile(file string) *lazyRE {
 	return re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\[.*\] )?(?:\S*/)?` + file + `:\d+ (?:at )?{{FUNC}}`)
 }
 
+// odebugUsers matches the functions of the subsystems that tell debugobjects about
+// their objects (those that include linux/debugobjects.h), and the allocators,
+// which ask it whether what they free is in use.
+const odebugUsers = `debug_|rcu|hrtimer_|timer_|timer$|work_|percpu_|kmem_|slab_|kfree|vunmap|vfree|^_*free_|kobject_|^_*queue_|^_*flush_|^_*destroy_|^init_`
+
 // notices are texts after "WARNING: " that tell a user something, not a
 // developer.
 var notices = compile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|no longer supported|not recommended|remote host identification|experimental|not compiled with|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
@@ -62,11 +67,11 @@ func warningTable() []*oops {
 	rows = append(rows,
 		// lib, by the file that warns on behalf of a caller
 		format{start: atFile(`lib/refcount\.c`), title: "WARNING: refcount bug in {F}", named: 1, rule: warningBeyond(`refcount|kref|kobject|kset_`)},
-		format{start: atFile(`lib/debugobjects\.c`), title: "WARNING: ODEBUG bug in {F}", named: 1, rule: warningBeyond(`^_*(?:debug_|rcu|call_s?rcu|hrtimer_|timer_|init_timer|(?:add|mod|del|try_to_del)_timer|work_|init_work|queue_|flush_|percpu_|free_|destroy_|kobject_|slab_)`)},
+		format{start: atFile(`lib/debugobjects\.c`), title: "WARNING: ODEBUG bug in {F}", named: 1, rule: warningBeyond(odebugUsers)},
 		format{start: atFile(`mm/usercopy\.c`), title: "WARNING: bad usercopy in {F}", named: 1, rule: blameWarning},
 		format{start: atFile(`lib/kobject\.c`), title: "WARNING: kobject bug in {F}", named: 1, rule: warningBeyond(`kobject|kset_|^device_|sysfs`)},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?fs/proc/generic\.c:\d+ (?:at )?(proc_register)`), title: "WARNING: proc registration bug in {F}", named: 1, rule: warningBeyond(`^_*proc_|^_*remove_proc`)},
-		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: warningBeyond(`lock_sock|^_*lock_|^_*(?:un)?lock$`)},
+		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?kernel/locking/lockdep\.c:\d+ (?:at )?{{FUNC}}`), title: "WARNING: locking bug in {F}", named: 1, rule: warningBeyond(`lock_sock|release_sock|^_*lock_|^_*(?:un)?lock$`)},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/\w+\.c:\d+ (?:at )?(_*kv?malloc_(?:node|slab|order|large)\w*|kmalloc_\w+)`), title: "WARNING: kmalloc bug in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?mm/vmalloc\.c:\d+ (?:at )?(_*vmalloc_node_range\w*)`), title: "WARNING: zero-size vmalloc in {F}", named: 1, rule: blameWarning},
 		format{start: re(`^WARNING: (?:CPU: \d+ PID: \d+ at )?(?:\S*/)?drivers/usb/core/urb\.c:\d+ (?:at )?(usb_submit_urb)`), title: "WARNING in {F}", named: 1, rule: blameUSB},
@@ -101,7 +106,7 @@ func infoTable() []*oops {
 		format{start: re(`^INFO: task .* blocked (?:for more than|in I/O wait)`), title: "INFO: task hung in {F}", alts: []string{"hang in {F}"}, rule: blameHung, bucket: true},
 		format{start: re(`^INFO: task .* can't die for more than`), title: "INFO: task can't die in {F}", alts: []string{"hang in {F}"}, rule: blameHung, bucket: true},
 		// kernel/locking/lockdep.c
-		format{start: re(`^INFO: trying to register non-static key`), title: "INFO: trying to register non-static key in {F}", rule: blameTrace},
+		format{start: re(`^INFO: trying to register non-static key`), title: "INFO: trying to register non-static key in {F}", rule: traceBeyond(`stack|lock|IRQ`)},
 		format{start: re(`^INFO:\s*$`), title: "INFO: corrupted", cut: true},
 		format{start: re(`^INFO: (.*)`), title: "INFO: {1}"},
 	)

@@ -24,16 +24,16 @@ var never = [][]string{
 		`kasan`, `^_*asan`, `^_*hwasan`, `^_*msan`, `kmsan`, `^_*tsan`, `kcsan`, `kfence`, `__sanitizer`, `^memory_is_`, `^bytes_is_nonzero`, `^check_(memory_region|region_inline)`,
 		`^instrument_`, `^_*check_(heap_object|object|stack_object|page_span|kernel_text_object|bogus_address)`, `^usercopy_`, `^report_usercopy`, `^read_word_at_a_time`, `^(read|write)_once`,
 		`^_*debug_(object|check_no_obj|check_no_locks|dma_assert|timer_|work_|hrtimer_|rcu_head)`, `debug_objects?_`, `^(timer|work|hrtimer)_is_static_object`, `^kmemleak`, `^_*fortify`,
-		`^object_err`, `^check_(bytes|pad|slab)_?`, `^slab_`, `^slob_`, `^(free|alloc)_debug`, `^free_to_partial_list`, `^qlist_`, `^quarantine_`, `^_*(re)?set_page_owner`, `^_*page_table_check`,
+		`^object_err`, `^check_(bytes|pad|slab)_?`, `^slab_`, `^slob_`, `^(free|alloc)_debug`, `^free_to_partial_list`, `^qlist_`, `^quarantine_`, `^_*(re)?set_page_owner`,
 		`virt_to_phys`, `^_*phys_addr`, `^_*virt_addr_valid`,
 	},
 	// Allocation and freeing.
 	{
 		`^_*(pcpu_|sock_|devm_|dma_|kv|k|v)*[mzc]alloc`, `^_*kv?(m|z|re|c)alloc`, `^_*devm_k`, `^_*kv?mem_?dup`, `^_*kstrn?dup`, `^memdup_`, `^vmemdup`, `^strndup_user`, `^kv?asprintf`,
-		`^_*kmem_cache`, `^_*k[vz]*free(_const|_sensitive|_bulk)?$`, `^_*vfree(_atomic)?$`, `^_*vmap$`, `^vmap_pages`, `^vm_map_ram`, `^_*get_vm_area`, `^alloc_vmap_area`, `^_*(allocate|new|discard|free)_slab`,
-		`^_*alloc_(percpu|pages?|frozen|contig)`, `^pcpu_alloc`, `^get_page_from_freelist`, `^prep_new_page`, `^post_alloc_hook`, `^rmqueue`, `^_*free_(pages?|unref|one_page|large_kmalloc|frozen|pcp)`, `^_*get_free_pages`, `^get_zeroed_page`,
+		`^_*kmem_cache`, `^_*k[vz]*free(_const|_sensitive|_bulk)?$`, `^vmap_pages`, `^_*get_vm_area`, `^alloc_vmap_area`, `^(allocate|new)_slab`,
+		`^_*alloc_(pages?|frozen)`, `^get_page_from_freelist`, `^prep_new_page`, `^post_alloc_hook`, `^_*get_free_pages`, `^get_zeroed_page`,
 		`^_*(filemap_)?(alloc|get)_folio`, `^_*folio_alloc`, `^_*filemap_(alloc|get)_folio`, `^_*page_cache_alloc`, `^find_or_create_page`, `^do_read_cache_(folio|page)`, `^read_cache_(page|folio)`, `^pagecache_get_page`, `^grab_cache_page`,
-		`^_*page_pool_alloc`, `^_*page_frag_(alloc|free|cache)`, `^(napi|netdev)_alloc_frag`, `^mempool_`, `^_*(netdev|napi)_alloc_skb`, `^_*kmalloc_reserve`, `^rcu_free_slab`,
+		`^mempool_alloc`, `^_*kmalloc_reserve`, `kfree_skb`,
 	},
 	// Locks, lockdep, and what may sleep.
 	{
@@ -47,29 +47,29 @@ var never = [][]string{
 	{
 		`^_*(arch_|raw_|generic_|instrumented_)*atomic`, `^_*(arch_|generic_|const_)*_*(test|set|clear|change)_(and_(set|clear|change)_)?bit`, `^_*refcount_`, `^_*kref_`, `^_*(cmp)?xchg`, `^_*find_(next|first|last)_(zero_)?bit`,
 		`^_*(pi_|fortify_)?mem(cpy|set|move|cmp|chr|scan|chr_inv|zero)`, `^_*str[nls]?(cpy|len|cat|cmp|casecmp|ncasecmp|chr|rchr|str|nlen|scpy|sep|pbrk|spn|ncpy|ncmp|nchr|chrnul)(_|$|[0-9])`, `^sized_str`, `^rep_(movs|stos)`,
-		`copy_(from|to|in)_user`, `^_*copy_user_`, `^logic_(in|out)[bwl]$`, `^_*(?:raw_)?(?:read|write|in|out|ioread|iowrite)(?:[bwlq]|8|16|32|64)(?:_relaxed)?$`, `^_*copy_(from|to)_iter`, `^copy_(page|folio)_(from|to)_iter`, `^copy(in|out)(_|$)`, `^_*(get|put)_user`, `^strn(len|cpy)_user`, `^strncpy_from_user`, `^_*clear_user`, `^simple_copy_to_iter`, `^_*copy_(from|to)_kernel_nofault`,
+		`copy_(from|to|in)_user`, `^_*copy_user_`, `^logic_(in|out)[bwl]$`, `^_*(?:raw_)?(?:read|write|in|out|ioread|iowrite)(?:[bwlq]|8|16|32|64)(?:_relaxed)?$`, `^_*copy_(from|to)_iter`, `^copy_(page|folio)_(from|to)_iter`, `^copy(in|out)(_|$)`, `^_*(get|put)_user(_|$)`, `^strn(len|cpy)_user`, `^strncpy_from_user`, `^_*clear_user`, `^simple_copy_to_iter`,
 		`^_*list_(add|del|move|splice|replace)`, `^_*hlist_`, `^_*rb_(erase|insert|first|next|prev|last|link)`,
 	},
 	// Waiting, waking, timers and work queues, RCU.
 	{
-		`^_*wake_(up|q)`, `^swake_up`, `^(default|autoremove)_wake_function`, `^try_to_wake_up`, `^ttwu_`, `^_*finish_wait`, `^prepare_to_wait`, `^complete(_all|_with_flags)?$`, `^_*wait_for_(completion|common)`, `^do_wait_for_common`, `^sched_show_task`, `^_*switch_to`, `^context_switch`,
-		`^_*(del|try_to_del)_timer`, `^_*timer_(delete|shutdown)`, `^hrtimer_(start|cancel|try_to_cancel)`, `^_*(mod_)?delayed_work`, `^_*queue_(work|delayed_work|rcu_work)`, `^insert_work`, `^_*flush_(work|delayed_work)`, `^start_flush_work`, `^_*(drain|destroy|flush)_workqueue`, `^_*cancel_(work|delayed_work)`, `^_*call_rcu`, `^k(v)?free_call_rcu`, `^_*call_srcu`, `^rcu_segcblist`,
+		`^__wake_up`, `^swake_up`, `^_*finish_wait`, `^prepare_to_wait`, `^complete(_all|_with_flags)?$`, `^_*wait_for_(completion|common)`, `^do_wait_for_common`, `^_*sched_show_task`, `^_*switch_to`, `^context_switch`,
+		`^_*(del|try_to_del)_timer`, `^_*(try_to_)?timer_(delete|shutdown)`, `^mod_delayed_work`, `^_*(kthread_)?queue_(work|delayed_work|rcu_work)`, `^insert_work`, `^_*(kthread_)?flush_(work|delayed_work)`, `^try_to_grab_pending`, `^kthread_stop`, `^_*(drain|destroy|flush)_workqueue`, `^_*cancel_(work|delayed_work)`, `^_*call_rcu`, `^k(v)?free_call_rcu`, `^_*call_srcu`, `^rcu_segcblist`,
 	},
 	// Device model and references by another name.
 	{
-		`^_*kobject_`, `^_*kset_`, `^(get|put)_device$`, `^get_device_parent`, `^device_(add|del|unregister|register|release|initialize)$`, `^devres_`, `^release_nodes`, `^iput(_final)?$`, `^_*folio_(lock|unlock|wake)`, `^_*(un)?lock_page$`,
+		`^_*kobject_`, `^add_uevent_var`, `^klist_`, `^(get|put)_device$`, `^get_device_parent`, `^device_(add|del|unregister|register|destroy|release|initialize|remove_file|for_each_child)$`, `^devres_`, `^release_nodes`, `^__unregister_client`, `sysfs_remove`, `^iput(_final)?$`, `^(drop|clear|inc|set)_nlink$`, `^_*folio_(lock|unlock|wake)`, `^_*(un)?lock_page$`,
 	},
 	// Traps, faults and interrupts of all architectures.
 	{
-		`^_*do_(error_trap|trap|page_fault|user_addr_fault|kern_addr_fault|general_protection|double_fault|divide_error|int3|bad_area|kernel_fault|translation_fault|mem_abort|sp_pc_abort|tag_check|tag_recovery|DataAbort|PrefetchAbort|sect_fault|undef|debug_exception|el0_undef|el1_undef|alignment_fault|report_trap|IRQ)`, `^(asm_)?exc_`, `^(async_)?page_fault$`, `^error_entry`, `^general_protection$`, `^divide_error$`, `^_*die(_kernel_fault|_addr|_body)?$`, `^oops_(end|begin|enter)`, `^no_context`, `^_*bad_area`, `^bad_(mode|page_fault|kernel|trap)`, `^page_fault_oops`, `^kernelmode_fixup`, `^fixup_exception`, `^arm64_(notify_die|force_sig)`, `^notify_die`,
-		`^_*el1`, `^(brk|bug|reserved_fault)_handler`, `^call_break_hook`, `^early_brk64`, `^_*(dabt|irq|und|pabt)_(svc|usr)`, `^handle_exception$`, `^(program_check|data_access|instruction_access|alignment|unrecoverable)_(exception|common|virt|slb)`, `^hash__do_page_fault`, `^_*pgm_check`, `^_*do_pgm_check`, `^do_trap`, `_trap$`, `^trap_`, `^handle_(page_fault|bad_stack|stack_overflow)`,
+		`^_*do_(error_trap|trap|kern_addr_fault|general_protection|double_fault|divide_error|int3|kernel_fault|translation_fault|mem_abort|sp_pc_abort|tag_check|tag_recovery|DataAbort|PrefetchAbort|sect_fault|undef|debug_exception|el0_undef|el1_undef|alignment_fault|report_trap|IRQ)`, `^(asm_)?exc_`, `^error_entry`, `^general_protection$`, `^divide_error$`, `^_*die(_kernel_fault|_addr|_body)?$`, `^oops_(end|begin|enter)`, `^no_context`, `^bad_(mode|page_fault|kernel|trap)`, `^page_fault_oops`, `^kernelmode_fixup`, `^fixup_exception`, `^arm64_(notify_die|force_sig)`, `^notify_die`,
+		`^_*el1`, `^(brk|bug|reserved_fault)_handler`, `^call_break_hook`, `^early_brk64`, `^_*(dabt|irq|und|pabt)_(svc|usr)`, `^handle_exception$`, `^(program_check|data_access|instruction_access|alignment|unrecoverable)_(exception|common|virt|slb)`, `^hash__do_page_fault`, `^_*pgm_check`, `^_*do_pgm_check`, `^do_trap`, `_trap$`, `^trap_`, `^handle_(bad_stack|stack_overflow)`,
 		`^(asm_)?common_interrupt`, `^(asm_)?_*sysvec_`, `^(smp_)?(trace_)?(local_)?apic_timer`, `^_*x86_(indirect|return)`, `^srso_`, `^retbleed_`, `^entry_(untrain|ibpb)`, `^clear_bhb`, `^_*warn_thunk`, `^_*trace_hardirqs_off_thunk`, `^preempt_schedule_thunk`, `^(ignore|is)_spurious_`,
 	},
 	// What the table of helpers (helper.go) lists under the names that kernels
 	// before 6.1 had for it.
 	{
 		`^crypto_\w*(?:cipher|hash)_(?:encrypt|decrypt|crypt|digest|update|final|finup|setkey|op)`, `^a?blkcipher_walk`, `^skcipher_crypt_a?blkcipher`, `^aesti?_(?:en|de)crypt`, `^(?:poly_hash|ghash|chacha20|poly1305|salsa20|sha\d+|crct10dif)_\w*(?:update|final|transform|block|crypt|asm|avx|ssse3)`,
-		`^flex_array_`, `^percpu_ida_`, `^(?:init|setup)_timer`, `^radix_tree_`, `^ida_(?:get|pre|simple|remove)`, `^timekeeping_get`, `^lockref_`, `^seq_(?:puts|printf|put_decimal)`,
+		`^unregister_netdev`, `^rollback_registered`, `^crc\d+|^crc_(?:itu|ccitt)`,
 	},
 	// Tracing, fault injection and coverage.
 	{
@@ -93,10 +93,10 @@ func innocent(fn string) bool {
 	return (isHelper(fn) || neverRe.MatchString(fn)) && !spared.MatchString(fn)
 }
 
-// spared matches functions that a pattern of never fits by chance: they work on
-// a task, a console or pages of their own, or (the last) are KASAN's and
-// KFENCE's tests, named after what they do (mm/kasan/kasan_test_c.c).
-var spared = compile(`^wake_up_new_task$|^console_device$|^_*bad_area_nosemaphore$|^_*(?:get|pin)_user_pages|^k(?:m?alloc|mem_cache|size|free|realloc)\w*_(?:oob|uaf|double_free|invalid_free)`)
+// spared matches functions that a pattern of never fits by chance: they pin pages
+// on their own account (mm/gup.c), or are KASAN's tests, named after what they do
+// (mm/kasan/kasan_test_c.c).
+var spared = compile(`^_*(?:get|pin)_user_pages|^k(?:m?alloc|mem_cache|size|free|realloc)\w*_(?:oob|uaf|double_free|invalid_free)`)
 
 // entryPrefixes are what the architectures and the system call macros put
 // before a system call's own name. The first that fits is stripped; what was

@@ -52,7 +52,7 @@ var headers = []struct {
 	re   *lazyRE
 	kind sectionKind
 }{
-	{compile(`^\s*(?:[0-9a-f]{16})?(?:Call [Tt]race:|Backtrace:)`), secTrace},
+	{compile(`^[\s0-9a-f]*(?:Call [Tt]race:|Backtrace:)`), secTrace}, // behind words of the stack that ended no line
 	{compile(`^\s*NMI backtrace for cpu`), secTrace},
 	{compile(`^\s*stack backtrace:`), secOther},
 	{compile(`^\s*backtrace(?: \(.*\))?:`), secLeak},
