@@ -24,12 +24,14 @@ var (
 	moduleRe = compile(`^\s+\[([\w\-]+)(?:[ (][^\]]*)?\]`)
 
 	// Where the kernel was: RIP: 0010:func+0x1/0x2 and its cousins.
-	pcRe = compile(`^\s*(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|RIP:|EIP: 00[67][0-9a-f]:|EIP is at|EIP:|IP is at|IP:|PC is at|pc :|pc:|epc :|NIP|Krnl PSW :|Faulting instruction address:|ERA:|era :)\s*(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)*\(?\.?([A-Za-z_$<][\w.$<>:]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(.*)$`)
+	pcRe = compile(`^\s*(?:RIP: 00[01][0-9a-f]:|RIP: e0[0-9a-f]{2}:|RIP:|EIP: 00[67][0-9a-f]:|EIP is at|EIP:|IP is at|IP:|PC is at|pc :|pc:|epc *:|NIP|Krnl PSW :|Faulting instruction address:|ERA:|era :)\s*(?:\[?<?[0-9a-f]{8,16}>?\]?\s*)*\(?\.?([A-Za-z_$<][\w.$<>:]*)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))(.*)$`)
+	// TPC: <func+0x1/0x2> (sparc64)
+	sparcPCRe = compile(`^TPC: <([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)>`)
 	// The same where no symbol was found.
-	pcAnyRe  = compile(`^\s*(?:RIP: |EIP: |EIP is at |PC is at |pc : |epc : )`)
+	pcAnyRe  = compile(`^\s*(?:RIP: |EIP: |EIP is at |PC is at |pc : |epc *: )`)
 	userPCRe = compile(`^\s*(?:RIP: 00[23][3b]:|EIP: 0073:)`)
-	// --- interrupt: 700 at func+0x1/0x2 (powerpc)
-	ppcIntRe = compile(`^\s*--- (?:interrupt|Exception): [0-9a-f]+(?: \([^)]*\))? at ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)`)
+	// --- interrupt: 700 at func+0x1/0x2 (powerpc, four dashes in 7.2)
+	ppcIntRe = compile(`^\s*----? (?:interrupt|Exception): [0-9a-f]+(?: \([^)]*\))? at ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)`)
 )
 
 // parseFrame reads one stack line. Most lines give one frame, 32-bit arm gives
@@ -103,6 +105,11 @@ func parsePC(text string) (Frame, bool) {
 		f := Frame{Func: m[1], Raw: rawFrame(text)}
 		f.Offset, f.Size = hex(m[2]), hex(m[3])
 		decorate(&f, m[4])
+		return f, true
+	}
+	if m := sparcPCRe.FindStringSubmatch(text); m != nil {
+		f := Frame{Func: m[1], Raw: rawFrame(text)}
+		f.Offset, f.Size = hex(m[2]), hex(m[3])
 		return f, true
 	}
 	if m := ppcIntRe.FindStringSubmatch(text); m != nil {

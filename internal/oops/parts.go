@@ -41,7 +41,7 @@ var partInside = byteList("+0x", "[<", "lock held by", "locks held by", "acktrac
 var partPrefixes = func() map[byte][][]byte {
 	m := map[byte][][]byte{}
 	for _, s := range byteList(
-		"Call Trace", "Call trace", "Backtrace", "CPU: ", "Hardware name", "Workqueue: ", "Modules linked in", "Code: ",
+		"Call Trace", "Call trace", "Backtrace", "CPU: ", "TPC: <", "---- interrupt", "Hardware name", "Workqueue: ", "Modules linked in", "Code: ",
 		"Allocated by", "Allocated:", "Freed by", "Freed:", "Uninit was", "Local variable", "Read of", "Write of", "Read at", "Write at", "Free of",
 		"The buggy", "Memory state", "=====", "---[", "--- interrupt", "Kernel panic", "Kernel Offset", "Rebooting in", "comm \"", "hex dump",
 		"<IRQ>", "</IRQ>", "<TASK>", "</TASK>", "<NMI>", "</NMI>", "<EOI>", "<SOFTIRQ>", "</SOFTIRQ>", "<#DF>", "</#DF>",
