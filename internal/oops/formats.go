@@ -27,6 +27,9 @@ type oops struct {
 	// strict headers count only in lines the kernel printed, since programs use
 	// the same words.
 	strict bool
+	// program marks what programs print when they crash, at the beginning of a line.
+	// Such a report is suppressed.
+	program bool
 }
 
 // format is a row of the table.

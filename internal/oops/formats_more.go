@@ -185,6 +185,10 @@ func otherTable() []*oops {
 			{start: re(`^trusty: .*ASSERT FAILED at \([^)]*\): (.+)`), title: "trusty: ASSERT FAILED: {1}", noStack: true},
 			{start: re(`^trusty: panic \(caller [^)]*\): (.+)`), title: "trusty: panic: {1}", noStack: true},
 		}},
+		// Go's runtime (runtime/panic.go), in the logs of what runs programs of Go in
+		// the machine.
+		{header: "panic: ", program: true, formats: []format{{start: re(`^panic: (.+)`), title: "panic: {1}", noStack: true}}},
+		{header: "fatal error: ", program: true, formats: []format{{start: re(`^fatal error: `), title: "go runtime error", noStack: true}}},
 		// What a fuzzer's helper programs print when they fail.
 		{header: "SYZFAIL: ", formats: []format{{start: re(`^SYZFAIL: (.+)`), title: "SYZFAIL: {1}", noStack: true}}},
 		{header: "SYZFATAL: ", formats: []format{{start: re(`^SYZFATAL: (.+)`), title: "SYZFATAL: {1}", alts: []string{"SYZFATAL"}, noStack: true}}},

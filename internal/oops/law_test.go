@@ -341,3 +341,40 @@ func TestOwn(t *testing.T) {
 		assert.Equal(t, got[0].Title, "EXT4-fs error in ext4_lookup")
 	}
 }
+
+// TestPrograms: the crash of a program of Go is reported and does not count; what
+// only looks like one is none, and on a machine of ours it is the business of
+// whoever ran the program.
+func TestPrograms(t *testing.T) {
+	const panicked = "executing program\npanic: runtime error: index out of range [5] with length 3\n\ngoroutine 34 [running]:\nmain.main()\n"
+	const fatal = "[    9.000000] x\nfatal error: runtime: out of memory\n\nruntime stack:\nruntime.throw(0x1)\n[   10.000000] Kernel panic - not syncing: foo\n"
+	all := oops.Parse([]byte(panicked))
+	assert.Equal(t, len(all), 1)
+	assert.Equal(t, all[0].Title, "panic: runtime error: index out of range [NUM] with length NUM")
+	assert.Assert(t, all[0].Suppressed)
+	all = oops.Parse([]byte(fatal))
+	assert.Equal(t, len(all), 2)
+	assert.Equal(t, all[0].Title, "go runtime error")
+	assert.Assert(t, all[0].Suppressed && !all[0].Panicked && !bytes.Contains(all[0].Raw, []byte("10.000000")), "%s", all[0].Raw)
+	assert.Assert(t, !all[1].Suppressed)
+	assert.Equal(t, len(oops.ParseOwn([]byte(panicked))), 0)
+	for _, log := range []string{
+		"x.c:1:10: fatal error: stdio.h: No such file or directory\n", "fatal error: disk full\nbye\n",
+		"panic: everything is on fire\nline\n", "[    1.000000] panic: 1\n\ngoroutine 1 [running]:\n",
+	} {
+		assert.Equal(t, len(oops.Parse([]byte(log))), 0, log)
+	}
+}
+
+// TestBootLoaderTellsReboot: a boot loader's own line is the first of the next
+// kernel's, and its banner is not another.
+func TestBootLoaderTellsReboot(t *testing.T) {
+	const boot = "early console in extract_kernel\nDecompressing Linux... Parsing ELF... done.\nBooting the kernel.\n[    0.000000] Linux version 6.12.0\n"
+	assert.Equal(t, len(oops.Parse([]byte(boot+"[    1.000000] x\n"))), 0)
+	assert.Equal(t, len(oops.Parse([]byte("[   50.000000] x\n[   51.000000] reboot: Restarting system\n"+boot))), 0)
+	assert.Equal(t, len(oops.Parse([]byte("[   50.000000] fuse: Unknown parameter 'Booting the kernel.'\n"))), 0)
+	all := oops.Parse([]byte("[   50.000000] x\n" + boot + "[    1.000000] x\n"))
+	assert.Equal(t, len(all), 1)
+	assert.Equal(t, all[0].Title, "unexpected kernel reboot")
+	assert.Equal(t, all[0].Kind, oops.Reboot)
+}

@@ -7,10 +7,11 @@ import (
 
 // special lines that are no reports but steer the scanner.
 const (
-	markNone = iota
-	markBoot // a kernel begins to boot
-	markDown // the kernel says that it goes down
-	markDump // a task prints its stack that has no bug
+	markNone  = iota
+	markBoot  // a kernel begins to boot
+	markDown  // the kernel says that it goes down
+	markDump  // a task prints its stack that has no bug
+	markEntry // a boot loader jumps into a kernel
 )
 
 // pattern is a literal the matcher looks for.
@@ -37,6 +38,7 @@ func newMatcher(all []*oops) *matcher {
 	}
 	m.pats = append(m.pats,
 		pattern{text: "Linux version ", mark: markBoot},
+		pattern{text: "Booting the kernel.", mark: markEntry},
 		pattern{text: "FAULT_INJECTION: forcing a failure", mark: markDump},
 		pattern{text: "reboot: ", mark: markDown},
 		pattern{text: "Rebooting in ", mark: markDown},

@@ -87,7 +87,8 @@ type Report struct {
 	Corrupted       bool   `json:"corrupted"`
 	CorruptedReason string `json:"corrupted_reason,omitempty"`
 	// Suppressed says that the report is known to be none that counts: an
-	// allow-list names it. The parser, which has none, leaves it unset.
+	// allow-list names it, or it is the crash of a program and not the kernel's.
+	// The parser, which has no allow-list, sets it for the latter only.
 	Suppressed bool `json:"suppressed"`
 	// Panicked says that the kernel panicked while or after it printed this.
 	Panicked bool `json:"panicked"`

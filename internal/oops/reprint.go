@@ -124,6 +124,9 @@ func (p *pending) trusted(l *line) bool {
 // among lines with one it is a program's, whatever the kernel says next.
 func (p *pending) witnessed() bool {
 	first := p.lines[p.first].text
+	if p.oops.program {
+		return p.byGo()
+	}
 	if byDevice(first[:p.pos]) {
 		return true
 	}
@@ -152,6 +155,25 @@ func (p *pending) witnessed() bool {
 	}
 	return false
 }
+
+// byGo reports whether what follows the first line is what Go's runtime prints:
+// the signal, its own stack or those of goroutines, behind an empty line.
+func (p *pending) byGo() bool {
+	const near = 12 // the message of a panic may have further lines
+	for i, l := range p.lines[p.first+1:] {
+		if i == near {
+			break
+		}
+		for _, s := range goWitnesses {
+			if strings.HasPrefix(l.text, s) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var goWitnesses = []string{"goroutine ", "runtime stack:", "[signal SIG", "runtime: ", "\tpanic: "}
 
 // byDevice reports whether a message begins as dev_printk begins it, with a
 // driver and a device: "usb 5-1: ", "pci 0000:00:1f.0: ".

@@ -163,6 +163,9 @@ func (s *Scanner) line(l line) {
 		s.mark(&l, h.pattern.mark)
 		ok = false
 	}
+	if ok && h.pattern.oops != nil && h.pattern.oops.program && (s.Own || l.fromKernel() || h.pos > 0) {
+		ok = false
+	}
 	var owner *pending // the newest report of this line's context
 	if len(s.queue) > 0 {
 		for _, p := range s.queue {
@@ -213,7 +216,7 @@ func (s *Scanner) joins(owner *pending, h hit) bool {
 	o := h.pattern.oops
 	switch {
 	case o.tail:
-		return !owner.oops.repeat
+		return !owner.oops.repeat && !owner.oops.program
 	case o.repeat && owner.oops == o:
 		return true
 	case o.trap || o.header == "kernel BUG" || o.header == "WARNING: ":
@@ -239,15 +242,31 @@ func (s *Scanner) mark(l *line, mark int) {
 		s.down = true
 		return
 	}
+	if mark == markEntry {
+		// arch/x86/boot/compressed/misc.c prints it on a line of its own.
+		if l.fromKernel() || !bytes.HasPrefix(bytes.TrimLeft(l.msg, " \t"), []byte("Booting the kernel.")) {
+			return
+		}
+		s.boot(l, s.last.time > bootTime && !s.down)
+		s.down = true // the banner of the same boot is no reboot again
+		return
+	}
 	if !bytes.HasPrefix(l.msg, []byte("Linux version ")) {
 		return
 	}
+	s.boot(l, s.last.time > bootTime && l.time >= 0 && l.time < s.last.time && !s.down)
+	s.down = false
+}
+
+// boot closes what the kernel before left open, for at l another begins.
+// unexpected says that the one before had not gone down.
+func (s *Scanner) boot(l *line, unexpected bool) {
 	for _, p := range s.queue {
 		p.finish()
 	}
 	s.drain()
 	s.seen = seen{} // another kernel's reports are other ones
-	if s.last.time > bootTime && l.time >= 0 && l.time < s.last.time && !s.down {
+	if unexpected {
 		r := &Report{
 			Title: "unexpected kernel reboot", Kind: Reboot, CPU: -1, PID: -1,
 			Start: s.last.start, End: l.end, Context: string(s.last.caller), Time: s.last.time,
@@ -256,12 +275,14 @@ func (s *Scanner) mark(l *line, mark int) {
 		r.Fingerprint = fingerprint(r.Kind, r.Title)
 		s.queue = append(s.queue, &pending{done: true, report: r})
 	}
-	s.down = false
 }
 
 // panicked notes a panic on the reports of its context.
 func (s *Scanner) panicked(caller []byte) {
 	for _, p := range s.queue {
+		if p.oops != nil && p.oops.program {
+			continue
+		}
 		if p.report != nil {
 			if len(p.report.Context) == 0 || p.report.Context == string(caller) {
 				p.report.Panicked = true
@@ -277,6 +298,9 @@ func (s *Scanner) begin(l *line, h hit) {
 	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
 	p.known = p.oops.known(l.msg, h.pos)
 	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.stamps || !p.known)
+	if p.oops.program {
+		p.known, p.doubt = false, true // it is to be witnessed by what follows
+	}
 	p.foreignLines = slices.ContainsFunc(p.oops.formats, func(f format) bool { return f.allContexts })
 	before := s.dumped(l)
 	p.dumped = len(before) > 0
@@ -439,6 +463,7 @@ func (p *pending) finish() {
 	p.done = true
 	if !p.doubt || p.witnessed() {
 		p.report = p.analyze()
+		p.report.Suppressed = p.oops.program
 		p.prints = printsOf(p.texts(true))
 	}
 	p.lines = nil
@@ -459,6 +484,9 @@ func (p *pending) overtaken(known bool) {
 
 // add offers a line to the report.
 func (p *pending) add(l *line) {
+	if p.oops.program && l.fromKernel() {
+		return // the kernel says nothing about it
+	}
 	if !p.owns(l.caller) {
 		p.foreign++
 		if p.foreign > maxForeign {

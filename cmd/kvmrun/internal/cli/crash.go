@@ -108,7 +108,9 @@ func (c *crashCmd) run(_ context.Context, cio IO, fs *flag.FlagSet, _ []string) 
 	}
 	if err := read(in, func(r *oops.Report) {
 		entry := known.Allow(r, time.Now())
-		r.Suppressed = entry != nil
+		if entry != nil {
+			r.Suppressed = true
+		}
 		if !r.Suppressed {
 			found++
 		}

@@ -322,3 +322,34 @@ func TestCrashAllow(t *testing.T) {
 	assert.Equal(t, code, result.ExitUsage)
 	assert.Assert(t, strings.Contains(errs, bad+":1: reason is missing"), errs)
 }
+
+// TestCrashSuppressedIsKept: each report says for itself whether it counts: one
+// that an allow-list names, a program's crash, and one that neither excuses.
+func TestCrashSuppressedIsKept(t *testing.T) {
+	dir := t.TempDir()
+	log, allow := filepath.Join(dir, "log"), filepath.Join(dir, "allow")
+	const goCrash = "panic: runtime error: x\n\ngoroutine 1 [running]:\nmain.main()\n"
+	const first, second = "[    5.000000] BUG: workqueue lockup - pool cpus=0\n", "[    6.000000] unregister_netdevice: waiting for lo to become free. Usage count = 2\n"
+	assert.NilError(t, os.WriteFile(allow, []byte("title: BUG: workqueue lockup | reason: known | link: https://bugs/1 | expires: 2099-01-31\n"), 0o644))
+	for _, c := range []struct {
+		text string
+		want []bool
+		code int
+	}{
+		{first + goCrash, []bool{true, true}, 0},
+		{goCrash + first, []bool{true, true}, 0},
+		{first + goCrash + second, []bool{true, true, false}, 1},
+		{second + first, []bool{false, true}, 1},
+	} {
+		assert.NilError(t, os.WriteFile(log, []byte(c.text), 0o644))
+		code, out, errs := crash(t, strings.NewReader(""), "-json", "-allow", allow, log)
+		assert.Equal(t, code, c.code, "%s%s", out, errs)
+		var got []bool
+		for line := range strings.Lines(out) {
+			var r struct{ Suppressed bool }
+			assert.NilError(t, json.Unmarshal([]byte(line), &r))
+			got = append(got, r.Suppressed)
+		}
+		assert.DeepEqual(t, got, c.want)
+	}
+}
