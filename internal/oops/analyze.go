@@ -233,10 +233,10 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 		r.corrupt("the report's text is cut")
 		return
 	}
-	if f.origin {
-		if s := b.first(secOrigin); s == nil {
-			r.corrupt("the origin of the value is missing")
-		}
+	// A value without an origin has no heading for one (kmsan_print_origin in
+	// mm/kmsan/report.c): then the rule that closes the report must be there.
+	if f.origin && b.first(secOrigin) == nil && (b.has(secOrigin) || !closed(b.lines)) {
+		r.corrupt("the origin of the value is missing")
 	}
 	if f.noStack {
 		return
@@ -247,6 +247,10 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 			continue
 		}
 		seen[s.kind] = true
+		if len(s.frames) == 1 && len(b.lines)-s.line+p.after() < 3 {
+			r.corrupt("the log ends in a stack")
+			continue
+		}
 		if len(s.frames) > 0 || p.unavailable(b, s.line) {
 			continue
 		}
@@ -255,6 +259,22 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 	if !seen[secTrace] {
 		r.corrupt("no stack in the report")
 	}
+}
+
+// after is the number of lines of the report's context behind its last one.
+func (p *pending) after() int {
+	n := 0
+	for _, l := range p.lines[p.last+1:] {
+		if p.owns(l.caller) {
+			n++
+		}
+	}
+	return n
+}
+
+// closed reports whether a line of "=" closes the report.
+func closed(lines []string) bool {
+	return slices.ContainsFunc(lines[1:], func(s string) bool { return strings.HasPrefix(s, "==========") })
 }
 
 // unavailable reports whether the text says that the stack at line at is lost.

@@ -1,6 +1,7 @@
 package oops
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -12,8 +13,9 @@ const lost = "corrupted"
 // cannot tell.
 type rule func(b *body, named string) string
 
-// pick returns the first function of frames that may be blamed. If all of them
-// are somebody's helpers, the first is: better a name than none.
+// pick returns the first function of frames that may be blamed. If all of a whole
+// stack are somebody's helpers, the first is: better a name than none. A stack
+// that ends among helpers is cut.
 func pick(frames []Frame) string { return pickBeyond(frames, nil) }
 
 // pickBeyond is pick for a report that blames the functions matched by extra as
@@ -32,7 +34,7 @@ func pickBeyond(frames []Frame, extra *lazyRE) string {
 			helper = name
 		}
 	}
-	return helper
+	return ""
 }
 
 // entries matches what stands at the bottom of stacks.
@@ -90,6 +92,15 @@ func blameNamed(b *body, named string) string {
 		}
 	}
 	return ""
+}
+
+// blameFault is blamePC for a processor's exception. It prints the registers
+// first, so that a stack without them is somebody else's.
+func blameFault(b *body, named string) string {
+	if b.pc == nil && !slices.ContainsFunc(b.lines[1:], pcAnyRe.MatchString) {
+		return ""
+	}
+	return blamePC(b, named)
 }
 
 // blamePC takes where the CPU was, then the stack.
@@ -259,6 +270,10 @@ var anchors = compile(alternation([][]string{
 // stallBucket groups the places where a CPU waits for others.
 var stallBucket = compile(`^_*smp_call_function`)
 
+// leaving matches what enters and leaves the kernel around a system call or an
+// interrupt (kernel/entry/common.c).
+var leaving = compile(`^_*syscall_(?:enter|exit)_|^_*irqentry_(?:enter|exit)`)
+
 // anchored returns the function called by the first anchor of frames.
 func anchored(frames []Frame) string {
 	prev := ""
@@ -269,6 +284,10 @@ func anchored(frames []Frame) string {
 		}
 		if native := strings.Replace(name, "compat_", "", 1); native == prev {
 			continue // the 32-bit entry to the same
+		}
+		if leaving.MatchString(name) {
+			prev = "" // what is done on the way out of the kernel is no system call
+			continue
 		}
 		if anchors.MatchString(name) {
 			if prev != "" && !innocent(prev) {

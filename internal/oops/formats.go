@@ -94,16 +94,16 @@ func bugTable() []*oops {
 		// mm/kmsan/report.c
 		{start: re(`^BUG: KMSAN: ([a-z\-]+)(?: in {{FUNC}})?`), title: "KMSAN: {1} in {F}", alts: []string{badAccess}, named: 2, rule: blameHead, noStack: true, origin: true},
 		// kernel/kcsan/report.c
-		{start: re(`^BUG: KCSAN: ([\w\-: ]+?) in {{FUNC}} / {{FUNC}}`), title: "KCSAN: {1} in {2} / {3}", noStack: true},
+		{start: re(`^BUG: KCSAN: ([\w\-: ]+?) in {{FUNC}} / {{FUNC}}`), title: "KCSAN: {1} in {2} / {3}", named: 2, rule: blameSelf, noStack: true},
 		{start: re(`^BUG: KCSAN: ([\w\-: ]+?) in {{FUNC}}`), title: "KCSAN: {1} in {2}", named: 2, rule: blameSelf, noStack: true},
 		// mm/kfence/report.c
 		{start: re(`^BUG: KFENCE: memory corruption in {{FUNC}}`), title: "KFENCE: memory corruption in {F}", named: 1, rule: blameKFENCE, noStack: true},
 		{start: re(`^BUG: KFENCE: invalid free in {{FUNC}}`), title: "KFENCE: invalid free in {F}", alts: []string{"invalid-free in {F}"}, named: 1, rule: blameKFENCE, noStack: true},
 		{start: re(`^BUG: KFENCE: ([a-z\- ]+?) in {{FUNC}}`), title: "KFENCE: {1} in {F}", alts: []string{badAccess}, named: 2, rule: blameKFENCE, noStack: true},
 		// arch/*/mm/fault.c
-		{start: re(`^BUG: (?:unable to handle kernel NULL pointer dereference|kernel NULL pointer dereference|Kernel NULL pointer dereference)`), title: "BUG: unable to handle kernel NULL pointer dereference in {F}", alts: []string{badAccess}, rule: blamePC},
-		{start: re(`^BUG: (?:unable to handle kernel paging request|unable to handle page fault for address)`), title: "BUG: unable to handle kernel paging request in {F}", alts: []string{badAccess}, rule: blamePC},
-		{start: re(`^BUG: [Uu]nable to handle kernel ([a-z /\-]+?)(?: on (?:read|write))?(?: at .*| for .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
+		{start: re(`^BUG: (?:unable to handle kernel NULL pointer dereference|kernel NULL pointer dereference|Kernel NULL pointer dereference)`), title: "BUG: unable to handle kernel NULL pointer dereference in {F}", alts: []string{badAccess}, rule: blameFault},
+		{start: re(`^BUG: (?:unable to handle kernel paging request|unable to handle page fault for address)`), title: "BUG: unable to handle kernel paging request in {F}", alts: []string{badAccess}, rule: blameFault},
+		{start: re(`^BUG: [Uu]nable to handle kernel ([a-z /\-]+?)(?: on (?:read|write))?(?: at .*| for .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blameFault},
 		{start: re(`^BUG: (?:TASK |IRQ |NMI |#DF )?stack guard page was hit`), title: "BUG: stack guard page was hit in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},
 		{start: re(`^BUG: unable to handle kernel$`), title: "BUG: unable to handle kernel", cut: true},
 		// kernel/watchdog.c, kernel/workqueue.c
@@ -155,9 +155,9 @@ func bugTable() []*oops {
 
 func kernelBugFormats() []format {
 	return []format{
-		{start: re(`^[kK]ernel BUG at (?:\S*/)?mm/usercopy\.c`), title: "BUG: bad usercopy in {F}", rule: blamePC},
-		{start: re(`^[kK]ernel BUG at (?:\S*/)?lib/list_debug\.c`), title: "BUG: corrupted list in {F}", alts: []string{badAccess}, rule: blamePC},
-		{start: re(`^[kK]ernel BUG (?:at |\[verbose)`), title: "kernel BUG in {F}", rule: blamePC},
+		{start: re(`^[kK]ernel BUG at (?:\S*/)?mm/usercopy\.c`), title: "BUG: bad usercopy in {F}", rule: blameFault},
+		{start: re(`^[kK]ernel BUG at (?:\S*/)?lib/list_debug\.c`), title: "BUG: corrupted list in {F}", alts: []string{badAccess}, rule: blameFault},
+		{start: re(`^[kK]ernel BUG (?:at |\[verbose)`), title: "kernel BUG in {F}", rule: blameFault},
 	}
 }
 

@@ -4,26 +4,26 @@ package oops
 func trapTable() []*oops {
 	return []*oops{
 		{header: "Unable to handle kernel", formats: []format{
-			{start: re(`^Unable to handle kernel NULL pointer dereference`), title: "BUG: unable to handle kernel NULL pointer dereference in {F}", alts: []string{badAccess}, rule: blamePC},
-			{start: re(`^Unable to handle kernel (paging request|access to user memory)`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
-			{start: re(`^Unable to handle kernel ([a-z][a-z \-]*?)(?: at virtual address.*| at .*| in virtual .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blamePC},
+			{start: re(`^Unable to handle kernel NULL pointer dereference`), title: "BUG: unable to handle kernel NULL pointer dereference in {F}", alts: []string{badAccess}, rule: blameFault},
+			{start: re(`^Unable to handle kernel (paging request|access to user memory)`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blameFault},
+			{start: re(`^Unable to handle kernel ([a-z][a-z \-]*?)(?: at virtual address.*| at .*| in virtual .*|:.*)?$`), title: "BUG: unable to handle kernel {1} in {F}", alts: []string{badAccess}, rule: blameFault},
 		}},
 		{header: "general protection fault", trap: true, formats: []format{
-			{start: re(`^general protection fault(?:,|:| in| for non-canonical)`), title: "general protection fault in {F}", alts: []string{badAccess}, rule: blamePC},
+			{start: re(`^general protection fault(?:,|:| in| for non-canonical)`), title: "general protection fault in {F}", alts: []string{badAccess}, rule: blameFault},
 		}, not: compile(`^general protection fault (?:ip|error)[: ]`)},
 		{header: "stack segment:", trap: true, formats: []format{
-			{start: re(`^stack segment: `), title: "stack segment fault in {F}", alts: []string{badAccess}, rule: blamePC},
+			{start: re(`^stack segment: `), title: "stack segment fault in {F}", alts: []string{badAccess}, rule: blameFault},
 		}},
-		{header: "divide error:", trap: true, formats: []format{{start: re(`^divide error: `), title: "divide error in {F}", rule: blamePC}}},
-		{header: "divide_error:", trap: true, formats: []format{{start: re(`^divide_error: `), title: "divide error in {F}", rule: blamePC}}},
+		{header: "divide error:", trap: true, formats: []format{{start: re(`^divide error: `), title: "divide error in {F}", rule: blameFault}}},
+		{header: "divide_error:", trap: true, formats: []format{{start: re(`^divide_error: `), title: "divide error in {F}", rule: blameFault}}},
 		{header: "invalid opcode:", trap: true, formats: []format{
-			{start: re(`^invalid opcode: `), title: "invalid opcode in {F}", rule: blamePC},
+			{start: re(`^invalid opcode: `), title: "invalid opcode in {F}", rule: blameFault},
 		}},
 		{header: "PANIC: double fault", formats: []format{
-			{start: re(`^PANIC: double fault`), title: "PANIC: double fault in {F}", rule: blamePC},
+			{start: re(`^PANIC: double fault`), title: "PANIC: double fault in {F}", rule: blameFault},
 		}},
 		{header: "double fault: ", trap: true, formats: []format{
-			{start: re(`^double fault: [0-9a-f]{4} `), title: "PANIC: double fault in {F}", rule: blamePC},
+			{start: re(`^double fault: [0-9a-f]{4} `), title: "PANIC: double fault in {F}", rule: blameFault},
 		}},
 		{header: "kernel stack overflow", trap: true, formats: []format{
 			{start: re(`^kernel stack overflow`), title: "kernel stack overflow in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},
@@ -32,17 +32,17 @@ func trapTable() []*oops {
 			{start: re(`^Insufficient stack space`), title: "kernel stack overflow in {F}", alts: []string{"stack-overflow in {F}"}, rule: blameDeep},
 		}},
 		{header: "Internal error:", trap: true, formats: []format{
-			{start: re(`^Internal error: `), title: "Internal error in {F}", alts: []string{badAccess}, rule: blamePC},
+			{start: re(`^Internal error: `), title: "Internal error in {F}", alts: []string{badAccess}, rule: blameFault},
 		}},
-		{header: "Unhandled fault:", formats: []format{{start: re(`^Unhandled fault: `), title: "Unhandled fault in {F}", rule: blamePC}}, trap: true},
-		{header: "Unhandled prefetch abort", trap: true, formats: []format{{start: re(`^Unhandled prefetch abort`), title: "Unhandled fault in {F}", rule: blamePC}}},
+		{header: "Unhandled fault:", formats: []format{{start: re(`^Unhandled fault: `), title: "Unhandled fault in {F}", rule: blameFault}}, trap: true},
+		{header: "Unhandled prefetch abort", trap: true, formats: []format{{start: re(`^Unhandled prefetch abort`), title: "Unhandled fault in {F}", rule: blameFault}}},
 		{header: "Alignment trap:", formats: []format{{start: re(`^Alignment trap: not handling`), title: "Alignment trap in {F}", rule: blameTrace}}},
 		{header: "Oops: ", trap: true, strict: true, formats: []format{
-			{start: re(`^Oops: (.*)`), title: "Oops in {F}", rule: blamePC},
+			{start: re(`^Oops: (.*)`), title: "Oops in {F}", rule: blameFault},
 		}, not: compile(`^Oops: (?:int3|general protection|stack segment|divide|invalid opcode|double fault)|^Oops: [^0-9\[][^\[]*$`)},
-		{header: "Oops [#", trap: true, strict: true, formats: []format{{start: re(`^Oops \[#`), title: "Oops in {F}", rule: blamePC}}},
-		{header: "Oops - ", trap: true, strict: true, formats: []format{{start: re(`^Oops - `), title: "Oops in {F}", rule: blamePC}}},
-		{header: "int3: ", trap: true, strict: true, formats: []format{{start: re(`^int3: [0-9a-f]{4} \[#`), title: "int3 in {F}", rule: blamePC}}},
+		{header: "Oops [#", trap: true, strict: true, formats: []format{{start: re(`^Oops \[#`), title: "Oops in {F}", rule: blameFault}}},
+		{header: "Oops - ", trap: true, strict: true, formats: []format{{start: re(`^Oops - `), title: "Oops in {F}", rule: blameFault}}},
+		{header: "int3: ", trap: true, strict: true, formats: []format{{start: re(`^int3: [0-9a-f]{4} \[#`), title: "int3 in {F}", rule: blameFault}}},
 	}
 }
 

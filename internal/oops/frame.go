@@ -28,7 +28,7 @@ var (
 	// TPC: <func+0x1/0x2> (sparc64)
 	sparcPCRe = compile(`^TPC: <([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)>`)
 	// The same where no symbol was found.
-	pcAnyRe  = compile(`^\s*(?:RIP: |EIP: |EIP is at |PC is at |pc : |epc *: )`)
+	pcAnyRe  = compile(`^\s*(?:RIP: ?|EIP: |EIP is at |IP:|PC is at |pc *: |epc *: |NIP:? |Krnl PSW|ERA|TPC: |era )`)
 	userPCRe = compile(`^\s*(?:RIP: 00[23][3b]:|EIP: 0073:)`)
 	// --- interrupt: 700 at func+0x1/0x2 (powerpc, four dashes in 7.2)
 	ppcIntRe = compile(`^\s*----? (?:interrupt|Exception): [0-9a-f]+(?: \([^)]*\))? at ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)`)

@@ -62,7 +62,6 @@ var rules = []rule{
 	{files: []string{"kernel/time/timer.c", "kernel/time/hrtimer.c", "kernel/time/sleep_timeout.c"}, only: `^_*(?:try_to_)?del_timer|^_*(?:try_to_)?timer_(?:delete|shutdown)|^schedule_(?:timeout|hrtimeout)|^_*(?:m|u|f)sleep|^usleep|^debug_`, why: "sleeping and deleting on request; a timer that is queued or expires is found damaged there"},
 	{files: []string{"kernel/rcu/*.c"}, only: `^_*call_s?rcu|^_*k?v?free_call_rcu|^_*rcu_read_|^rcu_(?:is_watching|lockdep|segcblist_enqueue)|debug_rcu|^add_ptr_to_bulk`, why: "callbacks and grace periods run on their own"},
 	{files: []string{"kernel/sched/core.c"}, only: `rq_lock|rq_unlock|^_*schedule(?:$|_)|^_*might_|^_*cond_resched|^preempt_schedule|^context_switch`, why: "the rest of the scheduler works on its own account"},
-	{files: []string{"kernel/entry/*.c", "arch/x86/entry/*.c", "arch/arm64/kernel/entry-common.c"}, except: `^vdso|^vsys|_show$`, why: "the vDSO is mapped by drivers of its own"},
 	{files: []string{"kernel/kthread.c"}, only: `^kthread_(?:stop|flush|queue|cancel|mod|insert)|^_*kthread_(?:queue|cancel)`, why: "as in kernel/workqueue.c"},
 
 	// Devices.
