@@ -143,6 +143,9 @@ func (p *pending) blame(r *Report, f *format, b *body, groups []string, named st
 		plain = titleName(fn)
 	}
 	r.Frame = plain
+	if stampRe.MatchString(expand(title, groups, "")) {
+		r.corrupt("the text of another line stands in the title")
+	}
 	r.Title = stable(expand(title, groups, plain))
 	r.Kind = kindOf(r.Title)
 	for _, name := range callNames(plain, fn) {
@@ -155,6 +158,9 @@ func (p *pending) blame(r *Report, f *format, b *body, groups []string, named st
 	slices.Sort(r.AltTitles)
 	r.AltTitles = slices.Compact(r.AltTitles)
 }
+
+// stampRe matches a time that printk put before another line.
+var stampRe = compile(`\[ *\d+\.\d{3,}\]`)
 
 // corrupt marks the report; the first reason stays.
 func (r *Report) corrupt(why string) {

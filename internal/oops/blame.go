@@ -262,7 +262,7 @@ var anchors = compile(alternation([][]string{
 	// System calls and faults.
 	{`^_*do_(fast_)?syscall_`, `^do_SYSENTER`, `^do_int80`, `^entry_`, `^sysenter_`, `^system_call`, `^el0_`, `^_*el0t_`, `^do_el0_svc`, `^invoke_syscall`, `^x64_sys_call`, `^ia32_sys_call`, `^ret_fast_syscall`, `^syscall_handler`, `^do_trap_ecall_u`, `^_*do_fault$`, `^do_page_mkwrite`, `^(async_)?page_fault$`},
 	// Files and sockets.
-	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^_*((x64|ia32|arm64|riscv|s390x?|se|do|x32)_)?(k|compat_)?sys_(ioctl|read|write|readv|writev|pread64|pwrite64)`, `^(compat_)?S[yY][sS]C?_(ioctl|read|write|readv|writev)`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|ioctl|do_ioctl|close|write_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg)`, `^_*sys_(setsockopt|getsockopt|listen|accept4?|socketpair)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept)`, `^nfnetlink_rcv_msg`, `^rtnetlink_rcv_msg`, `^genl_(family_)?rcv_msg`},
+	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^_*((x64|ia32|arm64|riscv|s390x?|se|do|x32)_)?(k|compat_)?sys_(ioctl|read|write|readv|writev|pread64|pwrite64)`, `^(compat_)?S[yY][sS]C?_(ioctl|read|write|readv|writev)`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|ioctl|do_ioctl|close|write_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg)`, `^_*sys_(setsockopt|getsockopt|listen|accept4?|socketpair|connect)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept)`, `^nfnetlink_rcv_msg`, `^rtnetlink_rcv_msg`, `^genl_(family_)?rcv_msg`},
 	// Work queues, soft interrupts, timers, threads, idle.
 	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^tasklet_(hi_)?action`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^do_idle`, `^rest_init`, `^do_one_initcall`, `^kernel_init`},
 }))
@@ -360,7 +360,7 @@ var (
 	// hungBucket groups hangs by what is waited for.
 	hungBucket = compile(`rtnl_lock|synchronize_(?:s?rcu|sched|net)`)
 	// hungHelpers are what a waiting task always has on its stack.
-	hungHelpers = compile(`sched|_lock|_slowlock|^_*down|down_(?:read|write)|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_(?:delayed_)?work|flush_work|^_*(?:m|u)sleep|usleep_range`)
+	hungHelpers = compile(`sched|_lock|_slowlock|down|rwsem|completion|kthread|wait|synchronize|context_switch|switch_to|cancel_(?:delayed_)?work|flush_work|^_*(?:m|u)sleep|usleep_range`)
 )
 
 // blameHung finds what a task waits in.

@@ -130,7 +130,6 @@ var kindPrefixes = []struct {
 	{"invalid opcode", DoS},
 	{"PANIC: double fault", DoS},
 	{"kernel panic", DoS},
-	{"panic: ", DoS},
 	{"kernel stack overflow", DoS},
 	{"Internal error", DoS},
 	{"Unhandled fault", DoS},
@@ -146,7 +145,6 @@ var kindPrefixes = []struct {
 	{"unexpected kernel reboot", Reboot},
 	{"SYZFAIL", HarnessFailure},
 	{"SYZFATAL", HarnessFailure},
-	{"go runtime error", HarnessFailure},
 }
 
 // kindOf returns the kind that belongs to a title.

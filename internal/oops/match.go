@@ -99,7 +99,7 @@ func (m *matcher) find(msg []byte, kernel bool) (best hit, ok bool) {
 		for _, id := range m.out[s] {
 			p := &m.pats[id]
 			pos := i + 1 - len(p.text)
-			if pos > 0 && wordByte(msg[pos-1]) || n == len(found) {
+			if pos > 0 && wordByte(msg[pos-1]) && !(p.oops != nil && glued(msg[pos-1]) && p.oops.known(msg, pos)) || n == len(found) {
 				continue
 			}
 			found[n] = hit{p, pos}
@@ -136,6 +136,10 @@ func (m *matcher) order(p *pattern) int {
 	}
 	return len(m.pats)
 }
+
+// glued reports whether a message can begin behind c, which is in the middle of
+// another console's line: not behind what makes one word with it, as in DEBUG.
+func glued(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
 
 func wordByte(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'

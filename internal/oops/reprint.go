@@ -159,6 +159,9 @@ func (p *pending) witnessed() bool {
 // byGo reports whether what follows the first line is what Go's runtime prints:
 // the signal, its own stack or those of goroutines, behind an empty line.
 func (p *pending) byGo() bool {
+	if goSays.MatchString(p.lines[p.first].text) {
+		return true
+	}
 	const near = 12 // the message of a panic may have further lines
 	for i, l := range p.lines[p.first+1:] {
 		if i == near {
@@ -172,6 +175,11 @@ func (p *pending) byGo() bool {
 	}
 	return false
 }
+
+// goSays matches the messages of Go's own run time (runtime/error.go,
+// runtime/panic.go and the callers of throw and fatal), and of the programs that
+// fuzzers run.
+var goSays = compile(`^panic: (?:runtime error: |executor |failed to |reflect: |sync: |interface conversion: |assignment to entry in nil map|send on closed channel|close of )|^fatal error: (?:runtime: |unexpected signal|all goroutines are asleep|concurrent map|out of memory|stack |sync: |schedule: |bad |found bad pointer|cannot allocate|failed to )`)
 
 var goWitnesses = []string{"goroutine ", "runtime stack:", "[signal SIG", "runtime: ", "\tpanic: "}
 

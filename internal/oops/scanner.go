@@ -297,7 +297,7 @@ func (s *Scanner) panicked(caller []byte) {
 func (s *Scanner) begin(l *line, h hit) {
 	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
 	p.known = p.oops.known(l.msg, h.pos)
-	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.Own && s.stamps || !p.known)
+	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.Own && s.stamps || !p.known && (s.stamps || p.oops.header != "BUG: "))
 	if p.oops.program {
 		p.known, p.doubt = false, true // it is to be witnessed by what follows
 	}
