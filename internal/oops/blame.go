@@ -24,6 +24,9 @@ func pickBeyond(frames []Frame, extra *lazyRE) string {
 	helper := ""
 	for _, f := range reliable(frames) {
 		name := symbolName(f.Func)
+		if injected.MatchString(name) {
+			return ""
+		}
 		if !innocent(name) && (extra == nil || !extra.MatchString(name)) {
 			if helper != "" && entries.MatchString(name) {
 				return helper
@@ -36,6 +39,10 @@ func pickBeyond(frames []Frame, extra *lazyRE) string {
 	}
 	return ""
 }
+
+// injected matches the functions that make an allocation fail on purpose and print
+// the stack (lib/fault-inject.c): what follows is that one.
+var injected = compile(`^(?:should_fail(?:slab|_alloc_page|_ex)?|fail_dump)$`)
 
 // entries matches what stands at the bottom of stacks.
 var entries = compile(`^entry_|^do_syscall_|^(?:x64|ia32)_sys_call$|^ret_from_fork|^kthread$|^secondary_startup`)
@@ -125,7 +132,8 @@ func blamePC(b *body, named string) string {
 // registers confirm it.
 func blameWarning(b *body, named string) string {
 	t := b.trace()
-	if !b.has(secTrace) && (b.opened && len(b.lines) > 1 || b.pc != nil && baseName(b.pc.Func) == baseName(named)) {
+	confirmed := b.pc != nil && baseName(b.pc.Func) == baseName(named)
+	if t == nil && confirmed || !b.has(secTrace) && b.opened && len(b.lines) > 1 {
 		return guilty(named)
 	}
 	if t == nil || len(reliable(t.frames)) == 0 {
@@ -211,6 +219,18 @@ func blameLock(b *body, named string) string {
 		}
 	}
 	return baseName(named)
+}
+
+// blameUsage takes the stack of a lock that is used in two ways, else the
+// function that took the lock: where the interrupts are enabled may be another
+// (mark_held_locks in kernel/locking/lockdep.c).
+func blameUsage(b *body, named string) string {
+	if t := b.trace(); t != nil {
+		if fn := pick(t.frames); fn != "" {
+			return fn
+		}
+	}
+	return blameNamed(b, named)
 }
 
 var atLine = re(`\bat: {{FUNC}}\+0x`)

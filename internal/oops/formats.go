@@ -226,7 +226,7 @@ func lockdepFormats(level string) []format {
 		{start: re(`^` + level + `: possible (?:circular|recursive|irq) (?:locking|lock inversion dependency|lock inversion|dependency)`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameLock},
 		{start: re(`^(` + level + `: possible (?:circular locking dependency|recursive locking) detected)`), title: "{1}", cut: true},
 		{start: re(`^` + level + `: (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-safe -> (?:HARD|SOFT|RECLAIM_?)(?:IRQ|FS)(?:-READ)?-unsafe lock order`), body: atLock, title: "possible deadlock in {F}", named: 1, rule: blameIRQLock},
-		{start: re(`^` + level + `: inconsistent lock state`), body: atLock, title: "inconsistent lock state in {F}", named: 1, rule: blameNamed},
+		{start: re(`^` + level + `: inconsistent lock state`), body: atLock, title: "inconsistent lock state in {F}", named: 1, rule: blameUsage},
 		{start: re(`^` + level + `: inconsistent lock state`), title: "inconsistent lock state in {F}", rule: blameTrace},
 		{start: re(`^` + level + `: suspicious RCU usage`), title: level + ": suspicious RCU usage in {F}", rule: traceBeyond(`rcu|^_*kmem_|^_*slab_`)},
 		{start: re(`^` + level + `: (?i:nested lock was not taken)`), body: atLock, title: "WARNING: nested lock was not taken in {F}", named: 1, rule: blameNamed},
