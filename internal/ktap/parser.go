@@ -26,6 +26,9 @@ type Config struct {
 	// output is left out; when it is used up, results are, and that is a
 	// failure. Default 16 MiB.
 	MaxTotal int
+	// Kernel says that what is written is a kernel's log, as for
+	// [Parser.KernelLog]: all in it is the kernel's, with printk times or without.
+	Kernel bool
 }
 
 // maxDepth is the deepest nesting that is followed. It is far beyond what
@@ -162,7 +165,7 @@ func NewParser(cfg Config) *Parser {
 			*d.field = d.value
 		}
 	}
-	p := &Parser{cfg: cfg, latest: -1}
+	p := &Parser{cfg: cfg, latest: -1, log: cfg.Kernel}
 	p.user = &stream{Parser: p, frames: []*frame{newFrame("")}}
 	p.kernel = &stream{Parser: p, frames: []*frame{newFrame("")}}
 	return p

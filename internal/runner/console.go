@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -37,6 +38,8 @@ const startsInit = "Run /init as init process"
 // goroutine, the getters by any.
 type console struct {
 	scanner *oops.Scanner
+	// results reads what tests in the kernel say.
+	results *ktap.Parser
 
 	// tests is what the marks of this run's test binary carry, "" for a program
 	// that is none: there are no marks of tests then.
@@ -149,7 +152,7 @@ type expectation struct {
 }
 
 func newConsole(nonce string) *console {
-	c := &console{nonce: nonce, end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1}
+	c := &console{nonce: nonce, end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1, results: ktap.NewParser(ktap.Config{Kernel: true})}
 	c.scanner = oops.NewScanner(func(r *oops.Report) {
 		if c.autopsy >= 0 && r.Start >= c.autopsy {
 			return
@@ -171,6 +174,9 @@ func (c *console) Write(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	if _, err := c.scanner.Write(p); err != nil && c.err == nil {
 		c.err = err
+	}
+	if c.autopsy < 0 {
+		_, _ = c.results.Write(p) // never fails
 	}
 	if room := maxPost - len(c.post); c.autopsy >= 0 && room > 0 {
 		c.post = append(c.post, p[:min(room, len(p))]...)
@@ -394,6 +400,14 @@ func (c *console) phase(offset int64) string {
 		return "shutdown"
 	}
 	return "between tests"
+}
+
+// kernelTests counts the tests whose results are in the log. To be called once,
+// after close.
+func (c *console) kernelTests() kernelTests {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return newKernelTests(c.results.Finish())
 }
 
 func (c *console) problem() string {

@@ -303,6 +303,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	if why := con.problem(); why != "" {
 		s.out.Incomplete(why)
 	}
+	out.kernelTests = con.kernelTests()
 	out.Splats = con.splats()
 	for i := range out.Splats {
 		out.Splats[i].log = p.log()

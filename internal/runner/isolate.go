@@ -118,7 +118,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 	}
 	x.all = Outcome{
 		Findings: agent.Findings{Ready: boot.Ready, Notes: boot.Notes, Boot: boot.Boot, EndMarker: true, Exited: &wire.Exited{}},
-		Accel:    boot.Accel, Args: boot.Args, Splats: boot.Splats, Prepare: boot.Prepare,
+		Accel:    boot.Accel, Args: boot.Args, Splats: boot.Splats, kernelTests: boot.kernelTests, Prepare: boot.Prepare,
 	}
 	switch {
 	case boot.Exited != nil:

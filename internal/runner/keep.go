@@ -76,7 +76,7 @@ func (m *Machine) Template(ctx context.Context, p Program) (*Template, Outcome, 
 		}
 	}
 	t, out, err := m.MakeTemplate(ctx, p)
-	if err != nil || len(out.Splats) > 0 {
+	if err != nil || len(out.Splats)+len(out.kernelTests.failed) > 0 {
 		return t, out, err // a splat is to be seen each time
 	}
 	if _, _, err := m.Cache.Get(ctx, templateKind, key, func(_ context.Context, dir string) error { return t.save(dir, p) }); err != nil && ctx.Err() == nil {

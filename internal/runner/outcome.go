@@ -14,8 +14,11 @@ import (
 // Outcome is what Exec found out: facts, no verdict.
 type Outcome struct {
 	agent.Findings
-	Splats   []splat
-	Panicked bool
+	Splats []splat
+	// kernelTests is what tests in the kernel said. Those of Exec's callers who read
+	// the kernel log themselves see to it on their own.
+	kernelTests kernelTests
+	Panicked    bool
 	// BootFailed says that the VM ran and the agent in it never got ready.
 	BootFailed bool
 	Exit       vmtest.Exit
@@ -69,6 +72,7 @@ func (o *Outcome) also(b Outcome) {
 		}
 	}
 	o.Splats = append(o.Splats, b.Splats...)
+	o.kernelTests.join(b.kernelTests)
 	o.Panicked = o.Panicked || b.Panicked
 	for _, n := range b.Notes {
 		if !slices.Contains(o.Notes, n) {

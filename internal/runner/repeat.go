@@ -22,7 +22,7 @@ func (m *Machine) SuiteTemplate(ctx context.Context, k *Kernel, s Suite, dir str
 	if err != nil {
 		return nil, err
 	}
-	if len(boot.Splats) > 0 || boot.Panicked || boot.Scanner != "" {
+	if len(boot.Splats)+len(boot.kernelTests.failed) > 0 || boot.Panicked || boot.Scanner != "" {
 		return nil, errors.Join(errors.New("the kernel complained at boot"), t.Close())
 	}
 	return t, nil

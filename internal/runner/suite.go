@@ -333,7 +333,7 @@ func (m *Machine) afresh(ctx context.Context, p Program) *Template {
 			m.progress("booting each fresh VM: VMs cannot be forked here: %v", err)
 		}
 		return nil
-	case len(boot.Splats) > 0: // every VM is to show them
+	case len(boot.Splats)+len(boot.kernelTests.failed) > 0: // every VM is to show them
 		_ = t.Close()
 		return nil
 	}
@@ -395,6 +395,10 @@ func skipSuite(job *result.Job, j SuiteJob, need string) {
 func judge(job *result.Job, f result.Facts, out Outcome, j SuiteJob) {
 	job.Accel, job.BootTime, job.BootFailed = string(out.Accel), out.Boot, out.BootFailed
 	job.Notes = append(job.Notes, out.Remarks()...)
+	job.Cases = append(job.Cases, out.kernelTests.failed...)
+	if n := out.kernelTests.note(); n != "" {
+		job.Notes = append(job.Notes, n)
+	}
 	o := out.Facts()
 	job.Splats = o.Splats
 	for i := range job.Splats {

@@ -98,6 +98,9 @@ func (s *session) readKmsg() *console {
 	if why := kc.problem(); why != "" {
 		s.out.Incomplete(why)
 	}
+	if kt := kc.kernelTests(); len(s.out.kernelTests.failed) == 0 && len(kt.failed) > 0 {
+		s.out.kernelTests = kt // the console was silenced
+	}
 	name := s.p.beside("kmsg", ".log")
 	var missing []splat
 	have := slices.Clone(s.out.Splats)

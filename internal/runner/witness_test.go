@@ -46,6 +46,7 @@ func TestWitnesses(t *testing.T) {
 		done          *wire.Done
 		splats        []string // title, in which test
 		scanner, note string
+		kunit         string // what of KUnit failed
 	}{
 		"quiet":                   {console: boot + begin, done: &wire.Done{}},
 		"on the console":          {console: boot + begin + warningAt("f", console("2")) + end, done: &wire.Done{Taint: 512}, splats: []string{"WARNING in f|TestA"}},
@@ -63,6 +64,8 @@ func TestWitnesses(t *testing.T) {
 		"dropped and lost":        {console: boot + "** 12 printk messages dropped **\n", done: &wire.Done{Lost: "x"}, scanner: "x"},
 		"dropped at boot":         {console: "** 12 printk messages dropped **\n" + boot, done: &wire.Done{}, scanner: "the console dropped 12 messages during the boot"},
 		"a program's own words":   {console: boot + "[    1.0] ** 12 printk messages dropped **\n", done: &wire.Done{}},
+		"KUnit on the console":    {console: boot + "[    2.0] KTAP version 1\n[    2.0] 1..1\n[    2.1] not ok 1 a\n", done: &wire.Done{}, kunit: "kunit/a"},
+		"KUnit, only the agent's": {console: boot, kmsg: "6,8,2000000,-;KTAP version 1\n6,9,2000000,-;1..1\n6,10,2100000,-;not ok 1 a\n", done: &wire.Done{}, kunit: "kunit/a"},
 		"without a word of leave": {console: boot + begin, done: nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,7 +73,7 @@ func TestWitnesses(t *testing.T) {
 			con.tell("T", nil)
 			_, _ = con.Write([]byte(c.console))
 			con.close()
-			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.splats()}
+			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.splats(), kernelTests: con.kernelTests()}
 			dir := t.TempDir()
 			s := &session{guest: &guest{con: con, nonce: "N"}, out: out, p: Program{Dir: dir}}
 			s.witness()
@@ -80,6 +83,11 @@ func TestWitnesses(t *testing.T) {
 			}
 			assert.DeepEqual(t, got, c.splats)
 			assert.Equal(t, out.Scanner, c.scanner)
+			failed := ""
+			for _, f := range out.kernelTests.failed {
+				failed += f.Name
+			}
+			assert.Equal(t, failed, c.kunit)
 			notes := strings.Join(out.Notes, "\n")
 			assert.Assert(t, strings.Contains(notes, c.note) && (notes == "") == (c.note == ""), notes)
 			_, err := os.Stat(filepath.Join(dir, "kmsg.log"))

@@ -77,6 +77,21 @@ func TestTaint(t *testing.T) {
 
 func TestQuiet(t *testing.T) {}
 
+// kunit is what KUnit's module for hardware prints (lib/kunit/test.c), with result
+// as that of its second test.
+func kunit(result string) []string {
+	whole := strings.TrimSuffix(result, " 2 second")
+	return []string{
+		"KTAP version 1", "1..1", "    KTAP version 1", "    # Subtest: hw", "    # module: hw_test", "    1..2", "    ok 1 first", "    " + result, whole + " 1 hw",
+	}
+}
+
+func TestKUnitPasses(t *testing.T) { say(t, kunit("ok 2 second")...) }
+
+func TestKUnitFails(t *testing.T) { say(t, kunit("not ok 2 second")...) }
+
+func TestKUnitBreaksOff(t *testing.T) { say(t, kunit("ok 2 second")[:7]...) }
+
 // TestEnvironment starts a program, which must not know what marks carry.
 func TestEnvironment(t *testing.T) {
 	out, err := exec.Command("/proc/self/exe", "environment").Output()

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runner
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/ktap"
+	"github.com/kvmrun/kvmrun/internal/result"
+)
+
+// kernelTests counts the tests whose results are in the kernel log, as KUnit writes
+// them: at boot, or when a module is loaded.
+type kernelTests struct {
+	ktap.Counts
+	// failed are those that failed or are missing, and what is wrong with the
+	// results as a whole, each once.
+	failed []result.Case
+}
+
+// newKernelTests makes them of the log of one VM.
+func newKernelTests(d *ktap.Doc) (k kernelTests) {
+	k.Counts = d.Count()
+	k.walk(d, "kunit")
+	if len(k.failed) == 0 && d.Failed() {
+		k.add("kunit", "the results of tests in the kernel log are not complete")
+	}
+	return k
+}
+
+func (k *kernelTests) walk(d *ktap.Doc, name string) {
+	for _, t := range d.Tests {
+		one := name + "/" + agent.OneLine(t.Label())
+		before := len(k.failed)
+		if t.Sub != nil && t.Status() != ktap.StatusXFail && t.Status() != ktap.StatusSkip {
+			k.walk(t.Sub, one)
+		}
+		if t.Status() == ktap.StatusFail && len(k.failed) == before {
+			k.add(one, t.Why())
+		}
+	}
+	for _, p := range d.Problems {
+		k.add(name, p)
+	}
+	switch {
+	case d.Bailed:
+		k.add(name, "bailed out: "+d.BailOut)
+	case d.Missing > 0 && len(d.Problems) == 0:
+		k.add(name, fmt.Sprintf("%d tests have no result", d.Missing))
+	}
+}
+
+// maxKernelTests bounds how many failures of tests in the kernel log are named.
+const maxKernelTests = 200
+
+func (k *kernelTests) add(name, why string) {
+	same := func(c result.Case) bool { return c.Name == name && c.Status == result.StatusFail }
+	if len(k.failed) < maxKernelTests && !slices.ContainsFunc(k.failed, same) {
+		k.failed = append(k.failed, result.Case{Name: name, Status: result.StatusFail, Reason: agent.OneLine(why)})
+	}
+}
+
+// join adds those of a further VM.
+func (k *kernelTests) join(b kernelTests) {
+	k.Pass += b.Pass
+	k.Fail += b.Fail
+	k.Skip += b.Skip
+	k.XFail += b.XFail
+	k.Missing += b.Missing
+	k.failed = slices.Clone(k.failed)
+	for _, c := range b.failed {
+		k.add(c.Name, c.Reason)
+	}
+}
+
+// note says how many there were, "" for none.
+func (k *kernelTests) note() string {
+	if k.Total() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("KUnit in the kernel log: %d run, %d passed, %d skipped, %d failed, %d missing", k.Total(), k.Pass, k.Skip, k.Fail, k.Missing)
+}
