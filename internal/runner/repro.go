@@ -17,10 +17,24 @@ const maxReproTests = 20
 // repro is the command line that runs what failed in the job again: the failed
 // tests, or all that were chosen where the failure is not one of tests alone. A
 // test runs with those of its subtests that were chosen, not with the failed ones
-// only, which may need what others did before them.
-func (j SuiteJob) repro(job result.Job) string {
+// only, which may need what others did before them. Marked are the top-level tests
+// that failed, or did not end or run, by their marks: all that is known where nobody
+// reads the output.
+func (j SuiteJob) repro(job result.Job, marked []string) string {
 	known := slices.Concat(j.Suite.Tests, j.Suite.Rest)
 	var failed []string
+	if j.Raw != nil {
+		for _, s := range job.Splats {
+			if !s.Excused() {
+				marked = append(marked, s.Test)
+			}
+		}
+		for _, t := range marked {
+			if top, _, _ := strings.Cut(t, "/"); top != "" && !slices.Contains(failed, top) {
+				failed = append(failed, top)
+			}
+		}
+	}
 	for _, c := range job.Cases {
 		if c.Status == result.StatusPass || c.Status == result.StatusSkip && !c.Unearned {
 			continue

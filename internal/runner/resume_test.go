@@ -382,7 +382,7 @@ func TestReproOfTheFailed(t *testing.T) {
 		{"", result.Job{Cases: failed(many...)}, j.Repro},
 	} {
 		j.Args = []string{"-test.run=" + c.run}
-		assert.Equal(t, j.repro(c.job), c.want)
+		assert.Equal(t, j.repro(c.job, nil), c.want)
 	}
 }
 

@@ -193,7 +193,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		facts.InfraErr = err.Error()
 	}
 	judge(&job, facts, out, j)
-	job.Repro = j.repro(job)
+	job.Repro = j.repro(job, slices.Concat(out.Failed, out.Running, facts.Unended, facts.NotRun))
 	return job, out.Exited
 }
 

@@ -226,7 +226,8 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 }
 
 // report turns the verdict into an exit status. A run whose tests decided
-// prints nothing but what was tolerated: the guest has said it all.
+// prints little, for the guest has said it all: what was tolerated, what failed
+// beside the tests, and the command that runs what failed again.
 func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, error) {
 	w = visible.Writer(w)
 	for _, s := range res.Splats {
@@ -238,10 +239,14 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 	case result.VerdictPass:
 		return 0, nil
 	case result.VerdictTestFailed:
-		if e != nil && e.Signal != 0 {
-			die(syscall.Signal(e.Signal))
-		}
-		if e != nil && e.Code != 0 {
+		if e != nil && (e.Signal != 0 || e.Code != 0) {
+			cases(w, res)
+			if res.Repro != "" {
+				fmt.Fprintf(w, "kvmrun: again: %s\n", res.Repro)
+			}
+			if e.Signal != 0 {
+				die(syscall.Signal(e.Signal))
+			}
 			return e.Code, nil
 		}
 	}
@@ -268,11 +273,7 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 	for _, n := range res.Notes {
 		fmt.Fprintln(w, "kvmrun:", visible.Line(n))
 	}
-	for _, c := range res.Cases {
-		if c.Status == result.StatusFail || c.Status == result.StatusNotRun {
-			fmt.Fprintf(w, "kvmrun: %s: %s\n%s\n", visible.Line(c.Name), visible.Line(c.Reason), c.Output)
-		}
-	}
+	cases(w, res)
 	if res.Repro != "" && !slices.ContainsFunc(res.Splats, func(s result.Splat) bool { return s.Repro == res.Repro && !s.Excused() }) {
 		fmt.Fprintf(w, "kvmrun: again: %s\n", res.Repro)
 	}
@@ -281,6 +282,24 @@ func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, err
 		return result.ExitInfra, nil
 	}
 	return result.ExitFail, nil
+}
+
+// cases prints what failed beside the test binary's own tests, of which it has
+// told.
+func cases(w io.Writer, res result.Job) {
+	for _, c := range res.Cases {
+		if c.Status == result.StatusFail || c.Status == result.StatusNotRun {
+			fmt.Fprintf(w, "kvmrun: %s: %s\n%s", visible.Line(c.Name), visible.Line(c.Reason), lines(c.Output))
+		}
+	}
+}
+
+// lines ends a text by a newline, unless it is empty.
+func lines(s string) string {
+	if s == "" || strings.HasSuffix(s, "\n") {
+		return s
+	}
+	return s + "\n"
 }
 
 // die ends this process as the test binary ended in the guest, so that go test

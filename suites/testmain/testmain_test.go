@@ -304,6 +304,45 @@ func TestAgain(t *testing.T) {
 	check(string(out), "/sample.test ", " -test.short=true", " -test.run ")
 }
 
+// TestAgainWithoutSplat: so does the command for a test that only fails, or that
+// ends the process, and it names the failed ones alone.
+func TestAgainWithoutSplat(t *testing.T) {
+	kernel := needKernel(t)
+	again := regexp.MustCompile(`(?m)^kvmrun: again: (.*)$`)
+	for _, c := range []struct{ run, only, failure string }{
+		{"TestPass|TestZFail$", " '^TestZFail$'", "--- FAIL: TestZFail"},
+		{"TestPass|TestZSignal$", " '^TestZSignal$'", "signal: "},
+		{"TestPass|TestZExit$", " '^TestZExit$'", "FAIL"},
+	} {
+		got := goTest(t, nil, sample, "-kernel", kernel, "-run", c.run)
+		out := got.stdout + got.stderr
+		assert.Check(t, is.Equal(got.code, 1))
+		assert.Check(t, is.Contains(out, c.failure))
+		lines := again.FindAllStringSubmatch(out, -1)
+		assert.Assert(t, is.Len(lines, 1), "%s", out)
+		assert.Check(t, strings.HasSuffix(lines[0][1], c.only), "%s", lines[0][1])
+		if c.only != " '^TestZFail$'" {
+			continue
+		}
+		cmd := exec.Command("sh", "-c", lines[0][1])
+		cmd.Dir = t.TempDir()
+		second, _ := cmd.CombinedOutput()
+		assert.Check(t, is.Equal(cmd.ProcessState.ExitCode(), 1), "%s", second)
+		assert.Check(t, bytes.Contains(second, []byte(c.failure)) && !bytes.Contains(second, []byte("to stdout")), "%s", second)
+	}
+}
+
+// TestBadFlags: go test refuses what kvmrun does, with the same words.
+func TestBadFlags(t *testing.T) {
+	bin := build(t)
+	for _, c := range [][]string{{"-j", "-1"}, {"-hang", "-1s"}} {
+		cmd := exec.Command(bin, append([]string{"-kernel", "none"}, c...)...)
+		out, _ := cmd.CombinedOutput()
+		assert.Check(t, is.Equal(cmd.ProcessState.ExitCode(), 2))
+		assert.Check(t, is.Contains(string(out), fmt.Sprintf("invalid value %q for flag %s: must not be negative", c[1], c[0])))
+	}
+}
+
 // TestKernelNames: go test knows the names of kernels that kvmrun knows.
 func TestKernelNames(t *testing.T) {
 	kernel := needKernel(t)
