@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -174,6 +175,20 @@ func (l *libraries) need(host, guest string, runs bool) error {
 	errs := l.errs[before:]
 	l.errs = l.errs[:before:before]
 	return errors.Join(errs...)
+}
+
+// CheckProgram says whether a guest of this architecture, by Go's name, can execute
+// the host's file, with the shared libraries that it needs. A script is taken for
+// what it is; "" is this program's own architecture.
+func CheckProgram(file, arch string) error {
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
+	machine, err := machineOf(arch)
+	if err != nil {
+		return err
+	}
+	return newLibraries(machine, arch).need(file, file, true)
 }
 
 func (l *libraries) wrongMachine(what string, m elf.Machine) error {

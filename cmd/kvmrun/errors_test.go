@@ -211,6 +211,25 @@ func TestBadModules(t *testing.T) {
 	}
 }
 
+// TestBadPrograms: a program that the guest cannot execute is refused before the
+// boot.
+func TestBadPrograms(t *testing.T) {
+	t.Parallel()
+	k := kernel(t)
+	for name, c := range map[string]struct {
+		text []byte
+		want string
+	}{
+		"./arm": {elfFor(183), "arm: is an ELF file for arm64, but the guest is amd64"},
+		"./bpf": {elfFor(247), "bpf: is an ELF file for EM_BPF"},
+		"./cut": {elfFor(62)[:40], "cut: "},
+	} {
+		cmd := command(t, "exec", "-kernel", k, "--", name)
+		assert.NilError(t, os.WriteFile(filepath.Join(cmd.Dir, name), c.text, 0o755))
+		refused(t, cmd, "program "+name+": ", c.want)
+	}
+}
+
 // moduleFor is a module for a kernel of that release, as far as its vermagic says.
 func moduleFor(t *testing.T, release string) []byte {
 	t.Helper()

@@ -233,6 +233,9 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 	switch {
 	case err == nil:
 		path = front.Absolute(path)
+		if err := initramfs.CheckProgram(path, ""); err != nil {
+			return fmt.Errorf("program %s: %w; exec runs programs of the guest's own kind", name, err)
+		}
 		p.Files = append(p.Files, initramfs.File{Host: path, Guest: path, Runs: true})
 		p.Run.Argv = append([]string{path}, g.argv[1:]...)
 		for _, i := range interpreters(path) {
