@@ -73,6 +73,7 @@ func (o *Outcome) also(b Outcome) {
 	}
 	o.Splats = append(o.Splats, b.Splats...)
 	o.kernelTests.join(b.kernelTests)
+	o.Ended, o.Failed = append(o.Ended, b.Ended...), append(o.Failed, b.Failed...)
 	o.Panicked = o.Panicked || b.Panicked
 	for _, n := range b.Notes {
 		if !slices.Contains(o.Notes, n) {
@@ -112,6 +113,6 @@ func (o *Outcome) also(b Outcome) {
 func (o *Outcome) goOn(b Outcome) {
 	o.also(b)
 	o.Exited, o.Done, o.EndMarker, o.Exit, o.LastWords = b.Exited, b.Done, b.EndMarker, b.Exit, b.LastWords
-	o.Ended, o.Failed, o.Skipped, o.Running = b.Ended, b.Failed, b.Skipped, b.Running
+	o.Skipped, o.Running = b.Skipped, b.Running
 	o.Looks, o.timedOut, o.Teardown = b.Looks, b.timedOut, b.Teardown
 }
