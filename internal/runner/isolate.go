@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
@@ -41,16 +41,9 @@ func (j *SuiteJob) isolation() suites.Isolation {
 
 // NotIsolable says which of a test binary's arguments needs all tests in one
 // process, if any.
-func NotIsolable(args []string) error {
-	for _, a := range args {
-		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		switch name {
-		case "test.shuffle", "test.bench", "test.coverprofile", "test.gocoverdir", "test.cpuprofile", "test.memprofile",
-			"test.blockprofile", "test.mutexprofile", "test.trace":
-			if value != "" && value != "off" {
-				return fmt.Errorf("-isolate test runs each test in a process of its own, and -%s does not work with that: leave out one of them", strings.TrimPrefix(name, "test."))
-			}
-		}
+func NotIsolable(args gotest.Args) error {
+	if flag := args.Isolable(); flag != "" {
+		return fmt.Errorf("-isolate test runs each test in a process of its own, and -%s does not work with that: leave out one of them", strings.TrimPrefix(flag, "test."))
 	}
 	return nil
 }
@@ -97,13 +90,13 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 	old := p
 	p = heldProgram(p)
 	x := &isolated{m: m, j: j, p: p, gone: make(chan struct{}, 1)}
-	tests := remaining(j.Suite.Tests, j.Args, nil)
-	others := remaining(j.Suite.Rest, j.Args, nil)
+	tests := j.Args.Remaining(j.Suite.Tests, nil)
+	others := j.Args.Remaining(j.Suite.Rest, nil)
 	if len(others) > 0 {
 		tests = append(tests, "")
 	}
 	for i, t := range tests {
-		u := &unit{test: t, run: onlyTest(j.Args, t), log: fmt.Sprintf("console-%d-booted.log", i+1), done: make(chan struct{})}
+		u := &unit{test: t, run: j.Args.Only(t), log: fmt.Sprintf("console-%d-booted.log", i+1), done: make(chan struct{})}
 		if t == "" {
 			u.run = "^(" + strings.Join(others, "|") + ")$"
 		}
@@ -154,9 +147,7 @@ func heldProgram(p Program) Program {
 	if !slices.Contains(p.Run.Env, wire.HoldEnv+"=1") {
 		p.Run.Env = append(slices.Clone(p.Run.Env), wire.HoldEnv+"=1")
 	}
-	p.Run.Argv = slices.DeleteFunc(slices.Clone(p.Run.Argv), func(a string) bool {
-		return strings.HasPrefix(strings.TrimLeft(a, "-"), "test.run=")
-	})
+	p.Run.Argv = gotest.Args(p.Run.Argv).Without("test.run")
 	return p
 }
 
@@ -394,7 +385,7 @@ func (x *isolated) join(stop func()) Outcome {
 		if cut {
 			x.all.Exited.Code = max(x.all.Exited.Code, 1)
 		}
-		if bad && failFast(x.j.Args) {
+		if bad && x.j.Args.FailFast() {
 			break
 		}
 	}
@@ -604,38 +595,6 @@ func joinChecks(units []*unit) (out []DiskCheck) {
 		}
 	}
 	return out
-}
-
-// onlyTest is the expression for -test.run that selects, of what the arguments
-// select, one top-level test: with the subtests that they name.
-func onlyTest(args []string, test string) string {
-	only := "^" + test + "$"
-	var with []string
-	for _, a := range args {
-		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		if name != "test.run" || value == "" {
-			continue
-		}
-		with = nil // the last one counts
-		for _, alternative := range splitTests(value) {
-			match, err := regexp.Compile(alternative[0])
-			if err != nil || !match.MatchString(test) {
-				continue // package testing will complain of the error
-			}
-			with = append(with, strings.Join(append([]string{only}, alternative[1:]...), "/"))
-		}
-	}
-	if len(with) == 0 || slices.Contains(with, only) {
-		return only
-	}
-	return strings.Join(with, "|")
-}
-
-func failFast(args []string) bool {
-	return slices.ContainsFunc(args, func(a string) bool {
-		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		return name == "test.failfast" && value != "false"
-	})
 }
 
 // Bounds of what is kept of what a unit prints before it is its turn, in bytes: of

@@ -133,21 +133,6 @@ func TestNotIsolable(t *testing.T) {
 	}
 }
 
-func TestOnlyTest(t *testing.T) {
-	for _, c := range []struct{ run, test, want string }{
-		{"", "TestA", "^TestA$"},
-		{"Test", "TestA", "^TestA$"},
-		{"TestA/x", "TestA", "^TestA$/x"},
-		{"TestA/x|TestB", "TestA", "^TestA$/x"},
-		{"TestA/x|TestB", "TestB", "^TestB$"},
-		{"TestA/x|A/y/z", "TestA", "^TestA$/x|^TestA$/y/z"},
-		{"TestA/x|A", "TestA", "^TestA$"},
-		{"(", "TestA", "^TestA$"},
-	} {
-		assert.Equal(t, onlyTest([]string{"-test.v", "-test.run=" + c.run}, c.test), c.want)
-	}
-}
-
 // TestAwaitMemory: a fork waits for memory as long as others hold it, the only
 // one never.
 func TestAwaitMemory(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -225,13 +224,13 @@ func (m *Machine) memory(s Suite) int {
 // selected drops the suites in which no test matches, and refuses expressions
 // that match nothing at all or are none.
 func selected(x Matrix) ([]Suite, error) {
-	if _, err := topLevel(x.Skip); err != nil {
+	if _, err := gotest.TopLevel(x.Skip); err != nil {
 		return nil, fmt.Errorf("-skip %s: %w", x.Skip, err)
 	}
 	if x.Run == "" {
 		return x.Suites, nil
 	}
-	match, err := topLevel(x.Run)
+	match, err := gotest.TopLevel(x.Run)
 	if err != nil {
 		return nil, fmt.Errorf("-run %s: %w", x.Run, err)
 	}
@@ -251,68 +250,6 @@ func selected(x Matrix) ([]Suite, error) {
 		return nil, fmt.Errorf("-run %s: %w: no test of the chosen suites matches%s", x.Run, ErrNoTests, words.Nearest(x.Run, all))
 	}
 	return out, nil
-}
-
-// topLevel returns whether a test expression can match a top-level test: the
-// first element of any alternative does (go help testflag).
-func topLevel(expr string) (func(test string) bool, error) {
-	var first []*regexp.Regexp
-	for _, alt := range splitTests(expr) {
-		for i, e := range alt {
-			re, err := regexp.Compile(e)
-			if err != nil {
-				return nil, err
-			}
-			if i == 0 {
-				first = append(first, re)
-			}
-		}
-	}
-	return func(test string) bool {
-		for _, re := range first {
-			if re.MatchString(test) {
-				return true
-			}
-		}
-		return false
-	}, nil
-}
-
-// splitTests cuts a test expression into alternatives and these into elements
-// as package testing does: what is in brackets does not separate
-// (testing/match.go: splitRegexp).
-func splitTests(s string) [][]string {
-	var out [][]string
-	var alt []string
-	square, round, from := 0, 0, 0
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '[':
-			square++
-		case ']':
-			square = max(0, square-1) // an unmatched one is legal
-		case '(':
-			if square == 0 {
-				round++
-			}
-		case ')':
-			if square == 0 {
-				round--
-			}
-		case '\\':
-			i++
-		case '/', '|':
-			if square != 0 || round != 0 {
-				continue
-			}
-			alt = append(alt, s[from:i])
-			if s[i] == '|' {
-				out, alt = append(out, alt), nil
-			}
-			from = i + 1
-		}
-	}
-	return append(out, append(alt, s[from:]))
 }
 
 func fileName(s string) string {

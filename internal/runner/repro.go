@@ -58,7 +58,7 @@ func (j SuiteJob) repro(job result.Job, marked []string) string {
 	whole := true
 	exprs := make([]string, len(failed))
 	for i, t := range failed {
-		exprs[i] = onlyTest(j.Args, t)
+		exprs[i] = j.Args.Only(t)
 		whole = whole && exprs[i] == "^"+t+"$"
 	}
 	if whole && len(failed) > 1 {

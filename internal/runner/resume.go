@@ -6,12 +6,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -31,120 +31,14 @@ const (
 
 func poisonedExit(code int) bool { return code == wire.ExitPoisoned || code == wire.ExitPoisonedWell }
 
-// resumable says whether a run with these arguments can be taken up again in
-// another VM. Repetitions, benchmarks and profiles belong to one process.
-func resumable(args []string) bool {
-	for _, a := range args {
-		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		switch name {
-		case "test.count":
-			if value != "1" {
-				return false
-			}
-		case "test.failfast":
-			if value != "false" {
-				return false
-			}
-		case "test.cpu", "test.shuffle", "test.bench", "test.coverprofile", "test.cpuprofile", "test.memprofile",
-			"test.blockprofile", "test.mutexprofile", "test.trace":
-			if value != "" && value != "off" {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// Selected returns the tests that a test binary's arguments select.
-func Selected(tests, args []string) []string { return remaining(tests, args, nil) }
-
-// remaining returns the tests that the arguments select and that are not done.
-func remaining(tests, args, done []string) []string {
-	all := func(string) bool { return true }
-	none := func(string) bool { return false }
-	run, skip := all, none
-	for _, a := range args {
-		name, value, _ := strings.Cut(strings.TrimLeft(a, "-"), "=")
-		switch {
-		case value == "":
-		case name == "test.count" && value == "0":
-			return nil
-		case name == "test.run":
-			if f, err := topLevel(value); err == nil {
-				run = f
-			}
-		case name == "test.skip":
-			if f, err := skipped(value); err == nil {
-				skip = f
-			}
-		}
-	}
-	gone := map[string]bool{}
-	for _, d := range done {
-		gone[d] = true
-	}
-	var out []string
-	for _, t := range tests {
-		if !gone[t] && run(t) && !skip(t) {
-			out = append(out, t)
-		}
-	}
-	return out
-}
-
-// skipped returns whether a -test.skip skips a whole top-level test. The first of
-// its alternatives that matches decides, and one with a slash skips subtests only
-// (testing/match.go: alternationMatch.matches, matcher.fullName).
-func skipped(expr string) (func(test string) bool, error) {
-	type alternative struct {
-		re    *regexp.Regexp
-		whole bool
-	}
-	var all []alternative
-	for _, alt := range splitTests(expr) {
-		re, err := regexp.Compile(alt[0])
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, alternative{re, len(alt) == 1})
-	}
-	return func(test string) bool {
-		for _, a := range all {
-			if a.re.MatchString(test) {
-				return a.whole
-			}
-		}
-		return false
-	}, nil
-}
-
-// selects says whether a -test.run selects the test itself: not only as a parent
-// of what it selects.
-func selects(expr, test string) bool {
-	elements := strings.Split(test, "/")
-	for _, alt := range splitTests(expr) {
-		ok := len(alt) <= len(elements)
-		for i := 0; ok && i < len(alt); i++ {
-			// As package testing writes subtests' names, it reads expressions.
-			re, err := regexp.Compile(strings.ReplaceAll(alt[i], " ", "_"))
-			ok = err == nil && re.MatchString(elements[i])
-		}
-		if ok {
-			return true
-		}
-	}
-	return false
-}
-
 // untested says why a suite without a failure tested nothing, "" if it did.
-func untested(args []string, cases []result.Case) string {
-	expr := lastArg(args, "test.run")
+func untested(args gotest.Args, cases []result.Case) string {
 	above := map[string]bool{} // has subtests that ran and were not all skipped: true, or were: false
 	skips, matches := 0, false
 	for _, c := range slices.Backward(cases) {
 		some, parent := above[c.Name]
 		tested := c.Status != result.StatusSkip && (!parent || some)
-		if expr == "" || selects(expr, c.Name) {
+		if args.Selects(c.Name) {
 			if matches = true; tested {
 				return ""
 			}
@@ -160,21 +54,11 @@ func untested(args []string, cases []result.Case) string {
 	case len(cases) == 0:
 		return ""
 	case !matches:
-		return "no subtest matches -run " + agent.OneLine(expr)
+		return "no subtest matches -run " + agent.OneLine(args.Flag("test.run"))
 	case skips == 1:
 		return "1 test skipped"
 	}
 	return fmt.Sprintf("%d tests skipped", skips)
-}
-
-// lastArg returns the value of a test binary's flag, "" if it is not given.
-func lastArg(args []string, flag string) (value string) {
-	for _, a := range args {
-		if name, v, _ := strings.Cut(strings.TrimLeft(a, "-"), "="); name == flag {
-			value = v
-		}
-	}
-	return value
 }
 
 // missing is a test without a result of its own, and why.
@@ -217,19 +101,12 @@ type stream struct {
 var heldLines = []string{runLine, "PASS\n"}
 
 // newStream returns a stream to w for a binary run with args.
-func newStream(w io.Writer, args []string) *stream {
+func newStream(w io.Writer, args gotest.Args) *stream {
 	if w == nil {
 		w = io.Discard
 	}
 	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}, shown: map[string]bool{}, told: map[string]bool{}, again: map[string]bool{}}
-	for _, a := range args {
-		if v, ok := strings.CutPrefix(a, "-test.v="); ok {
-			s.verbose = v != "false"
-			if v == "test2json" {
-				s.mark = "\x16"
-			}
-		}
-	}
+	s.verbose, s.mark = args.Verbose()
 	return s
 }
 
@@ -547,14 +424,14 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	if !poisoned && !lost && !hung && !cut {
 		return nil
 	}
-	more = remaining(j.Suite.Tests, j.Args, r.done)
+	more = j.Args.Remaining(j.Suite.Tests, r.done)
 	if cut && len(out.Running)+len(more) == 0 { // in no test that has a name
 		s.say("kvmrun: the test binary ended without a final PASS: " + ending(out.Exited))
 	}
 	stop := ""
 	switch {
 	case len(more) == 0 && len(j.Suite.Tests) > 0:
-	case j.KeepGoing || !resumable(j.Args) || len(j.Suite.Tests) == 0:
+	case j.KeepGoing || !j.Args.Resumable() || len(j.Suite.Tests) == 0:
 		stop = "the run ended before, and its arguments keep all tests in one VM"
 	case !poisoned && len(out.Running) == 0 && (!cut || len(out.Ended) == 0):
 		stop = "the VM ended outside all tests" // starting again would not help
@@ -580,7 +457,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 		case !slices.Contains(untold, t):
 			s.fail(t, "not run: "+stop, "")
 			r.unrun = append(r.unrun, missing{t, stop})
-		case j.KeepGoing || !resumable(j.Args) || len(j.Suite.Tests) == 0:
+		case j.KeepGoing || !j.Args.Resumable() || len(j.Suite.Tests) == 0:
 			s.fail(t, gone, "")
 		default:
 			s.fail(t, gone+", and it was not run again: "+stop, "")
@@ -604,5 +481,5 @@ func (j *SuiteJob) cutShort(out *Outcome, final string, done []string) bool {
 		return false
 	}
 	return len(out.Running) > 0 || final == "" ||
-		well && (final != "PASS" || len(out.Failed) > 0 || len(remaining(j.Suite.Tests, j.Args, slices.Concat(done, out.Ended))) > 0)
+		well && (final != "PASS" || len(out.Failed) > 0 || len(j.Args.Remaining(j.Suite.Tests, slices.Concat(done, out.Ended))) > 0)
 }

@@ -19,33 +19,6 @@ import (
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
-func TestRemaining(t *testing.T) {
-	tests := []string{"TestA", "TestB", "TestAB", "TestC"}
-	for _, c := range []struct {
-		args, done, want []string
-	}{
-		{nil, nil, tests},
-		{nil, []string{"TestA", "TestC"}, []string{"TestB", "TestAB"}},
-		{[]string{"-test.run=^TestA"}, []string{"TestA"}, []string{"TestAB"}},
-		{[]string{"-test.run=B$/sub"}, nil, []string{"TestB", "TestAB"}},
-		{[]string{"-test.skip=B"}, nil, []string{"TestA", "TestC"}},
-		{[]string{"-test.skip=B/sub"}, nil, tests},
-		{[]string{"-test.skip=^TestC$|B/sub"}, nil, []string{"TestA", "TestB", "TestAB"}},
-		{[]string{"-test.skip=B/sub|B"}, nil, tests},
-		{[]string{"-test.count=0"}, nil, nil},
-		{[]string{"-test.run=C"}, []string{"TestC"}, nil},
-	} {
-		assert.DeepEqual(t, remaining(tests, c.args, c.done), c.want)
-	}
-}
-
-func TestResumable(t *testing.T) {
-	assert.Assert(t, resumable([]string{"-test.v=true", "-test.count=1", "-test.run=X", "-test.failfast=false"}))
-	for _, a := range []string{"-test.count=2", "-test.bench=.", "-test.failfast=true", "-test.coverprofile=/x", "-test.shuffle=on", "-test.cpu=1,2"} {
-		assert.Check(t, !resumable([]string{a}), a)
-	}
-}
-
 // TestStreamJoinsTwoVMs compares whole output, written in pieces of every size.
 func TestStreamJoinsTwoVMs(t *testing.T) {
 	first := "=== RUN   TestA\nPASS\nhello\n--- FAIL: TestA (0.00s)\n=== RUN   TestB\n"

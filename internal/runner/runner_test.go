@@ -69,16 +69,6 @@ func TestConsoleAttributesSplats(t *testing.T) {
 	assert.Equal(t, s[0].test, "TestA")
 }
 
-func TestSplitTests(t *testing.T) {
-	for in, want := range map[string][][]string{
-		"TestA": {{"TestA"}}, "TestA/sub": {{"TestA", "sub"}}, "Test[/]A/x": {{"Test[/]A", "x"}}, "(a/b)/c": {{"(a/b)", "c"}},
-		`a\/b/c`: {{`a\/b`, "c"}}, "": {{""}}, "a/b|c": {{"a", "b"}, {"c"}}, "(a|b)/c": {{"(a|b)", "c"}}, "a||b": {{"a"}, {""}, {"b"}},
-		"[(]/b": {{"[(]", "b"}}, "a]/b": {{"a]", "b"}},
-	} {
-		assert.DeepEqual(t, splitTests(in), want)
-	}
-}
-
 // TestSelected: a suite is only left out when none of its tests can match.
 func TestSelected(t *testing.T) {
 	x := Matrix{Suites: []Suite{{Tests: []string{"TestA", "TestB"}}, {Tests: []string{"TestC"}}}}

@@ -56,7 +56,7 @@ type SuiteJob struct {
 	Kernel *Kernel
 	Suite  Suite
 	// Args are the test binary's arguments in the guest.
-	Args  []string
+	Args  gotest.Args
 	Env   []string
 	Merge bool
 	Fetch []Fetch
@@ -184,8 +184,8 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		for _, l := range out.unrun {
 			facts.NotRun = append(facts.NotRun, l.test)
 		}
-		if rest := remaining(j.Suite.Rest, j.Args, nil); !out.tested && len(rest) == 0 && lastArg(j.Args, "test.bench") == "" &&
-			len(remaining(j.Suite.Tests, j.Args, nil)) > 0 {
+		if rest := j.Args.Remaining(j.Suite.Rest, nil); !out.tested && len(rest) == 0 && j.Args.Flag("test.bench") == "" &&
+			len(j.Args.Remaining(j.Suite.Tests, nil)) > 0 {
 			facts.NothingTested = "all tests were skipped, or have no subtest that -run selects"
 		}
 	}
@@ -233,7 +233,7 @@ func complete(job *result.Job, j SuiteJob, out Outcome) {
 	case out.BootFailed:
 		why = "the VM did not boot"
 	}
-	for _, t := range remaining(slices.Concat(j.Suite.Tests, j.Suite.Rest), j.Args, nil) {
+	for _, t := range j.Args.Remaining(slices.Concat(j.Suite.Tests, j.Suite.Rest), nil) {
 		if _, ok := at[t]; !ok {
 			unrun(t, why)
 		}
@@ -265,7 +265,7 @@ func (j *SuiteJob) program() Program {
 func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 	switch j.isolation() {
 	case suites.IsolateTest:
-		if len(remaining(slices.Concat(j.Suite.Tests, j.Suite.Rest), j.Args, nil)) > 0 {
+		if len(j.Args.Remaining(slices.Concat(j.Suite.Tests, j.Suite.Rest), nil)) > 0 {
 			return m.runIsolated(ctx, j, p)
 		}
 	case suites.IsolateNone:
@@ -276,7 +276,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		p.Stdout = out
 	}
 	env := p.Run.Env
-	if !j.KeepGoing && len(j.Suite.Tests) > 0 && resumable(j.Args) {
+	if !j.KeepGoing && len(j.Suite.Tests) > 0 && j.Args.Resumable() {
 		env = append(env[:len(env):len(env)], wire.ResumeEnv+"=1")
 	}
 	p.Run.Env = env
@@ -383,7 +383,7 @@ func (k *Kernel) suiteFiles() []initramfs.File {
 // skipSuite fills in a job whose kernel is known to lack what the suite needs.
 func skipSuite(job *result.Job, j SuiteJob, need string) {
 	reason := suites.KconfigReason(need, j.Kernel.Config[strings.TrimSuffix(need, "=y")])
-	for _, t := range remaining(j.Suite.Tests, j.Args, nil) {
+	for _, t := range j.Args.Remaining(j.Suite.Tests, nil) {
 		job.Cases = append(job.Cases, result.Case{Name: t, Status: result.StatusSkip, Reason: reason})
 	}
 	n := len(job.Cases)

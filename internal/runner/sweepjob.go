@@ -62,24 +62,6 @@ func SuiteProgram(k *Kernel, s Suite, args []string) Program {
 	}
 }
 
-// SelectTests returns, for each of the tests that -run's expression selects, the
-// expression that selects just that test with the subtests of expr.
-func SelectTests(tests []string, expr string) []string {
-	var args []string
-	sub := ""
-	if expr != "" {
-		args = []string{"-test.run=" + expr}
-		if alternatives := splitTests(expr); len(alternatives) == 1 && len(alternatives[0]) > 1 {
-			sub = "/" + strings.Join(alternatives[0][1:], "/")
-		}
-	}
-	var out []string
-	for _, t := range remaining(tests, args, nil) {
-		out = append(out, "^"+t+"$"+sub)
-	}
-	return out
-}
-
 // Sweep injects the job's fault at point after point. An interrupted sweep
 // returns its report so far and the reason. The error is a [*sweep.Refused]
 // for a program that fails without a fault.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -162,7 +163,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if missing := k.Config.Missing(spec.Kconfig); len(missing) > 0 {
 		why := fmt.Sprintf("suite %s skipped: %s (%s)", spec.Name,
 			suites.KconfigReason(missing[0], k.Config[strings.TrimSuffix(missing[0], "=y")]), kernel)
-		selected := runner.Selected(testlist.Names(m), args)
+		selected := gotest.Args(args).Remaining(testlist.Names(m), nil)
 		if code := skipAll(m, why); code != 0 || h.policy.AllowNothing || len(selected) == 0 {
 			return code, nil
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -175,15 +176,20 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 				caches = c.caches
 			}
 		})
-		tests := runner.SelectTests(s.Tests, c.test)
+		var args gotest.Args
+		if c.test != "" {
+			args = gotest.Args{"-test.run=" + c.test}
+		}
+		tests := args.Remaining(s.Tests, nil)
 		if len(tests) == 0 {
 			return front.Usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, c.test, words.Nearest(c.test, s.Tests))
 		}
-		for _, t := range tests {
+		for _, name := range tests {
+			t := args.Only(name)
 			p := runner.SuiteProgram(k, s, nil)
 			p.Dir = out
 			if len(tests) > 1 {
-				p.Dir = filepath.Join(out, strings.Trim(strings.SplitN(t, "/", 2)[0], "^$"))
+				p.Dir = filepath.Join(out, name)
 				if err := output.MkdirAll(out, p.Dir); err != nil {
 					return err
 				}
