@@ -48,7 +48,7 @@ func TestModuleRuns(t *testing.T) {
 		t.Skip("needs a kernel: set KVMRUN_KERNEL to the path of a vmlinuz (make test does)")
 	}
 	out := inModule(t, "go", "test", "-count=1", "-v", "./...")
-	for _, want := range []string{"--- PASS: TestTalk", "--- PASS: TestEnd", "--- PASS: TestOtherUser", "--- PASS: TestReadOnly"} {
+	for _, want := range []string{"--- PASS: TestTalk", "--- PASS: TestEnd", "--- PASS: TestOtherUser", "--- PASS: TestReadOnly", "--- PASS: TestHole"} {
 		assert.Check(t, cmp.Contains(out, want))
 	}
 	out = inModule(t, "go", "test", "./tmpfs", "-kernel", os.Getenv("KVMRUN_KERNEL"), "-run", "TestReadOnly")

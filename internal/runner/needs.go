@@ -22,7 +22,11 @@ import (
 // not there, such as a test binary, is an error that wraps fs.ErrNotExist.
 func (s Source) TestsNeeding(suite string, options []string) (map[string][]string, error) {
 	kit := filepath.Join(s.Dir, "suites", "kit")
-	dirs := []string{filepath.Join(s.Dir, "suites", suite), kit, filepath.Join(kit, "fault")}
+	dirs := []string{filepath.Join(s.Dir, "suites", suite), kit}
+	parts, _ := filepath.Glob(filepath.Join(kit, "*", "doc.go")) // fault and others
+	for _, p := range parts {
+		dirs = append(dirs, filepath.Dir(p))
+	}
 	g := sourceGraph{uses: map[string][]string{}, literals: map[string][]string{}}
 	for i, dir := range dirs {
 		if err := g.add(dir, i == 0); err != nil {

@@ -3,7 +3,6 @@
 package ext4
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"math"
@@ -12,13 +11,13 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 func TestFallocateRejects(t *testing.T) {
@@ -136,23 +135,17 @@ func TestActiveSwapFile(t *testing.T) {
 	d := mount(t, g4k)
 	w := d.create("swap")
 	w.write(0, 256<<10, 1)
-	// union swap_header in include/linux/swap.h.
-	head := make([]byte, 4096)
-	binary.NativeEndian.PutUint32(head[1024:], 1)
-	binary.NativeEndian.PutUint32(head[1028:], 63)
-	copy(head[4086:], "SWAPSPACE2")
-	_, err := w.f.WriteAt(head, 0)
+	head, err := fs.SwapHeader(256 << 10)
+	assert.NilError(t, err)
+	_, err = w.f.WriteAt(head, 0)
 	assert.NilError(t, err)
 	copy(w.want, head)
 	w.sync()
-	p, err := unix.BytePtrFromString(w.f.Name())
-	assert.NilError(t, err)
-	_, _, e := unix.Syscall(unix.SYS_SWAPON, uintptr(unsafe.Pointer(p)), 0, 0)
-	assert.Equal(t, e, unix.Errno(0), "swapon")
+	assert.NilError(t, fs.SwapOn(w.f.Name()))
 	for _, mode := range []int{0, keepSize, punch, zero, collapse, insert} {
 		assert.Check(t, errors.Is(fallocate(w.fd(), mode, 0, 4096), unix.ETXTBSY), "mode %#x", mode)
 	}
-	assert.NilError(t, kit.SwapOff(w.f.Name()))
+	assert.NilError(t, fs.SwapOff(w.f.Name()))
 	w.fallocate(punch, 0, 4096)
 	w.verify()
 }
@@ -320,13 +313,13 @@ func TestInlineData(t *testing.T) {
 			w.write(0, 60, 1)
 			w.sync()
 			xs := w.extents(0)
-			assert.Assert(t, len(xs) == 1 && xs[0].Flags&extentInline != 0, "not inline: %+v", xs)
+			assert.Assert(t, len(xs) == 1 && xs[0].Flags&fs.ExtentInline != 0, "not inline: %+v", xs)
 			w.fallocate(c.mode, c.off, c.n)
 			w.check("converted")
 			w.sync()
 			w.check("after fsync")
 			for _, x := range w.extents(0) {
-				assert.Assert(t, x.Flags&extentInline == 0, "still inline")
+				assert.Assert(t, x.Flags&fs.ExtentInline == 0, "still inline")
 			}
 			assert.NilError(t, w.f.Close())
 			d.remount()

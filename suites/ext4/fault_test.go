@@ -13,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/suites/kit/fault"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // atomicSlab are the slab allocations that may not wait: in ext4 those are the
@@ -348,7 +349,7 @@ func TestReadUnderFaults(t *testing.T) {
 			fd := uintptr(w.fd())
 			points := fault.Sweep(t, k, func(int) {
 				clear(buf) // also maps it
-				dropPages(t)
+				fs.DropPages(t)
 				w.clearES()
 			}, func() {
 				r, _, errno = syscall.RawSyscall6(unix.SYS_PREAD64, fd, uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0, 0, 0)
@@ -382,7 +383,7 @@ func TestReadErrors(t *testing.T) {
 	fd := uintptr(w.fd())
 	points := fault.Sweep(t, k, func(int) {
 		clear(buf)
-		dropPages(t)
+		fs.DropPages(t)
 	}, func() {
 		r, _, errno = syscall.RawSyscall6(unix.SYS_PREAD64, fd, uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)), 0, 0, 0)
 	}, func(n int, fired bool) {

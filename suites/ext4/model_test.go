@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // TestRandomOperations is fsx: a long random sequence of everything one can do
@@ -106,7 +107,7 @@ func TestRandomOperations(t *testing.T) {
 				case 1:
 					did("fsync, drop pages")
 					w.sync()
-					dropPages(t)
+					fs.DropPages(t)
 				case 2:
 					did("drop extents")
 					w.clearES()

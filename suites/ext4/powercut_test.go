@@ -14,23 +14,19 @@ import (
 
 	"github.com/kvmrun/kvmrun/suites/kit"
 	"github.com/kvmrun/kvmrun/suites/kit/fault"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // TestPowerCut writes files and syncs each. Wherever the power is cut, with
 // -fault power-cut:DISK,nth=N, what was synced is there afterwards, in a file
 // system that the journal has made whole. Without a cut it is an ordinary test.
 func TestPowerCut(t *testing.T) {
-	dev := kit.Disk(t, g4k.disk)
-	path := t.TempDir()
-	mounted := func() {
-		assert.NilError(t, unix.Mount(dev, path, "ext4", 0, "errors=remount-ro"))
-	}
-	dir := filepath.Join(path, "powercut")
+	disk := fs.New(t, kit.Disk(t, g4k.disk), "ext4", 0, "errors=remount-ro")
+	dir := filepath.Join(disk.Path, "powercut")
 	content := func(i int) []byte { return bytes.Repeat([]byte{byte('a' + i)}, 3000*(i+1)) }
 	const files = 8
-	t.Cleanup(func() { _ = unix.Unmount(path, 0) })
 	fault.PowerCut(t, func(ack func(string)) {
-		mounted()
+		disk.Mount()
 		assert.NilError(t, os.Mkdir(dir, 0o755))
 		for i := range files {
 			f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
@@ -48,9 +44,9 @@ func TestPowerCut(t *testing.T) {
 			assert.NilError(t, d.Close())
 			ack(fmt.Sprint(i))
 		}
-		assert.NilError(t, unix.Unmount(path, 0))
+		disk.Unmount()
 	}, func(acked []string) {
-		mounted() // replays the journal
+		disk.Mount() // replays the journal
 		for _, name := range acked {
 			var i int
 			_, err := fmt.Sscan(name, &i)
@@ -62,6 +58,6 @@ func TestPowerCut(t *testing.T) {
 		// Nothing is half there: the directory and what is in it can be
 		// removed, and the host's fsck has no complaint.
 		assert.NilError(t, os.RemoveAll(dir))
-		assert.NilError(t, unix.Unmount(path, 0))
+		disk.Unmount()
 	})
 }

@@ -12,12 +12,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // geom is a file system's geometry: a disk and how it is mounted.
@@ -57,6 +57,7 @@ type dir struct {
 	g    geom
 	path string
 	dev  string
+	disk *fs.Mount
 	down bool // shut down on purpose: must be mounted again to be clean
 }
 
@@ -64,7 +65,13 @@ type dir struct {
 // leaves in it is removed, so that one disk serves all tests.
 func mount(t *testing.T, g geom) *dir {
 	t.Helper()
-	d := &dir{t: t, g: g, path: t.TempDir(), dev: kit.Disk(t, g.disk)}
+	opts := "errors=continue"
+	if g.opts != "" {
+		opts += "," + g.opts
+	}
+	d := &dir{t: t, g: g, dev: kit.Disk(t, g.disk)}
+	d.disk = fs.New(t, d.dev, "ext4", 0, opts)
+	d.path = d.disk.Path
 	d.mount()
 	t.Cleanup(func() {
 		entries, err := os.ReadDir(d.path)
@@ -81,13 +88,7 @@ func mount(t *testing.T, g geom) *dir {
 
 func (d *dir) mount() {
 	d.t.Helper()
-	opts := "errors=continue"
-	if d.g.opts != "" {
-		opts += "," + d.g.opts
-	}
-	if err := unix.Mount(d.dev, d.path, "ext4", 0, opts); err != nil {
-		d.t.Fatalf("mount %s on %s with %s: %v", d.dev, d.path, opts, err)
-	}
+	d.disk.Mount()
 	d.down = false
 	// Writes into an unwritten extent may initialize all of it when it is
 	// small (ext4_ext_convert_to_initialized); FIEMAP is exact without.
@@ -107,10 +108,7 @@ func (d *dir) unmount() {
 	} else if n := strings.TrimSpace(string(b)); n != "0" && !d.down {
 		t.Errorf("ext4 has recorded %s errors on %s", n, d.dev)
 	}
-	if err := unix.Unmount(d.path, 0); err != nil {
-		t.Errorf("unmount %s: %v", d.path, err)
-		_ = unix.Unmount(d.path, unix.MNT_DETACH)
-	}
+	d.disk.Unmount()
 }
 
 // remount unmounts and mounts again; open files must be closed.
@@ -124,20 +122,8 @@ func (d *dir) remount() {
 // out: what was not committed is lost.
 func (d *dir) shutdown() {
 	d.t.Helper()
-	f, err := os.Open(d.path)
-	assert.NilError(d.t, err)
-	how := uint32(shutdownNoLogFlush)
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), iocShutdown, uintptr(unsafe.Pointer(&how)))
-	assert.NilError(d.t, f.Close())
-	assert.Equal(d.t, e, unix.Errno(0), "EXT4_IOC_SHUTDOWN")
+	assert.NilError(d.t, fs.Shutdown(d.path, fs.ShutdownNoLogFlush))
 	d.down = true
-}
-
-// dropPages drops clean pages from the page cache and nothing else: the extent
-// status trees stay.
-func dropPages(t *testing.T) {
-	t.Helper()
-	assert.NilError(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("1"), 0))
 }
 
 // file is a file with a model of its content.
@@ -312,13 +298,13 @@ func (w *file) verify() {
 	w.sync()
 	w.check("after fsync")
 	cached := w.extents(0)
-	dropPages(w.t)
+	fs.DropPages(w.t)
 	w.check("read again by the cached extents")
 	w.clearES()
 	if msg := sameMapping(cached, w.extents(0)); msg != "" {
 		w.t.Fatalf("the extent status tree disagrees with the extent tree: %s", msg)
 	}
-	dropPages(w.t)
+	fs.DropPages(w.t)
 	w.check("read again by the extents on disk")
 }
 
@@ -330,41 +316,27 @@ func (w *file) clearES() {
 }
 
 // extents returns the file's FIEMAP.
-func (w *file) extents(flags uint32) []fiemapExtent {
+func (w *file) extents(flags uint32) []fs.Extent {
 	w.t.Helper()
-	var out []fiemapExtent
-	var m fiemap
-	for start := uint64(0); ; {
-		m = fiemap{Start: start, Length: ^uint64(0) - start, Flags: flags, Count: fiemapRoom}
-		_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(w.fd()), iocFiemap, uintptr(unsafe.Pointer(&m)))
-		assert.Equal(w.t, e, unix.Errno(0), "FS_IOC_FIEMAP")
-		for _, x := range m.Extents[:m.Mapped] {
-			out = append(out, x)
-			start = x.Logical + x.Length
-			if x.Flags&extentLast != 0 {
-				return out
-			}
-		}
-		if m.Mapped < fiemapRoom {
-			return out
-		}
-	}
+	out, err := fs.Fiemap(w.fd(), flags)
+	assert.NilError(w.t, err)
+	return out
 }
 
 // sameMapping compares two FIEMAPs block by block: how extents are joined is
 // the kernel's own business.
-func sameMapping(a, b []fiemapExtent) string {
+func sameMapping(a, b []fs.Extent) string {
 	type place struct {
 		phys  uint64
 		flags uint32
 	}
-	const about = extentUnwritten | extentInline | extentDelalloc
-	spread := func(xs []fiemapExtent) map[uint64]place {
+	const about = fs.ExtentUnwritten | fs.ExtentInline | fs.ExtentDelalloc
+	spread := func(xs []fs.Extent) map[uint64]place {
 		m := map[uint64]place{}
 		for _, x := range xs {
 			for o := uint64(0); o < x.Length; o += 1024 {
 				p := place{x.Physical + o, x.Flags & about}
-				if x.Flags&extentUnknown != 0 {
+				if x.Flags&fs.ExtentUnknown != 0 {
 					p.phys = 0
 				}
 				m[x.Logical+o] = p
@@ -392,9 +364,9 @@ func (w *file) layout() string {
 	w.t.Helper()
 	w.sync()
 	var b []byte
-	for _, x := range w.extents(fiemapSync) {
+	for _, x := range w.extents(fs.FiemapSync) {
 		c := byte('w')
-		if x.Flags&extentUnwritten != 0 {
+		if x.Flags&fs.ExtentUnwritten != 0 {
 			c = 'u'
 		}
 		for i := int64(x.Logical) / w.d.g.bs; i < int64(x.Logical+x.Length)/w.d.g.bs; i++ {

@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"gotest.tools/v3/assert"
+
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 func TestAllocate(t *testing.T) {
@@ -216,7 +218,7 @@ func TestAllocateMoreThanOneExtent(t *testing.T) {
 	var n uint64
 	for _, x := range xs {
 		assert.Equal(t, x.Logical, n, "a gap")
-		assert.Assert(t, x.Flags&extentUnwritten != 0)
+		assert.Assert(t, x.Flags&fs.ExtentUnwritten != 0)
 		assert.Assert(t, x.Length <= 32767*1024, "extent of %d blocks", x.Length/1024)
 		n += x.Length
 	}
@@ -564,7 +566,7 @@ func TestFragmented(t *testing.T) {
 	bs := d.g.bs
 	w.verify()
 	w.clearES()
-	dropPages(t)
+	fs.DropPages(t)
 	for i := blocks - 1; i >= 0; i -= 7 { // fill the caches in another order
 		var b [16]byte
 		_, err := w.f.ReadAt(b[:], int64(i)*bs+64)

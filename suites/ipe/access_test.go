@@ -13,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // target is what an access is tried on.
@@ -25,7 +26,7 @@ type target struct {
 // neither a program nor a module nor a kernel.
 func newTarget(t testing.TB) target {
 	t.Helper()
-	return targetAt(t, filepath.Join(kit.Tmpfs(t, 0), "target"))
+	return targetAt(t, filepath.Join(fs.Tmpfs(t, 0), "target"))
 }
 
 // bootTarget is such a file in the initramfs. Files that are made there later

@@ -18,6 +18,7 @@ import (
 	"gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // Policies are numbered upwards, because a lower one than the active one can
@@ -671,7 +672,7 @@ func TestReadImpliesExec(t *testing.T) {
 func TestScript(t *testing.T) {
 	trustedSigner(t)
 	targets := makeTargets(t)
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	script := func(path, interp string) string {
 		assert.NilError(t, os.WriteFile(path, []byte("#!"+interp+"\n"), 0o755))
 		return path
@@ -694,7 +695,7 @@ func TestScript(t *testing.T) {
 // end where they end.
 func TestRecordStrings(t *testing.T) {
 	trustedSigner(t)
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	enforcePolicy(t, allowAll, "DEFAULT op=EXECUTE action=DENY", bootRule)
 	l := listen(t)
 	for i, name := range []string{"plain", "with space", `with"quote`, "new\nline", "tab\tx", "\xc3\xa4", "a=b", "rule=ALLOW"} {

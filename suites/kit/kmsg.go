@@ -4,11 +4,11 @@ package kit
 
 import (
 	"errors"
-	"strconv"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/suites/internal/kmsg"
 )
 
 // KernelLog is a reader of the kernel log (Documentation/ABI/testing/dev-kmsg).
@@ -45,7 +45,7 @@ func OpenKernelLog(t testing.TB, fromNow bool) *KernelLog {
 func (l *KernelLog) Read() []string {
 	l.t.Helper()
 	var out []string
-	b := make([]byte, 8192) // above PRINTK_MESSAGE_MAX, 2048 (kernel/printk/internal.h)
+	b := make([]byte, kmsg.MaxRecord)
 	for {
 		n, err := unix.Read(l.fd, b)
 		switch {
@@ -56,20 +56,14 @@ func (l *KernelLog) Read() []string {
 		case err != nil:
 			l.t.Fatalf("read /dev/kmsg: %s", ErrnoName(err))
 		}
-		head, text, ok := strings.Cut(string(b[:n]), ";")
-		fields := strings.SplitN(head, ",", 3) // priority, number, ...
-		if !ok || len(fields) < 3 {
+		r, ok := kmsg.Parse(b[:n])
+		if !ok {
 			l.t.Fatalf("read /dev/kmsg: not a record: %q", b[:n])
 		}
-		seq, err := strconv.ParseUint(fields[1], 10, 64)
-		if err != nil {
-			l.t.Fatalf("read /dev/kmsg: not a record's number: %q", b[:n])
+		if l.any && r.Number > l.next {
+			l.Lost += r.Number - l.next
 		}
-		if l.any && seq > l.next {
-			l.Lost += seq - l.next
-		}
-		l.next, l.any = seq+1, true
-		text, _, _ = strings.Cut(text, "\n")
-		out = append(out, text)
+		l.next, l.any = r.Number+1, true
+		out = append(out, r.Text)
 	}
 }

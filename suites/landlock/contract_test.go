@@ -17,6 +17,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 func TestABIVersion(t *testing.T) {
@@ -191,7 +192,7 @@ func TestRulesetDescriptor(t *testing.T) {
 
 // TestRulesetOverSocket enforces a ruleset that came over a unix socket.
 func TestRulesetOverSocket(t *testing.T) {
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	assert.NilError(t, err)
 	defer func() { _ = unix.Close(pair[0]); _ = unix.Close(pair[1]) }()
@@ -318,7 +319,7 @@ func TestRestrictSelfNeedsNoNewPrivsOrAdmin(t *testing.T) {
 // TestLayerLimit enforces up to the limit of 16 layers
 // (LANDLOCK_MAX_NUM_LAYERS, security/landlock/limits.h).
 func TestLayerLimit(t *testing.T) {
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	rs := layer{attr: attr{FS: fsReadDir}, paths: map[string]uint64{dir: fsReadDir}}.ruleset(t)
 	kit.OnThread(t, func() {
 		for i := range 16 {
@@ -336,7 +337,7 @@ func TestLayerLimit(t *testing.T) {
 // TestRulesetAfterEnforce: a rule that is added to a ruleset after it was
 // enforced does not reach the domain.
 func TestRulesetAfterEnforce(t *testing.T) {
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	rs := layer{attr: attr{FS: fsReadDir}}.ruleset(t)
 	kit.OnThread(t, func() {
 		parent, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)

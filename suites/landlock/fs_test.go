@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // allFS is every file system right of the running ABI.
@@ -42,7 +43,7 @@ func fsLayer(handled uint64, allow map[string]uint64) layer {
 // tree makes what fsOps works on, in a fresh file system.
 func tree(t testing.TB) string {
 	t.Helper()
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	for _, d := range []string{"a", "b", "a/sub", "a/empty"} {
 		assert.NilError(t, os.Mkdir(filepath.Join(dir, d), 0o755))
 	}
@@ -308,7 +309,7 @@ func TestTruncateByDescriptor(t *testing.T) {
 // descriptor or the file system (is_masked_device_ioctl, fs.c).
 func TestIoctlDev(t *testing.T) {
 	needABI(t, 5)
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	assert.NilError(t, mknod(dir+"/zero", unix.S_IFCHR, 1, 5))
 	assert.NilError(t, os.WriteFile(dir+"/file", nil, 0o644))
 	before, err := unix.Open(dir+"/zero", unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -375,7 +376,7 @@ func TestAlwaysReachable(t *testing.T) {
 
 // TestUnmountAfterRule: a rule does not keep a file system busy.
 func TestUnmountAfterRule(t *testing.T) {
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	inner := dir + "/inner"
 	assert.NilError(t, os.Mkdir(inner, 0o755))
 	assert.NilError(t, unix.Mount("kvmrun-test", inner, "tmpfs", 0, ""))
@@ -406,8 +407,7 @@ func TestUnmountAfterRule(t *testing.T) {
 // follow the inode.
 func TestBindMount(t *testing.T) {
 	dir := tree(t)
-	assert.NilError(t, unix.Mount(dir+"/a", dir+"/b", "", unix.MS_BIND, ""))
-	defer func() { assert.NilError(t, unix.Unmount(dir+"/b", unix.MNT_DETACH)) }()
+	fs.Bind(t, dir+"/a", dir+"/b")
 	confined(t, func() {
 		kit.WantErrno(t, "rule on the source", open(dir+"/b/sub/file", unix.O_RDONLY), 0)
 		kit.WantErrno(t, "beside the rule", open(dir+"/b/file", unix.O_RDONLY), unix.EACCES)
@@ -439,8 +439,7 @@ func TestDisconnectedDirectory(t *testing.T) {
 	needErratum(t, 3)
 	dir := tree(t)
 	// b shows a; sub, opened through b, is then moved beside a.
-	assert.NilError(t, unix.Mount(dir+"/a", dir+"/b", "", unix.MS_BIND, ""))
-	defer func() { assert.NilError(t, unix.Unmount(dir+"/b", unix.MNT_DETACH)) }()
+	fs.Bind(t, dir+"/a", dir+"/b")
 	sub, err := unix.Open(dir+"/b/sub", unix.O_PATH|unix.O_CLOEXEC, 0)
 	assert.NilError(t, err)
 	defer func() { _ = unix.Close(sub) }()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // TestBind: one port with all rights, one with CONNECT_TCP only, one with
@@ -483,7 +484,7 @@ func TestRulesOfOneLayerUnite(t *testing.T) {
 // TestNetAndFS: one ruleset for both, each checked by its own rules.
 func TestNetAndFS(t *testing.T) {
 	needABI(t, 4)
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	n := ports(2)
 	l := netLayer(map[int]uint64{n[0]: bindTCP})
 	l.FS = fsReadDir
@@ -500,7 +501,7 @@ func TestNetAndFS(t *testing.T) {
 // the mount tree.
 func TestMount(t *testing.T) {
 	needABI(t, 4)
-	dir := kit.Tmpfs(t, 0)
+	dir := fs.Tmpfs(t, 0)
 	mount := func() error { return unix.Mount("kvmrun-test", dir, "tmpfs", 0, "") }
 	try := func(what string, want unix.Errno, l layer) {
 		t.Helper()

@@ -18,6 +18,7 @@ import (
 	"gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 var helpers = kit.Helpers{
@@ -293,7 +294,7 @@ func TestScopeAbstractUnix(t *testing.T) {
 	stream.serve(t, n[0])
 	dgram.serve(t, n[1])
 	dgram.serve(t, n[2])
-	path := kit.Tmpfs(t, 0) + "/sock"
+	path := fs.Tmpfs(t, 0) + "/sock"
 	named := stream.socket(t)
 	assert.NilError(t, unix.Bind(named, &unix.SockaddrUnix{Name: path}))
 	assert.NilError(t, unix.Listen(named, 4))

@@ -282,7 +282,7 @@ func TestSecurebits(t *testing.T) {
 	}
 	t.Run("without CAP_SETPCAP", func(t *testing.T) {
 		kit.OnThread(t, func() {
-			dropEffective(t, unix.CAP_SETPCAP)
+			kit.DropCaps(t, unix.CAP_SETPCAP)
 			kit.WantErrno(t, "set", set(secbitNoRoot), unix.EPERM)
 			kit.WantErrno(t, "the same", set(0), unix.EPERM)
 			assert.Check(t, cmp.Equal(now(t).Securebits, 0))

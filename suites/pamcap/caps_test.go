@@ -131,13 +131,6 @@ func setInheritable(t testing.TB, i set) error {
 	return capset(s.E, s.P, i)
 }
 
-// dropEffective clears bits from the effective set only.
-func dropEffective(t testing.TB, c ...int) {
-	t.Helper()
-	s := now(t)
-	assert.NilError(t, capset(s.E&^caps(c...), s.P, s.I))
-}
-
 func prctl(op int, args ...uintptr) error {
 	var a [4]uintptr
 	copy(a[:], args)

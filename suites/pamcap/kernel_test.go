@@ -15,6 +15,7 @@ import (
 	"gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // Rules are numbered as in capabilities(7): P'(permitted) and so on. The
@@ -66,7 +67,7 @@ func TestBoundingSetDrop(t *testing.T) {
 func TestBoundingSetDropNeedsSetpcap(t *testing.T) {
 	kit.OnThread(t, func() {
 		before := now(t)
-		dropEffective(t, unix.CAP_SETPCAP)
+		kit.DropCaps(t, unix.CAP_SETPCAP)
 		kit.WantErrno(t, "drop", dropBound(capA), unix.EPERM)
 		kit.WantErrno(t, "drop of an invalid one: permission comes first", dropBound(63), unix.EPERM)
 		want(t, "CapBnd", now(t).B, before.B)
@@ -161,7 +162,7 @@ func TestInheritableNeedsSetpcap(t *testing.T) {
 		assert.NilError(t, capset(p, p, 0))
 		kit.WantErrno(t, "with CAP_SETPCAP, not in P", setInheritable(t, caps(capB)), 0)
 		assert.NilError(t, setInheritable(t, 0))
-		dropEffective(t, unix.CAP_SETPCAP)
+		kit.DropCaps(t, unix.CAP_SETPCAP)
 		kit.WantErrno(t, "without, in P", setInheritable(t, caps(capA)), 0)
 		kit.WantErrno(t, "without, not in P", setInheritable(t, caps(capB)), unix.EPERM)
 		want(t, "CapInh", now(t).I, caps(capA))
@@ -326,7 +327,7 @@ func TestFileCapsNosuidMount(t *testing.T) {
 
 // TestFileCapsCleared: writing to a file takes its capabilities.
 func TestFileCapsCleared(t *testing.T) {
-	path := kit.Tmpfs(t, 0) + "/file"
+	path := fs.Tmpfs(t, 0) + "/file"
 	assert.NilError(t, os.WriteFile(path, []byte("x"), 0o755))
 	b := make([]byte, 64)
 	for name, op := range map[string]func() error{
@@ -347,7 +348,7 @@ func TestFileCapsCleared(t *testing.T) {
 // TestFileCapsInvalid: the kernel refuses what it would not understand, and
 // who lacks CAP_SETFCAP.
 func TestFileCapsInvalid(t *testing.T) {
-	path := kit.Tmpfs(t, 0) + "/file"
+	path := fs.Tmpfs(t, 0) + "/file"
 	assert.NilError(t, os.WriteFile(path, nil, 0o755))
 	valid := fileCaps{P: caps(capA)}.bytes()
 	setx := func(b []byte) error { return unix.Setxattr(path, "security.capability", b, 0) }
@@ -355,7 +356,7 @@ func TestFileCapsInvalid(t *testing.T) {
 		kit.WantErrno(t, "too short", setx(valid[:19]), unix.EINVAL)
 		kit.WantErrno(t, "too long", setx(append(valid, 0)), unix.EINVAL)
 		kit.WantErrno(t, "valid", setx(valid), 0)
-		dropEffective(t, unix.CAP_SETFCAP)
+		kit.DropCaps(t, unix.CAP_SETFCAP)
 		kit.WantErrno(t, "without CAP_SETFCAP", setx(valid), unix.EPERM)
 	})
 }
@@ -364,12 +365,12 @@ func TestFileCapsInvalid(t *testing.T) {
 // commit 61df7b828204, the BPF LSM's default answer skipped that check.
 func TestFileCapsRemove(t *testing.T) {
 	kit.NeedLinux(t, "6.10", "the capability check of removexattr beside the BPF LSM")
-	path := kit.Tmpfs(t, 0) + "/file"
+	path := fs.Tmpfs(t, 0) + "/file"
 	assert.NilError(t, os.WriteFile(path, nil, 0o755))
 	fileCaps{P: caps(capA)}.set(t, path)
 	remove := func() error { return unix.Removexattr(path, "security.capability") }
 	kit.OnThread(t, func() {
-		dropEffective(t, unix.CAP_SETFCAP)
+		kit.DropCaps(t, unix.CAP_SETFCAP)
 		kit.WantErrno(t, "without CAP_SETFCAP", remove(), unix.EPERM)
 	})
 	kit.WantErrno(t, "with CAP_SETFCAP", remove(), 0)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 func TestAPIReportsFeatures(t *testing.T) {
@@ -191,10 +192,9 @@ func TestRegisterFileMapping(t *testing.T) {
 	kit.NeedKconfig(t, "EXT4_FS", "VIRTIO_BLK")
 	s := newSubject(t)
 	th := s.th(0)
-	dir := t.TempDir()
-	assert.NilError(t, unix.Mount(kit.Disk(t, fileDisk), dir, "ext4", 0, ""))
-	t.Cleanup(func() { assert.NilError(t, unix.Unmount(dir, unix.MNT_DETACH)) })
-	file := filepath.Join(dir, "f")
+	m := fs.New(t, kit.Disk(t, fileDisk), "ext4", 0, "")
+	m.Mount()
+	file := filepath.Join(m.Path, "f")
 	assert.NilError(t, os.WriteFile(file, make([]byte, pageSize), 0o600))
 	var path [256]byte
 	copy(path[:], file)

@@ -3,7 +3,6 @@
 package uffdwp
 
 import (
-	"encoding/binary"
 	"errors"
 	"os"
 	"runtime"
@@ -14,6 +13,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/kit/fs"
 )
 
 // swapOn makes the suite's disk swap space for the rest of the test.
@@ -23,20 +23,13 @@ func swapOn(t *testing.T) string {
 	dev := kit.Disk(t, swapDisk)
 	f, err := os.OpenFile(dev, os.O_WRONLY, 0)
 	assert.NilError(t, err)
-	// union swap_header in include/linux/swap.h: version, last page and number
-	// of bad pages at 1024, the signature at the end of the first page.
-	var head [pageSize]byte
-	binary.NativeEndian.PutUint32(head[1024:], 1)
-	binary.NativeEndian.PutUint32(head[1028:], 32<<20/pageSize-1)
-	copy(head[pageSize-10:], "SWAPSPACE2")
-	_, err = f.Write(head[:])
+	head, err := fs.SwapHeader(32 << 20)
+	assert.NilError(t, err)
+	_, err = f.Write(head)
 	assert.NilError(t, err)
 	assert.NilError(t, f.Close())
-	p, err := unix.BytePtrFromString(dev)
-	assert.NilError(t, err)
-	_, _, e := unix.Syscall(unix.SYS_SWAPON, ptr(p), 0, 0)
-	assert.Equal(t, e, unix.Errno(0), "swapon %s", dev)
-	t.Cleanup(func() { _ = kit.SwapOff(dev) }) // the test may have done it
+	assert.NilError(t, fs.SwapOn(dev))
+	t.Cleanup(func() { _ = fs.SwapOff(dev) }) // the test may have done it
 	return dev
 }
 
@@ -103,7 +96,7 @@ func TestSwapoffKeepsProtection(t *testing.T) {
 		u := th.watch(0, r)
 		u.protect(r.sub(0, 2))
 		th.pageOut(r)
-		assert.NilError(t, kit.SwapOff(dev))
+		assert.NilError(t, fs.SwapOff(dev))
 		for i := range r.n {
 			assert.Assert(t, th.pagemap(r.at(i))&pmPresent != 0, "page %d is back", i)
 			th.wantWP(r.at(i), i < 2, "after swapoff")
@@ -134,7 +127,7 @@ func TestSwapoffInterrupted(t *testing.T) {
 			}
 			done <- err
 		}()
-		assert.NilError(t, kit.SwapOff(dev))
+		assert.NilError(t, fs.SwapOff(dev))
 		assert.NilError(t, <-done)
 		for i := range r.n {
 			assert.Assert(t, th.pagemap(r.at(i))&pmPresent != 0, "page %d is back", i)

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +27,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/internal/kmsg"
 	"github.com/kvmrun/kvmrun/suites/internal/marks"
 	"github.com/kvmrun/kvmrun/suites/internal/testlist"
 	"github.com/kvmrun/kvmrun/suites/kit"
@@ -191,8 +191,8 @@ func ownTemp() error {
 	return os.Setenv("TMPDIR", dir)
 }
 
-// kmsg is the kernel log as the guest sees it (Documentation/ABI/testing/dev-kmsg).
-type kmsg struct {
+// kernelLog is the kernel log as the guest sees it (Documentation/ABI/testing/dev-kmsg).
+type kernelLog struct {
 	w *os.File
 
 	mu   sync.Mutex
@@ -215,7 +215,7 @@ type record struct {
 	text  string
 }
 
-func openKmsg() (*kmsg, error) {
+func openKmsg() (*kernelLog, error) {
 	w, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
 	if err != nil {
 		return nil, err
@@ -233,11 +233,11 @@ func openKmsg() (*kmsg, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kmsg{w: w, r: r, taint: taint}, nil
+	return &kernelLog{w: w, r: r, taint: taint}, nil
 }
 
 // tainted returns the kernel's taint, every bit where it cannot be read.
-func (k *kmsg) tainted() uint64 {
+func (k *kernelLog) tainted() uint64 {
 	var buf [32]byte
 	n, err := syscall.Pread(k.taint, buf[:], 0)
 	if err != nil || n < 1 {
@@ -258,7 +258,7 @@ const (
 	drainEvery = 250 * time.Millisecond
 )
 
-func (k *kmsg) tick() {
+func (k *kernelLog) tick() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.drain()
@@ -268,18 +268,18 @@ func (k *kmsg) tick() {
 // write adds a line to the kernel log, at level 0 (emergency), which reaches the console
 // whatever level a test has set. An error cannot be told
 // to anybody here; the host misses the mark then, and blames no test.
-func (k *kmsg) write(line string) { _, _ = k.w.WriteString("<0>" + line + "\n") }
+func (k *kernelLog) write(line string) { _, _ = k.w.WriteString("<0>" + line + "\n") }
 
 // maxRecords bounds the memory for records of the kernel's own; a test during which
 // it says more than this fails.
 const maxRecords = 20000
 
 // lose notes that records are missing. k.mu is held.
-func (k *kmsg) lose(why string) { k.gap, k.why = k.seen, why }
+func (k *kernelLog) lose(why string) { k.gap, k.why = k.seen, why }
 
 // drain reads what is new. k.mu is held.
-func (k *kmsg) drain() {
-	buf := make([]byte, 16<<10) // one record; the kernel's limit is below (PRINTK_MESSAGE_MAX 2048)
+func (k *kernelLog) drain() {
+	buf := make([]byte, kmsg.MaxRecord)
 	for {
 		n, err := syscall.Read(k.r, buf)
 		switch {
@@ -298,33 +298,23 @@ func (k *kmsg) drain() {
 			return
 		}
 		k.seen++
-		head, text, ok := strings.Cut(string(buf[:n]), ";")
+		r, ok := kmsg.Parse(buf[:n])
 		if !ok {
+			k.lose("a record of /dev/kmsg has an unknown form")
 			continue
 		}
-		// Further lines begin with a blank and carry the dictionary.
-		text, _, _ = strings.Cut(text, "\n")
-		first, rest, _ := strings.Cut(head, ",")
-		number, _, _ := strings.Cut(rest, ",")
-		prio, err := strconv.Atoi(first)
-		if err != nil {
-			continue
+		if k.next != 0 && r.Number != k.next {
+			k.lose("records are missing between two that were read")
 		}
-		if seq, err := strconv.ParseUint(number, 10, 64); err == nil {
-			if k.next != 0 && seq != k.next {
-				k.lose("records are missing between two that were read")
-			}
-			k.next = seq + 1
-		}
-		// Facility 0 is the kernel itself; user space writes with another.
-		if prio>>3 != 0 {
+		k.next = r.Number + 1
+		if r.Facility != 0 {
 			continue
 		}
 		if len(k.text) == maxRecords {
 			k.lose("the kernel said more than is kept of it")
 			continue
 		}
-		k.text = append(k.text, record{k.seen, prio & 7, unescape(text)})
+		k.text = append(k.text, record{k.seen, r.Level, unescape(r.Text)})
 	}
 }
 
@@ -348,7 +338,7 @@ func unescape(s string) string {
 	return b.String()
 }
 
-func (k *kmsg) position() int {
+func (k *kernelLog) position() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.drain()
@@ -357,7 +347,7 @@ func (k *kmsg) position() int {
 
 // judge fails a test for the splats during it that it did not expect, and for
 // the expected ones that did not come.
-func (k *kmsg) judge(t *testing.T, splats []*oops.Report, expected []string) {
+func (k *kernelLog) judge(t *testing.T, splats []*oops.Report, expected []string) {
 	t.Helper()
 	came := map[string]bool{}
 	for _, r := range splats {
@@ -385,11 +375,11 @@ func (k *kmsg) judge(t *testing.T, splats []*oops.Report, expected []string) {
 
 // allowed says whether the run tolerates a splat. What has expired is not in
 // the guest's list, whose clock may be wrong.
-func (k *kmsg) allowed(r *oops.Report) bool { return k.allow.Allow(r, time.Time{}) != nil }
+func (k *kernelLog) allowed(r *oops.Report) bool { return k.allow.Allow(r, time.Time{}) != nil }
 
 // poisoned says whether the kernel has ever printed a splat since the tests
 // began, in a test or between two. One that the run tolerates does not count.
-func (k *kmsg) poisoned() bool {
+func (k *kernelLog) poisoned() bool {
 	k.mu.Lock()
 	from, before := k.bad, k.bad < 0
 	k.mu.Unlock()
@@ -408,7 +398,7 @@ func (k *kmsg) poisoned() bool {
 
 // splats returns the kernel's reports since a position, and why there may be more,
 // "" if there are not.
-func (k *kmsg) splats(from int) (reports []*oops.Report, lost string) {
+func (k *kernelLog) splats(from int) (reports []*oops.Report, lost string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.drain()
