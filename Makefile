@@ -3,6 +3,7 @@
 # make demo   installs what is missing, fetches a kernel and runs the suites
 # make test   all tests, those in VMs included
 # make lint   golangci-lint and actionlint
+# make api    docs/api anew, as belongs to a release: see .ci/api, which compares with it
 # make bench  the speed figures, as ratios
 # make dist     bin/kvmrun with the guest's tools and the suites beside it, in bin/kvmrun.d
 # make install  the same below PREFIX: bin/kvmrun and lib/kvmrun, which need no Go and no checkout,
@@ -25,7 +26,7 @@ SOURCES := go.mod go.sum $(shell find cmd initramfs internal kconfigs suites vmt
 PREFIX ?= /usr/local
 SHARE = $(DESTDIR)$(PREFIX)/share
 
-.PHONY: demo test lint bench dist install setup setup-test clean
+.PHONY: demo test lint api bench dist install setup setup-test clean
 
 demo: setup bin/kvmrun
 # Ubuntu's 6.8 has no IPE.
@@ -43,6 +44,9 @@ lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION) run ./...
 	cd examples/module && $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION) run --config ../../.golangci.yml ./...
 	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+
+api:
+	.ci/api -w
 
 setup:
 	@.ci/setup
