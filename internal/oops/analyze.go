@@ -257,7 +257,7 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 			r.corrupt("the log ends in a stack")
 			continue
 		}
-		if len(s.frames) > 0 || p.unavailable(b, s.line) {
+		if slices.ContainsFunc(s.frames, func(f Frame) bool { return !f.Unreliable }) || p.unavailable(b, s.line) {
 			continue
 		}
 		r.corrupt("no frames in a stack")
