@@ -107,6 +107,8 @@ func infoTable() []*oops {
 		format{start: re(`^INFO: task .* can't die for more than`), title: "INFO: task can't die in {F}", alts: []string{"hang in {F}"}, rule: blameHung, bucket: true},
 		// kernel/locking/lockdep.c
 		format{start: re(`^INFO: trying to register non-static key`), title: "INFO: trying to register non-static key in {F}", rule: traceBeyond(`stack|lock|IRQ`)},
+		// mm/slub.c tells it inside of a report that has begun before.
+		format{start: re(`^INFO: ((?:Freed|Allocated) in .*)`), title: "INFO: {1}", cut: true},
 		format{start: re(`^INFO:\s*$`), title: "INFO: corrupted", cut: true},
 		format{start: re(`^INFO: (.*)`), title: "INFO: {1}"},
 	)
