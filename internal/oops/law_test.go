@@ -378,3 +378,17 @@ func TestBootLoaderTellsReboot(t *testing.T) {
 	assert.Equal(t, all[0].Title, "unexpected kernel reboot")
 	assert.Equal(t, all[0].Kind, oops.Reboot)
 }
+
+// TestGluedHeader: a message that another console's line runs into is read, words
+// that end in a header are none.
+func TestGluedHeader(t *testing.T) {
+	one := func(text string) string {
+		if r := oops.ParseFirst([]byte("[    5.000000] x\n[    6.000000] " + text + "\n")); r != nil {
+			return r.Title
+		}
+		return ""
+	}
+	assert.Equal(t, one("executing programBUG: workqueue lockup - pool"), "BUG: workqueue lockup")
+	assert.Equal(t, one("DEBUG: workqueue lockup - pool"), "")
+	assert.Equal(t, one("mainINFO: nothing of note"), "")
+}

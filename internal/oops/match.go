@@ -92,15 +92,23 @@ type hit struct {
 // the line. ok is false if there is none.
 func (m *matcher) find(msg []byte, kernel bool) (best hit, ok bool) {
 	var found [8]hit
-	n := 0
+	n, tried := 0, 0
 	s := uint16(0)
 	for i, c := range msg {
 		s = m.next[s][c]
 		for _, id := range m.out[s] {
 			p := &m.pats[id]
 			pos := i + 1 - len(p.text)
-			if pos > 0 && wordByte(msg[pos-1]) && !(p.oops != nil && glued(msg[pos-1]) && p.oops.known(msg, pos)) || n == len(found) {
+			if n == len(found) {
 				continue
+			}
+			if pos > 0 && wordByte(msg[pos-1]) {
+				if p.oops == nil || !glued(msg[pos-1]) || tried == maxGlued {
+					continue
+				}
+				if tried++; !p.oops.known(msg, pos) {
+					continue
+				}
 			}
 			found[n] = hit{p, pos}
 			n++
@@ -136,6 +144,10 @@ func (m *matcher) order(p *pattern) int {
 	}
 	return len(m.pats)
 }
+
+// maxGlued is how many headers of a line that stand in the middle of a word are
+// looked at.
+const maxGlued = 2
 
 // glued reports whether a message can begin behind c, which is in the middle of
 // another console's line: not behind what makes one word with it, as in DEBUG.
