@@ -112,6 +112,7 @@ func TestBisectKernels(t *testing.T) {
 	out = finish(t, command(t, "bisect", "-resume", dir))
 	assert.Equal(t, out.code, 0, "%s%s", out.stdout, out.stderr)
 	assert.Assert(t, strings.Contains(out.stdout, "Bisected to "+ks[1]), out.stdout)
+	stderr := out.stderr
 	after, err := os.ReadFile(filepath.Join(dir, "observations.jsonl"))
 	assert.NilError(t, err)
 	assert.Assert(t, bytes.HasPrefix(after, before))
@@ -141,7 +142,7 @@ func TestBisectKernels(t *testing.T) {
 	// The repeats went on from machines that were booted once for all of them.
 	forks, err := filepath.Glob(filepath.Join(dir, "runs", "*", "template-*", "template.log"))
 	assert.NilError(t, err)
-	assert.Assert(t, len(forks) > 0)
+	assert.Assert(t, len(forks) > 0, "%s", stderr)
 	// git has no part in it.
 	out = finish(t, command(t, "bisect", "-log", dir))
 	assert.Equal(t, out.code, 2)

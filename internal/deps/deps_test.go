@@ -67,6 +67,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		{[]string{"internal/front"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch", module + "internal/kbuild",
 			module + "internal/kimage", module + "internal/cache", module + "cmd/", module + "suites/testmain", "os/exec", "net"},
 			"the front knows flags and names, and neither VMs nor where kernels come from"},
+		{[]string{"internal/hunt"}, []string{module + "cmd/", module + "internal/front", module + "internal/report", module + "suites/testmain", "flag", "net/http"},
+			"a hunt knows no flags and prints nothing"},
 		{[]string{"suites/testmain"}, []string{module + "cmd/", module + "internal/report", module + "internal/kbuild", "net/http", "github.com/spf13"},
 			"a suite's test binary, which is the guest's init as well, links no HTTP and no command line's library"},
 	}

@@ -3,12 +3,10 @@
 package front
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"syscall"
 
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/visible"
@@ -61,19 +59,8 @@ func Status(w io.Writer, err error) int {
 	if exit.Err != nil {
 		fmt.Fprintln(visible.Writer(w), "kvmrun:", exit.Err)
 	}
-	if exit.Code == result.ExitUsage && HostsFault(err) {
+	if exit.Code == result.ExitUsage && result.HostsFault(err) {
 		return result.ExitInfra
 	}
 	return exit.Code
-}
-
-// HostsFault says whether an error that looks like one of the user's has
-// another reason.
-func HostsFault(err error) bool {
-	for _, e := range []error{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO, context.Canceled, context.DeadlineExceeded} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }

@@ -7,11 +7,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
 	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/hunt"
 )
 
 // Exit statuses that git bisect run understands (git-bisect(1)): 1 to 127 but
@@ -56,39 +55,39 @@ func stepFlags(fs *flag.FlagSet) action {
 
 func doBisectStep(ctx context.Context, cio IO, b bisectFlags, fs *flag.FlagSet) error {
 	b.symptom.Suite = b.suite
-	err := front.CheckDone(fs, "bisect-step", "")
-	switch {
-	case err != nil:
-	case b.search.Repeat < 1:
-		err = errors.New("bisect-step: -repeat: want 1 or more")
-	default:
-		if err = b.vm.Check(); err != nil {
-			break
-		}
-		if err = b.symptom.Check(); err != nil {
-			err = fmt.Errorf("bisect-step: %w", err)
-		}
+	if err := front.CheckDone(fs, "bisect-step", ""); err != nil {
+		return stepError(err)
 	}
+	if b.search.Repeat < 1 {
+		return stepError(errors.New("bisect-step: -repeat: want 1 or more"))
+	}
+	if err := b.symptom.Check(); err != nil {
+		return stepError(fmt.Errorf("bisect-step: %w", err))
+	}
+	if err := check(&b.vm); err != nil {
+		return stepError(err)
+	}
+	ui := newProgress(cio.Err)
+	defer ui.close()
+	m, err := newMachine(&b.vm, ui.say)
 	if err != nil {
 		return stepError(err)
 	}
-	s := &bisection{bisectFlags: b, io: cio, ui: newProgress(cio.Err)}
-	s.tester = s
-	defer s.ui.close()
-	defer s.closeRepeaters()
-	if err := s.prepareStep(ctx); err != nil {
-		return stepError(err)
+	if b.dir == "" {
+		if b.dir, err = m.NewRunDir("bisect-step"); err != nil {
+			return stepError(err)
+		}
 	}
-	return s.step(ctx)
+	return step(ctx, cio, b.question(cio, m), b.tools(cio, m, ""), b.dir)
 }
 
 // step does one commit and tells git.
-func (s *bisection) step(ctx context.Context) error {
-	word, reason, err := s.tryStep(ctx)
+func step(ctx context.Context, cio IO, q hunt.Question, t hunt.Tools, dir string) error {
+	word, reason, err := hunt.Step(ctx, q, t, dir)
 	if err != nil {
 		return stepError(err)
 	}
-	fmt.Fprintf(s.io.Out, "%s: %s\n", word, reason)
+	fmt.Fprintf(cio.Out, "%s: %s\n", word, reason)
 	if code := stepStatus(word); code != stepGood {
 		return &front.Error{Code: code}
 	}
@@ -115,51 +114,4 @@ func stepError(err error) error {
 		err = exit.Err
 	}
 	return &front.Error{Code: stepStop, Err: err}
-}
-
-// prepareStep finds what is wrong with the request before anything is built.
-func (s *bisection) prepareStep(ctx context.Context) error {
-	var err error
-	if s.m, err = newMachine(&s.vm, s.ui.say); err != nil {
-		return err
-	}
-	if s.dir == "" {
-		if s.dir, err = s.m.NewRunDir("bisect-step"); err != nil {
-			return err
-		}
-	}
-	s.dir = front.Absolute(s.dir)
-	if err := os.MkdirAll(filepath.Join(s.dir, "runs"), 0o755); err != nil {
-		return err
-	}
-	return s.openSuite(ctx, false, "")
-}
-
-// tryStep builds and runs until a run is bad, or says nothing, or all are good.
-func (s *bisection) tryStep(ctx context.Context) (bisect.Word, string, error) {
-	conf := s.build.config(s.io, s.m)
-	b, err := buildOne(ctx, conf)
-	if err != nil {
-		return "", "", err
-	}
-	if b.Word != "" {
-		return b.Word, b.Reason, nil
-	}
-	good := 0
-	for tries := 0; good < s.search.Repeat; tries++ {
-		o, err := s.tester.Test(ctx, conf.Source, b)
-		if err != nil {
-			return "", "", err
-		}
-		switch {
-		case o.Word == bisect.Good:
-			good++
-		case o.Word == bisect.Bad || tries > good:
-			return o.Word, o.Reason, nil // once more after what may be bad luck
-		}
-		if err := ctx.Err(); err != nil {
-			return "", "", err
-		}
-	}
-	return bisect.Good, fmt.Sprintf("passed in %d of %d runs", good, s.search.Repeat), nil
 }

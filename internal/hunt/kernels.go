@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cli
+package hunt
 
 import (
 	"bytes"
@@ -14,14 +14,16 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
-	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
 
 // existing are kernels that exist, in order.
 type existing struct {
+	plain
 	m     *runner.Machine
+	find  func(ctx context.Context, name string) (string, error)
 	what  string // as given
 	list  []existingKernel
 	bad   string
@@ -35,24 +37,24 @@ type existingKernel struct {
 }
 
 // newKernels lists the kernels that -kernels names.
-func (s *bisection) newKernels(ctx context.Context) (*existing, error) {
-	e := &existing{m: s.m, what: s.kernels, bad: s.bad, names: map[string]string{}}
+func newKernels(ctx context.Context, q *Question, t Tools) (*existing, error) {
+	e := &existing{m: t.Machine, find: t.Find, what: q.Kernels, bad: q.Bad, names: map[string]string{}}
 	var err error
-	switch fi, serr := os.Stat(s.kernels); {
-	case kfetch.IsRef(s.kernels) && serr != nil:
+	switch fi, serr := os.Stat(q.Kernels); {
+	case kfetch.IsRef(q.Kernels) && serr != nil:
 		err = e.fromArchive(ctx)
 	case serr == nil && fi.IsDir():
 		err = e.fromDir(ctx)
-	case serr == nil && !strings.Contains(s.kernels, ","):
+	case serr == nil && !strings.Contains(q.Kernels, ","):
 		err = e.fromFile(ctx)
 	default:
-		err = e.fromList(ctx, strings.Split(s.kernels, ","))
+		err = e.fromList(ctx, strings.Split(q.Kernels, ","))
 	}
 	if err != nil {
 		return nil, err
 	}
 	if len(e.list) < 2 {
-		return nil, front.Usagef("bisect: -kernels %s: there are %d kernels, and two at least are needed: a good one and a bad one", s.kernels, len(e.list))
+		return nil, refusef("bisect: -kernels %s: there are %d kernels, and two at least are needed: a good one and a bad one", q.Kernels, len(e.list))
 	}
 	count := map[string]int{}
 	for _, k := range e.list {
@@ -100,7 +102,7 @@ func (e *existing) fromDir(ctx context.Context) error {
 	var paths []string
 	entries, err := os.ReadDir(e.what)
 	if err != nil {
-		return front.Usage(fmt.Errorf("bisect: -kernels: %w", err))
+		return refuse(fmt.Errorf("bisect: -kernels: %w", err))
 	}
 	for _, d := range entries {
 		path := filepath.Join(e.what, d.Name())
@@ -128,7 +130,7 @@ func (e *existing) fromDir(ctx context.Context) error {
 func (e *existing) fromFile(ctx context.Context) error {
 	f, err := os.Open(e.what)
 	if err != nil {
-		return front.Usage(fmt.Errorf("bisect: -kernels: %w", err))
+		return refuse(fmt.Errorf("bisect: -kernels: %w", err))
 	}
 	defer f.Close() //nolint:errcheck // only read
 	text, err := io.ReadAll(io.LimitReader(f, listLimit+1))
@@ -136,7 +138,7 @@ func (e *existing) fromFile(ctx context.Context) error {
 		return fmt.Errorf("bisect: -kernels: %w", err)
 	}
 	if len(text) > listLimit || bytes.IndexByte(text, 0) >= 0 {
-		return front.Usagef("bisect: -kernels %s: this is one kernel, or no list: want a directory, or kernels with commas between, or a text file with one per line", e.what)
+		return refusef("bisect: -kernels %s: this is one kernel, or no list: want a directory, or kernels with commas between, or a text file with one per line", e.what)
 	}
 	var paths []string
 	for _, l := range strings.Split(string(text), "\n") {
@@ -162,15 +164,17 @@ func (e *existing) fromList(ctx context.Context, paths []string) error {
 			e.list = append(e.list, existingKernel{p, p, version})
 			continue
 		}
-		path, err := resolver(e.m).Kernel(ctx, p)
+		path, err := e.find(ctx, p)
 		switch _, missing := os.Stat(p); {
 		case err == nil:
-		case !front.IsUsage(err):
+		case !theQuestions(err):
 			return err
 		case missing != nil:
-			return front.Usagef("bisect: -kernels: %w", err)
+			return refusef("bisect: -kernels: %w", err)
 		default:
-			path = front.Absolute(p)
+			if path, err = filepath.Abs(p); err != nil {
+				return err
+			}
 		}
 		k := existingKernel{id: path}
 		if kernel, err := e.m.OpenKernel(ctx, path, "", ""); err == nil {
@@ -187,9 +191,12 @@ func (e *existing) fromList(ctx context.Context, paths []string) error {
 
 // find returns the kernel that the user calls so: by version, release, file or
 // reference.
-func (e *existing) find(flag, name string) (int, error) {
+func (e *existing) named(end, name string) (int, error) {
 	var hits []int
-	abs := front.Absolute(name)
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return 0, err
+	}
 	for i, k := range e.list {
 		if name == k.id || name == k.release || name == k.version || name == filepath.Base(k.id) || abs == k.id || strings.HasPrefix(k.id, abs+"/") {
 			hits = append(hits, i)
@@ -203,21 +210,21 @@ func (e *existing) find(flag, name string) (int, error) {
 	case 1:
 		return hits[0], nil
 	case 0:
-		return 0, fmt.Errorf("bisect: -%s %s: there is no such kernel; there are: %s", flag, name, strings.Join(known, ", "))
+		return 0, fmt.Errorf("bisect: -%s %s: there is no such kernel; there are: %s", end, name, strings.Join(known, ", "))
 	}
-	return 0, fmt.Errorf("bisect: -%s %s: %d kernels are called so; name the file; there are: %s", flag, name, len(hits), strings.Join(known, ", "))
+	return 0, fmt.Errorf("bisect: -%s %s: %d kernels are called so; name the file; there are: %s", end, name, len(hits), strings.Join(known, ", "))
 }
 
 func (e *existing) history(_ context.Context, good string) (bisect.History, error) {
 	bad, first := len(e.list)-1, 0
 	var err error
 	if e.bad != "" {
-		if bad, err = e.find("bad", e.bad); err != nil {
+		if bad, err = e.named("bad", e.bad); err != nil {
 			return bisect.History{}, err
 		}
 	}
 	if good != "" {
-		if first, err = e.find("good", good); err != nil {
+		if first, err = e.named("good", good); err != nil {
 			return bisect.History{}, err
 		}
 		if first >= bad {
@@ -241,10 +248,6 @@ func (e *existing) name(id string) string {
 
 func (e *existing) report(r *bisect.Report) { r.Source = e.what }
 
-func (e *existing) after(context.Context, *bisection, *bisect.Result) error { return nil }
-
-func (e *existing) close() {}
-
 func (e *existing) cost() float64 { return 0 }
 
 // Build finds a kernel, fetching it if need be.
@@ -253,7 +256,7 @@ func (e *existing) Build(ctx context.Context, id string) (bisect.Build, error) {
 	if !filepath.IsAbs(id) {
 		var err error
 		if path, err = e.m.FetchKernel(ctx, id); err != nil {
-			if ctx.Err() != nil || front.HostsFault(err) {
+			if ctx.Err() != nil || result.HostsFault(err) {
 				return bisect.Build{}, err
 			}
 			if errors.Is(err, kfetch.ErrNotFound) {

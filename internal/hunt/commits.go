@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cli
+package hunt
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
-	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/gitrepo"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
@@ -25,11 +25,13 @@ import (
 
 // commits are those of a git repository, built one at a time.
 type commits struct {
-	b    *bisection
-	repo *gitrepo.Repo
-	tree *gitrepo.Worktree
-	conf kbuild.Config
-	bad  string
+	q     *Question
+	cache *cache.Cache
+	dir   string // of the hunt
+	repo  *gitrepo.Repo
+	tree  *gitrepo.Worktree
+	conf  kbuild.Config
+	bad   string
 	// names are what commits are called in progress.
 	names map[string]string
 
@@ -43,29 +45,28 @@ type commits struct {
 const reverted = "the bad end without the culprit"
 
 // newCommits opens the repository and checks the build's request.
-func (s *bisection) newCommits(ctx context.Context) (*commits, error) {
-	if kfetch.IsRef(s.build.c.Source) {
-		return nil, front.Usagef("bisect: -src %s: a distribution's source has no history; name a git repository, or go through its kernels: -kernels %s", s.build.c.Source, s.build.c.Source)
+func newCommits(ctx context.Context, q *Question, t Tools) (*commits, error) {
+	if kfetch.IsRef(q.Build.Source) {
+		return nil, refusef("bisect: -src %s: a distribution's source has no history; name a git repository, or go through its kernels: -kernels %s", q.Build.Source, q.Build.Source)
 	}
-	repo, err := gitrepo.Open(ctx, s.build.c.Source, s.io.Env)
+	repo, err := gitrepo.Open(ctx, q.Build.Source, t.Env)
 	if err != nil {
-		return nil, front.Usage(fmt.Errorf("bisect: -src: %w", err))
+		return nil, refuse(fmt.Errorf("bisect: -src: %w", err))
 	}
-	c := &commits{b: s, repo: repo, names: map[string]string{}, built: map[string]bisect.Build{}}
-	name := s.bad
+	c := &commits{q: q, cache: t.Machine.Cache, repo: repo, conf: q.Build, names: map[string]string{}, built: map[string]bisect.Build{}}
+	name := q.Bad
 	if name == "" {
 		name = "HEAD"
 	}
 	if c.bad, err = repo.Resolve(ctx, name); err != nil {
-		return nil, front.Usage(fmt.Errorf("bisect: -bad: %w", err))
+		return nil, refuse(fmt.Errorf("bisect: -bad: %w", err))
 	}
-	c.conf = s.build.config(s.io, s.m)
 	if _, err := kconfigs.FindProfile(c.conf.Profile); err != nil {
-		return nil, front.Usage(fmt.Errorf("bisect: -profile: %w", err))
+		return nil, refuse(fmt.Errorf("bisect: -profile: %w", err))
 	}
-	for _, f := range append(append([]string{}, s.build.fragments...), s.build.patches...) {
+	for _, f := range append(append([]string{}, q.Build.Fragments...), q.Build.Patches...) {
 		if _, err := os.Stat(f); err != nil {
-			return nil, front.Usage(fmt.Errorf("bisect: %w", err))
+			return nil, refuse(fmt.Errorf("bisect: %w", err))
 		}
 	}
 	return c, nil
@@ -76,7 +77,7 @@ func (s *bisection) newCommits(ctx context.Context) (*commits, error) {
 func (c *commits) worktree() (*gitrepo.Worktree, error) {
 	if c.tree == nil {
 		sum := sha256.Sum256([]byte(c.repo.Dir()))
-		tree, err := kbuild.WorkTree(c.b.m.Cache, fmt.Sprintf("commits-%x", sum[:8]), c.repo.Dir(), c.repo.Worktree)
+		tree, err := kbuild.WorkTree(c.cache, fmt.Sprintf("commits-%x", sum[:8]), c.repo.Dir(), c.repo.Worktree)
 		if err != nil {
 			return nil, err
 		}
@@ -84,6 +85,8 @@ func (c *commits) worktree() (*gitrepo.Worktree, error) {
 	}
 	return c.tree, nil
 }
+
+func (c *commits) keep(dir string) { c.dir = dir }
 
 func (c *commits) close() {
 	if c.tree != nil {
@@ -131,12 +134,12 @@ func (c *commits) history(ctx context.Context, good string) (bisect.History, err
 		}
 		return bisect.History{}, fmt.Errorf("bisect: %w", err)
 	}
-	list, err := c.repo.Range(ctx, from, c.bad, c.b.firstParent, c.b.paths)
+	list, err := c.repo.Range(ctx, from, c.bad, c.q.FirstParent, c.q.Paths)
 	if err != nil {
 		return bisect.History{}, fmt.Errorf("bisect: %w", err)
 	}
 	if len(list) == 0 {
-		return bisect.History{}, fmt.Errorf("bisect: the range is empty: no commit between %s and %s touches %s", good, c.badName(), strings.Join(c.b.paths, ", "))
+		return bisect.History{}, fmt.Errorf("bisect: the range is empty: no commit between %s and %s touches %s", good, c.badName(), strings.Join(c.q.Paths, ", "))
 	}
 	points := make([]bisect.Point, len(list))
 	parents := make([][]string, len(list))
@@ -155,8 +158,8 @@ func (c *commits) history(ctx context.Context, good string) (bisect.History, err
 }
 
 func (c *commits) badName() string {
-	if c.b.bad != "" {
-		return c.b.bad
+	if c.q.Bad != "" {
+		return c.q.Bad
 	}
 	return "HEAD"
 }
@@ -176,7 +179,7 @@ func (c *commits) name(id string) string {
 }
 
 func (c *commits) report(r *bisect.Report) {
-	r.Git, r.Source = true, c.b.build.c.Source
+	r.Git, r.Source = true, c.q.Build.Source
 	r.BadName = c.badName()
 	r.Kernel = "profile " + c.conf.Profile
 	for _, f := range c.conf.Fragments {
@@ -188,8 +191,8 @@ func (c *commits) report(r *bisect.Report) {
 	if c.merge {
 		r.Notes = append(r.Notes, "the culprit is a merge: reverted are the other branch and how it was joined (git revert -m 1)")
 	}
-	if len(c.b.paths) > 0 {
-		r.Notes = append(r.Notes, "only commits that touch "+strings.Join(c.b.paths, ", "))
+	if len(c.q.Paths) > 0 {
+		r.Notes = append(r.Notes, "only commits that touch "+strings.Join(c.q.Paths, ", "))
 		if r.Result != nil && r.Result.Kind == bisect.Culprit && r.Result.Found[0].ID == c.bad {
 			r.Notes = append(r.Notes, "the culprit is the bad end itself: no commit that touches these paths is, unless it does")
 		}
@@ -212,7 +215,7 @@ func (c *commits) Build(ctx context.Context, id string) (bisect.Build, error) {
 	commit := id
 	if id == reverted {
 		commit = c.bad
-		patch := filepath.Join(c.b.dir, "revert.patch")
+		patch := filepath.Join(c.dir, "revert.patch")
 		if err := output.Replace(patch, func(w io.Writer) error { _, err := w.Write(c.revert); return err }); err != nil {
 			return bisect.Build{}, err
 		}
@@ -235,44 +238,13 @@ func (c *commits) Build(ctx context.Context, id string) (bisect.Build, error) {
 	return b, nil
 }
 
-// buildOne builds a kernel and says in bisect's words what came of it.
-func buildOne(ctx context.Context, conf kbuild.Config) (bisect.Build, error) {
-	a, err := kbuild.Build(ctx, conf)
-	var be *kbuild.BuildError
-	switch {
-	case ctx.Err() != nil:
-		return bisect.Build{}, ctx.Err()
-	case errors.Is(err, kbuild.ErrHost), err != nil && front.HostsFault(err):
-		return bisect.Build{}, err
-	case errors.As(err, &be):
-		reason := be.First
-		if reason == "" {
-			reason = firstLine(be)
-		}
-		return bisect.Build{Word: bisect.BuildFailed, Reason: reason, Log: be.Log}, nil
-	case errors.Is(err, kbuild.ErrRequest):
-		// An option that this commit does not know, a patch that does not apply.
-		return bisect.Build{Word: bisect.BuildFailed, Reason: strings.Join(strings.Fields(err.Error()), " ")}, nil
-	case err != nil:
-		return bisect.Build{Word: bisect.Infra, Reason: firstLine(err)}, nil
-	}
-	b := bisect.Build{Path: a.Vmlinux, Modules: a.ModulesDir, Config: a.Config}
-	if !a.Cached {
-		b.Seconds = a.Manifest.Seconds
-	}
-	if b.Kernel, err = a.Code(); err != nil {
-		return bisect.Build{Word: bisect.Infra, Reason: firstLine(err)}, nil
-	}
-	return b, nil
-}
-
 // keepLog copies a build's log, which the next build overwrites.
 func (c *commits) keepLog(id, log string) string {
 	text, err := os.ReadFile(log)
 	if err != nil {
 		return log
 	}
-	to := filepath.Join(c.b.dir, "build-"+strings.ReplaceAll(id[:min(12, len(id))], " ", "-")+".log")
+	to := filepath.Join(c.dir, "build-"+strings.ReplaceAll(id[:min(12, len(id))], " ", "-")+".log")
 	if err := os.WriteFile(to, text, 0o644); err != nil { //nolint:gosec // nothing secret in it
 		return log
 	}
@@ -282,7 +254,7 @@ func (c *commits) keepLog(id, log string) string {
 // after builds the bad end without the culprit, where that reverts cleanly, and
 // runs it until the symptom would have shown. A merge is reverted to its first
 // parent, as by git revert -m 1: the other branch goes, and how it was joined.
-func (c *commits) after(ctx context.Context, s *bisection, r *bisect.Result) error {
+func (c *commits) after(ctx context.Context, r *bisect.Result, runs moreRuns) error {
 	k := r.Found[0]
 	one, err := c.repo.MainLine(ctx, k.ID, 1)
 	if err != nil {
@@ -296,7 +268,7 @@ func (c *commits) after(ctx context.Context, s *bisection, r *bisect.Result) err
 		return nil
 	}
 	done := 0
-	for _, o := range s.journal.Seen() {
+	for _, o := range runs.seen {
 		if o.Phase == bisect.Revert {
 			if o.Word != bisect.Good {
 				return nil
@@ -304,18 +276,12 @@ func (c *commits) after(ctx context.Context, s *bisection, r *bisect.Result) err
 			done++
 		}
 	}
-	want := revertRuns(r, s.search.Confidence)
-	job := bisect.Job{Builder: c, Tester: s.tester}
+	want := revertRuns(r, runs.confidence)
 	for ; done < want; done++ {
-		s.ui.say(fmt.Sprintf("%s: %s", bisect.Revert, reverted))
-		o, err := job.Try(ctx, bisect.Step{Point: reverted, Phase: bisect.Revert})
+		o, err := runs.do(ctx, bisect.Step{Point: reverted, Phase: bisect.Revert})
 		if err != nil {
 			return err
 		}
-		if err := s.journal.Record(o); err != nil {
-			return err
-		}
-		s.ui.say(fmt.Sprintf("%s: %s %s", reverted, o.Word, o.Reason))
 		if o.Word != bisect.Good {
 			return nil
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package cli
+package hunt
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
-	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/kconfig"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
@@ -22,7 +21,9 @@ import (
 
 // options are the differences between two configurations.
 type options struct {
-	b         *bisection
+	plain
+	q         *Question
+	dir       string // of the hunt
 	conf      kbuild.Config
 	good, bad kconfig.Config
 	goodText  []byte
@@ -38,20 +39,19 @@ type options struct {
 }
 
 // newOptions compares the configurations and reads the tree's dependencies.
-func (s *bisection) newOptions(ctx context.Context) (*options, error) {
-	o := &options{b: s, conf: s.build.config(s.io, s.m), sets: map[string][]int{}, built: map[string]bisect.Build{}}
-	o.conf.Fragments = nil
-	if len(s.build.fragments) > 0 {
-		return nil, front.Usagef("bisect: -configs: a fragment would be the same in both configurations: leave -fragment out")
+func newOptions(ctx context.Context, q *Question, t Tools) (*options, error) {
+	o := &options{q: q, conf: q.Build, sets: map[string][]int{}, built: map[string]bisect.Build{}}
+	if len(q.Build.Fragments) > 0 {
+		return nil, refusef("bisect: -configs: a fragment would be the same in both configurations: leave -fragment out")
 	}
-	for i, name := range s.configs {
+	for i, name := range q.Configs {
 		text, err := os.ReadFile(name)
 		if err != nil {
-			return nil, front.Usage(fmt.Errorf("bisect: -configs: %w", err))
+			return nil, refuse(fmt.Errorf("bisect: -configs: %w", err))
 		}
 		c, err := kconfig.ParseConfig(name, text)
 		if err != nil {
-			return nil, front.Usage(fmt.Errorf("bisect: -configs: %w", err))
+			return nil, refuse(fmt.Errorf("bisect: -configs: %w", err))
 		}
 		if i == 0 {
 			o.good, o.goodText = c, text
@@ -59,9 +59,9 @@ func (s *bisection) newOptions(ctx context.Context) (*options, error) {
 			o.bad, o.badText = c, text
 		}
 	}
-	dir := s.build.c.Source
+	dir := q.Build.Source
 	if kfetch.IsRef(dir) {
-		src, err := s.m.Fetcher().FetchSource(ctx, dir)
+		src, err := t.Machine.Fetcher().FetchSource(ctx, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -69,11 +69,11 @@ func (s *bisection) newOptions(ctx context.Context) (*options, error) {
 	}
 	tree, err := kconfig.ReadTree(os.DirFS(dir), "x86")
 	if err != nil {
-		return nil, front.Usage(fmt.Errorf("bisect: -src %s: %w", dir, err))
+		return nil, refuse(fmt.Errorf("bisect: -src %s: %w", dir, err))
 	}
 	o.compare(tree)
 	if len(o.changes) == 0 {
-		return nil, front.Usagef("bisect: -configs: no option that can be set differs between %s and %s", s.configs[0], s.configs[1])
+		return nil, refusef("bisect: -configs: no option that can be set differs between %s and %s", q.Configs[0], q.Configs[1])
 	}
 	return o, nil
 }
@@ -109,9 +109,9 @@ func (o *options) id(set []int) string {
 	var id string
 	switch len(set) {
 	case 0:
-		id = o.b.configs[0]
+		id = o.q.Configs[0]
 	case len(o.changes):
-		id = o.b.configs[1]
+		id = o.q.Configs[1]
 	default:
 		h := sha256.New()
 		for _, i := range set {
@@ -157,7 +157,7 @@ func (o *options) Build(ctx context.Context, id string) (bisect.Build, error) {
 		return b, nil
 	}
 	conf := o.conf
-	conf.Complete = filepath.Join(o.b.dir, "try.config")
+	conf.Complete = filepath.Join(o.dir, "try.config")
 	if err := output.Replace(conf.Complete, func(w io.Writer) error { _, err := w.Write(o.text(o.sets[id])); return err }); err != nil {
 		return bisect.Build{}, err
 	}
@@ -169,11 +169,11 @@ func (o *options) Build(ctx context.Context, id string) (bisect.Build, error) {
 }
 
 func (o *options) history(context.Context, string) (bisect.History, error) {
-	ps := []bisect.Point{{ID: o.b.configs[0]}}
+	ps := []bisect.Point{{ID: o.q.Configs[0]}}
 	for _, c := range o.changes {
 		ps = append(ps, bisect.Point{ID: "CONFIG_" + c.Symbol, Subject: fmt.Sprintf("CONFIG_%s: %s -> %s", c.Symbol, shown(c.Old), shown(c.New))})
 	}
-	return bisect.Linear(append(ps, bisect.Point{ID: o.b.configs[1]})), nil
+	return bisect.Linear(append(ps, bisect.Point{ID: o.q.Configs[1]})), nil
 }
 
 // shown is a value as it reads in a report.
@@ -185,61 +185,48 @@ func shown(v string) string {
 }
 
 func (o *options) report(r *bisect.Report) {
-	r.Noun, r.Source, r.Kernel = "option", o.b.build.c.Source, "as configured"
-	r.GoodName, r.BadName = o.b.configs[0], o.b.configs[1]
+	r.Noun, r.Source, r.Kernel = "option", o.q.Build.Source, "as configured"
+	r.GoodName, r.BadName = o.q.Configs[0], o.q.Configs[1]
 }
 
-func (o *options) after(context.Context, *bisection, *bisect.Result) error { return nil }
-func (o *options) close()                                                  {}
-func (o *options) cost() float64                                           { return buildCost }
+func (o *options) keep(dir string) { o.dir = dir }
 
-// doConfigs finds the options that make the difference.
-func (s *bisection) doConfigs(ctx context.Context, args []string, asked setup) error {
-	o, err := s.newOptions(ctx)
-	if err != nil {
-		return err
-	}
-	s.subject = o
-	if err := s.begin(ctx, args, asked); err != nil {
-		return err
-	}
-	defer s.journal.Close() //nolint:errcheck // each record was synced
-	return s.interrupted(ctx, s.minimize(ctx, o))
-}
+func (o *options) cost() float64 { return buildCost }
 
-func (s *bisection) minimize(ctx context.Context, o *options) error {
-	job := bisect.Job{Builder: o, Tester: s.tester, Record: s.journal.Record, Progress: s.tell()}
-	s.runs.Store(int64(len(s.journal.Seen())))
+// minimize finds the options that make the difference.
+func (h *Hunt) minimize(ctx context.Context, o *options) (none bisect.Report, err error) {
 	all := make([]int, len(o.changes))
 	for i := range all {
 		all[i] = i
 	}
 	bad, good := o.id(all), o.id(nil)
-	h, err := o.history(ctx, "")
+	points, err := o.history(ctx, "")
 	if err != nil {
-		return err
+		return none, err
 	}
-	p, err := bisect.NewProber(s.search, job, bad, s.journal.Seen())
+	p, err := bisect.NewProber(h.q.Search, h.job(), bad, h.journal.Seen())
 	if err != nil {
-		return front.Usage(fmt.Errorf("bisect: %w", err))
+		return none, refuse(fmt.Errorf("bisect: %w", err))
 	}
-	end := func(r *bisect.Result, found []int) error {
+	end := func(r *bisect.Result, found []int) (bisect.Report, error) {
 		r.Candidates = len(o.changes)
 		for _, i := range found {
-			r.Found = append(r.Found, h.Points[1+i])
+			r.Found = append(r.Found, points.Points[1+i])
 		}
-		return s.conclude(bisect.Report{Result: r, History: h, Observations: p.Observations()})
+		report := bisect.Report{Result: r, History: points, Observations: p.Observations()}
+		err := h.write(&report)
+		return report, err
 	}
-	s.ui.say(fmt.Sprintf("%d options differ", len(o.changes)))
+	h.t.Tell(fmt.Sprintf("%d options differ", len(o.changes)))
 	if r, err := p.Measure(ctx); r != nil || err != nil {
 		if err != nil {
-			return err
+			return none, err
 		}
 		return end(r, nil)
 	}
 	switch w, err := p.Probe(ctx, good, bisect.GoodEnd); {
 	case err != nil:
-		return err
+		return none, err
 	case w == bisect.Bad:
 		return end(p.Result(bisect.GoodFails, good, "the good end shows the symptom"), nil)
 	case w != bisect.Good:
@@ -247,17 +234,17 @@ func (s *bisection) minimize(ctx context.Context, o *options) error {
 	}
 	found, err := p.Minimize(ctx, len(o.changes), o.needs, o.id)
 	if err != nil {
-		return err
+		return none, err
 	}
 	// Once more, what is said to be bad, and what is said to be good.
 	bad = o.id(bisect.Closure(found, o.needs))
 	again, err := p.Again(ctx, bad, bisect.Confirm)
 	if err != nil {
-		return err
+		return none, err
 	}
 	fine, err := p.Again(ctx, good, bisect.Confirm)
 	if err != nil {
-		return err
+		return none, err
 	}
 	r := p.Result(bisect.Options, bad, "")
 	r.Confirmed, r.Confidence = again && fine, p.Confidence()
