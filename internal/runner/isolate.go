@@ -454,12 +454,6 @@ func (u *unit) name() string {
 	return u.test
 }
 
-func (o *Outcome) infra(err error) {
-	if o.Infra == nil {
-		o.Infra = err
-	}
-}
-
 // ending says why a test that began did not end.
 func (o *Outcome) ending() (why, text string) {
 	for _, s := range o.Splats {

@@ -81,12 +81,6 @@ func (s *session) witness() {
 	}
 }
 
-func (s *session) incomplete(why string) {
-	if s.out.Scanner == "" {
-		s.out.Scanner = why
-	}
-}
-
 // readKmsg scans what the agent has read and adds the splats that the console has
 // not. The text is kept beside the kernel log when there are any.
 func (s *session) readKmsg() *console {
