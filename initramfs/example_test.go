@@ -21,7 +21,7 @@ func ExampleBuild() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // an example
+	defer os.RemoveAll(dir)
 	self, err := os.Executable()
 	if err != nil {
 		log.Fatal(err)
@@ -38,7 +38,7 @@ func ExampleBuild() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	list, err := cpio.ReadAllRecords(cpio.Newc.Reader(f))
 	if err != nil {
 		log.Fatal(err)

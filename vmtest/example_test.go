@@ -56,7 +56,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer vm.Close() //nolint:errcheck // how it ended is in Exit
+	defer vm.Close()
 	talk := vm.Port("talk")
 	fmt.Fprintln(talk, "hello")
 	reply, err := bufio.NewReader(talk).ReadString('\n')

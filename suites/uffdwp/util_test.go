@@ -10,5 +10,3 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 func addrOf(s []uint64) uint64 { return uint64(uintptr(unsafe.Pointer(&s[0]))) }
-
-func ptr(p *byte) uintptr { return uintptr(unsafe.Pointer(p)) }
