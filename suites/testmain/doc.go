@@ -11,6 +11,11 @@
 // it may start itself again as a helper process. What go test prints on the
 // host is what it would have printed in the guest.
 //
+// The flags for kernels, VMs and policy are those of kvmrun run, from package
+// internal/front, with the same values, errors and names of kernels; -timeout is go
+// test's. A relative name of a file is looked for in the package's directory, where
+// go test starts the test binary, and then at the top of the module.
+//
 // Without a kernel nothing is tested, and go test says "ok ... [no tests to run]".
 // With one, a run that tests nothing fails unless -allow-nothing is given: where
 // the kernel lacks what the suite needs, where every selected test is skipped, or
