@@ -635,7 +635,7 @@ func (f *foreign) proveLine(s string) {
 	rest = strings.TrimSpace(rest)
 	name := strings.TrimSpace(s[:at])
 	switch {
-	case rest == "ok" || strings.HasPrefix(rest, "ok ") && strings.HasSuffix(rest, "ms"):
+	case rest == "ok" || timed(rest):
 		f.prove.add("", name, None, true, "")
 	case strings.HasPrefix(rest, "skipped"):
 		_, reason, _ := strings.Cut(rest, ": ")
@@ -646,6 +646,15 @@ func (f *foreign) proveLine(s string) {
 		// What became of it stands on a line of its own.
 		f.prove.add("", name, None, false, "see its lines")
 	}
+}
+
+// timed reports whether what prove says of a file is "ok  407 ms", which --timer
+// follows by processor times.
+func timed(s string) bool {
+	rest, ok := strings.CutPrefix(s, "ok ")
+	rest = strings.TrimLeft(rest, " ")
+	rest = strings.TrimLeft(rest[digits(rest):], " ")
+	return ok && (rest == "ms" || strings.HasPrefix(rest, "ms ("))
 }
 
 // proveEnd takes prove's "Files=2, Tests=5, ..." and "Result: PASS".

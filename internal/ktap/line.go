@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // maxNumber bounds test numbers and plans; larger ones are not numbers.
@@ -329,6 +330,8 @@ func findEmbedded(line string) []embedded {
 			at = len(before)
 		} else if strings.HasSuffix("not ", line[:at]) {
 			continue // what is left of "not ok" must not pass
+		} else if strings.HasSuffix(strings.TrimRightFunc(line[:at], func(r rune) bool { return !unicode.IsLetter(r) }), "not") {
+			continue // nor what has another character for the blank
 		}
 		if t, ok := parseResult(line[at:], false); ok && t.Number > 0 && at > 0 {
 			found = append(found, embedded{number: t.Number, line: line, at: at})

@@ -166,10 +166,10 @@ func (t *Test) Label() string {
 }
 
 // Why says in one line why the test did not pass: its reason, or else what is
-// wrong below it, or else the first line of its output that is not
-// kselftest_harness.h's framing.
+// wrong below it, or else the message in its diagnostics, or else the first line
+// of its output that is not framing.
 func (t *Test) Why() string {
-	if t.Reason != "" || t.Status() == StatusPass {
+	if t.Reason != "" && (t.Directive != None || !strings.HasPrefix(t.Reason, "time=")) || t.Status() == StatusPass {
 		return t.Reason
 	}
 	if t.Sub != nil && len(t.Sub.Problems) > 0 {
@@ -178,18 +178,43 @@ func (t *Test) Why() string {
 	if t.Sub != nil && t.Sub.Failed() {
 		return "a subtest failed"
 	}
+	if m := message(t.YAML); m != "" {
+		return m
+	}
 	for line := range strings.Lines(t.Output) {
-		if line = strings.Trim(line, " \t\n#"); line != "" && !isHarnessFraming(line) {
+		if line = strings.Trim(line, " \t\n#"); line != "" && line != t.Name && !isFraming(line) {
 			return line
 		}
 	}
 	return ""
 }
 
-// isHarnessFraming reports whether line is one of those with which
-// kselftest_harness.h accompanies a result, without its "#".
-func isHarnessFraming(line string) bool {
-	for _, word := range []string{"RUN ", "OK ", "FAIL ", "Starting "} {
+// message returns the first line of a diagnostic block's "message" or "error", by
+// which TAP's producers say what went wrong.
+func message(yaml string) string {
+	open := false
+	for line := range strings.Lines(yaml) {
+		line = strings.TrimSpace(line)
+		if open && line != "" && !strings.HasPrefix(line, "name:") && !strings.HasPrefix(line, "message:") {
+			return line
+		}
+		for _, key := range []string{"message:", "error:"} {
+			if v, ok := strings.CutPrefix(line, key); ok {
+				v = strings.Trim(strings.TrimSpace(v), `"'`)
+				if v != "" && !strings.HasPrefix(v, "|") && !strings.HasPrefix(v, ">") {
+					return v
+				}
+				open = true
+			}
+		}
+	}
+	return ""
+}
+
+// isFraming reports whether line is one of those with which kselftest_harness.h or
+// GLib's g_test accompanies a result, without its "#".
+func isFraming(line string) bool {
+	for _, word := range []string{"RUN ", "OK ", "FAIL ", "Starting ", "Start of ", "End of "} {
 		if strings.HasPrefix(line, word) {
 			return true
 		}
@@ -222,6 +247,13 @@ func (d *Doc) count(c *Counts) {
 		s := t.Status()
 		if t.Sub != nil && len(t.Sub.Tests)+t.Sub.Missing > 0 {
 			before := c.Fail + c.Missing
+			if s == StatusXFail {
+				// What may fail below it, may.
+				var below Counts
+				t.Sub.count(&below)
+				c.Pass, c.Skip, c.XFail = c.Pass+below.Pass, c.Skip+below.Skip, c.XFail+below.XFail+below.Fail+below.Missing
+				continue
+			}
 			t.Sub.count(c)
 			if s != StatusFail || c.Fail+c.Missing > before {
 				continue

@@ -58,6 +58,9 @@ type Parser struct {
 	user    *stream
 	kernel  *stream
 	foreign foreign
+	// file is whether prove has named the next file: what follows is a document of
+	// its own.
+	file    bool
 	learned learned
 	log     bool // what is written is the kernel's
 
@@ -77,6 +80,8 @@ type Parser struct {
 	// console and then dmesg's copy of the same.
 	said   map[uint64]struct{}
 	latest int64
+
+	begunLines bool // there was a line
 
 	tests int // results kept
 	text  int // bytes kept
@@ -123,6 +128,7 @@ type frame struct {
 	claims   claims
 
 	output  []byte // lines since the last result
+	after   *Test  // whose diagnostics the lines are that come now: Perl prints them behind
 	dropped bool   // some did not fit
 	running string // the harness's test that has no result yet
 
@@ -183,7 +189,7 @@ func (f *frame) reset() {
 	f.trailing, f.version, f.numbered, f.number = false, false, false, 0
 	f.seen, f.assumed, f.todo, f.found = make(map[int]*Test), nil, nil, nil
 	f.claims = claims{tests: -1, pass: -1, fail: -1}
-	f.last, f.brace = nil, nil
+	f.last, f.brace, f.after = nil, nil, nil
 }
 
 // Write parses b. It takes all of it and returns no error.
@@ -272,6 +278,10 @@ func (s *stream) finish() *Doc {
 
 func (p *Parser) endLine(ends bool) {
 	raw := p.line
+	if !p.begunLines {
+		raw = bytes.TrimPrefix(raw, []byte("\ufeff")) // of an editor on Windows
+		p.begunLines = true
+	}
 	if n := len(raw); n > 0 && raw[n-1] == '\r' {
 		raw = raw[:n-1]
 	}
@@ -483,6 +493,7 @@ func (s *stream) content(depth int, f *frame, line string) {
 	}
 	if s == s.user && depth == 0 {
 		s.foreign.line(line)
+		s.fileBegins(f, line)
 	}
 	switch line[0] {
 	case 'T', 'K':
@@ -542,6 +553,36 @@ func (s *stream) content(depth int, f *frame, line string) {
 	}
 	s.look(f, line, nil)
 	s.output(f, line)
+}
+
+// fileBegins ends the document before where prove -v has named another file, even
+// if it lacks results that this file's would make up for.
+func (s *stream) fileBegins(f *frame, line string) {
+	if proveHeader(line) {
+		s.file = true
+		return
+	}
+	if !s.file || !strings.ContainsRune("1okT", rune(line[0])) {
+		return
+	}
+	_, version := parseVersion(line)
+	_, _, _, plan := parsePlan(line, false)
+	t, result := parseResult(line, false)
+	if !version && !plan && !result {
+		return
+	}
+	s.file = false
+	if (version || plan || t.Number <= 1) && (f.planned >= 0 || f.version || len(f.doc.Tests) > f.first) {
+		s.closeTo(0)
+		s.endSegment(f, 0)
+	}
+}
+
+// proveHeader reports whether a line is "t/file.t .. ", with which prove -v begins
+// what a file prints.
+func proveHeader(line string) bool {
+	name, dots, ok := strings.Cut(strings.TrimRight(line, " "), " ")
+	return ok && len(dots) > 1 && strings.Trim(dots, ".") == "" && strings.ContainsAny(name, "./")
 }
 
 // late finds the directive of a result whose line was broken before it: a skip
@@ -628,7 +669,7 @@ func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
 	case s.ends && t.Status() == StatusPass:
 		// The number, the name or a directive may be cut.
 		t.OK, t.Reason = false, "the output ends within this line: "+clip(line)
-	case t.OK && t.Directive == None && cutDirective(line):
+	case t.OK && t.Directive == None && (cutDirective(line) || cutDirective(untilPrintk(line))):
 		t.OK, t.Reason = false, "the directive is cut: "+clip(line)
 	}
 	braced := false
@@ -737,6 +778,17 @@ func (f *frame) belongsBefore(t *Test) bool {
 	return f.name != "" && f.name != t.Name && b != nil && b.Sub == nil && b.Name == f.name
 }
 
+// untilPrintk returns what stands before a message that the kernel's console put
+// into a line, the whole line if there is none.
+func untilPrintk(line string) string {
+	for i := 1; i < min(len(line), maxPrefix); i++ {
+		if line[i] == '[' && printkLen(line[i:]) > 0 {
+			return line[:i]
+		}
+	}
+	return line
+}
+
 // cutDirective reports whether a line's comment is the beginning of a directive
 // and nothing else.
 func cutDirective(line string) bool {
@@ -842,6 +894,14 @@ func (s *stream) comment(depth int, f *frame, line string) {
 	}
 	f.last = nil
 	s.claim(depth, f, text)
+	if said := strings.TrimLeft(text, " "); strings.HasPrefix(said, "Failed test") || strings.HasPrefix(said, "Failed (TODO) test") {
+		// Test::More and Test2, of the result before.
+		if n := len(f.doc.Tests); n > f.first && !f.doc.Tests[n-1].OK {
+			t := f.doc.Tests[n-1]
+			t.Output += f.takeOutput()
+			f.after = t
+		}
+	}
 	s.output(f, text)
 }
 
@@ -932,6 +992,11 @@ func (f *frame) takeOutput() string {
 		s += "[... the rest is left out ...]\n"
 	}
 	f.output, f.dropped = f.output[:0], false
+	if t := f.after; t != nil {
+		f.after = nil
+		t.Output += s
+		return ""
+	}
 	return s
 }
 

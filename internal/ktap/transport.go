@@ -225,7 +225,7 @@ func recordLen(s string) int {
 	if !ok || strings.Count(head, ",") < 3 {
 		return 0
 	}
-	i := 0
+	i := releaseLen(head)
 	for range 3 {
 		n := digits(head[i:])
 		if n == 0 || n > 18 || i+n >= len(head) || head[i+n] != ',' {
@@ -239,8 +239,18 @@ func recordLen(s string) int {
 	return len(head) + 1
 }
 
+// releaseLen returns the length of "6.12.0-rc1,", which netconsole puts before a
+// record if it is told to (drivers/net/netconsole.c: extended, release).
+func releaseLen(s string) int {
+	n := digits(s)
+	if release, _, ok := strings.Cut(s, ","); ok && n > 0 && n < len(s) && s[n] == '.' && !strings.Contains(release, " ") {
+		return len(release) + 1
+	}
+	return 0
+}
+
 func recordTime(s string) int64 {
-	return decimal(strings.SplitN(s, ",", 4)[2])
+	return decimal(strings.SplitN(s[releaseLen(s):], ",", 4)[2])
 }
 
 // decimal returns the value of a string of at most 18 digits.

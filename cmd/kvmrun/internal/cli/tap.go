@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,6 +131,9 @@ func tapJob(doc *ktap.Doc, name string) result.Job {
 		kind = "no results"
 	case n.Total() == 0 && facts.TestsFailed == 0:
 		facts.NothingTested = "its plan is 1..0"
+		if doc.SkipAll != "" && doc.SkipAll != "skipped" {
+			facts.NothingTested += ": " + doc.SkipAll
+		}
 	}
 	if kind == "" {
 		kind = "TAP"
@@ -151,6 +155,9 @@ func tapJob(doc *ktap.Doc, name string) result.Job {
 		return job
 	}
 	job.Verdict, job.Reason = result.Judge(facts)
+	if i := slices.IndexFunc(doc.AllProblems(), func(p string) bool { return strings.Contains(p, "bailed out:") }); i >= 0 {
+		job.Reason = doc.AllProblems()[i] + "; " + job.Reason
+	}
 	if job.Verdict == result.VerdictTestFailed && n.Fail+n.Missing == 0 {
 		if all := doc.AllProblems(); len(all) > 0 {
 			job.Reason = all[0]

@@ -1,0 +1,1 @@
+use Test2::Tools::Tiny; use Test2::API qw(run_subtest); ok(1,'a'); run_subtest('buffered', sub { ok(1,'x'); ok(1,'y'); done_testing(); }, {buffered=>1}); run_subtest('buffered fails', sub { ok(1,'x'); ok(0,'y'); done_testing(); }, {buffered=>1}); done_testing();
