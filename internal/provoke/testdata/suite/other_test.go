@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites/kit"
 )
 
