@@ -11,9 +11,9 @@
 //
 //   - [Parse], [Reader] and [Scanner] agree: feeding the same bytes in pieces
 //     of any size gives the same reports, in the order of their first line.
-//   - Parsing again from a report's Start finds the same report first, or second
-//     where another begins on the same line; parsing
-//     from its End does not find that report.
+//   - Parsing again from a report's Start finds the same report first, or first
+//     but for others that begin on the same line; parsing from its End does not
+//     find that report.
 //   - Time is linear in the input. Memory is constant: lines, the lines kept
 //     per report and the number of reports open at one moment are bounded.
 //   - A report that is cut short, or mixed with other output beyond repair, is
