@@ -145,6 +145,8 @@ var kindPrefixes = []struct {
 	{"unexpected kernel reboot", Reboot},
 	{"SYZFAIL", HarnessFailure},
 	{"SYZFATAL", HarnessFailure},
+	{"panic: ", HarnessFailure},
+	{"go runtime error", HarnessFailure},
 }
 
 // kindOf returns the kind that belongs to a title.
