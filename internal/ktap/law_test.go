@@ -55,6 +55,15 @@ func (m maker) print(form string, d *ktap.Doc) string {
 		noTodo(d)
 		m.kunit(&b, d, "", "")
 		return b.String()
+	case "dmesg": // with a time and a caller on each line
+		noTodo(d)
+		m.kunit(&b, d, "", "")
+		out, n := "", 0
+		for l := range strings.Lines(b.String()) {
+			n += m.IntN(3)
+			out += fmt.Sprintf("[   12.%06d][  T%d] %s", n, 100+m.IntN(2), l)
+		}
+		return out
 	}
 	// kselftest's runner, the groups of the second level flat.
 	fmt.Fprintf(&b, "TAP version 13\n1..%d\n", len(d.Tests))
@@ -147,7 +156,16 @@ func (m maker) disturb(lines []string) (out []string, did []string) {
 			return out, did
 		}
 		at := m.IntN(len(out))
-		switch m.IntN(6) {
+		switch m.IntN(7) {
+		case 6:
+			// Another console's message in a line, whose rest follows it.
+			l := out[at]
+			if len(l) == 0 || strings.Contains(strings.Join(did, " "), "split") {
+				continue
+			}
+			cut := m.IntN(len(l))
+			out = append(out[:at:at], append([]string{l[:cut] + "[   99.123456] usb 1-1: new device", l[cut:]}, out[at+1:]...)...)
+			did = append(did, fmt.Sprintf("split by the console %q %q", l[:cut], l[cut:]))
 		case 0:
 			noise := []string{
 				"[    9.123456] usb 1-1: new high-speed USB device", "random: crng init done", "[    9.123457] BUG: KASAN: slab-out-of-bounds in f+0x1/0x2",
@@ -193,7 +211,7 @@ func (m maker) disturb(lines []string) (out []string, did []string) {
 func law(t *testing.T, seed uint64) {
 	t.Helper()
 	m := maker{rand.New(rand.NewPCG(seed, 1))}
-	form := []string{"tap14", "kunit", "kselftest"}[m.IntN(3)]
+	form := []string{"tap14", "kunit", "kselftest", "dmesg"}[m.IntN(4)]
 	made := m.doc(2)
 	text := m.print(form, made)
 	whole := parseString(t, text)

@@ -333,6 +333,9 @@ func findEmbedded(line string) []embedded {
 		} else if strings.HasSuffix(strings.TrimRightFunc(line[:at], func(r rune) bool { return !unicode.IsLetter(r) }), "not") {
 			continue // nor what has another character for the blank
 		}
+		if at >= 4 && strings.Trim(line[:at], " ") == "" {
+			continue // of a group whose beginning is lost
+		}
 		if t, ok := parseResult(line[at:], false); ok && t.Number > 0 && at > 0 {
 			found = append(found, embedded{number: t.Number, line: line, at: at})
 		}

@@ -403,7 +403,10 @@ func (s *stream) handle(line string) {
 	if s.inYAML(f, rest) || s.startYAML(f, rest) {
 		return
 	}
-	if prefix, inner, ok := s.opens(f, rest); ok && depth+1 < maxDepth {
+	if prefix, inner, ok := s.opens(f, rest); ok && len(s.frames) < maxDepth && s.between(depth, prefix) {
+		depth++
+		f, rest = s.frames[depth], inner
+	} else if ok && depth+1 < maxDepth {
 		s.closeTo(depth) // of another prefix, so the new one comes after it
 		nested := newFrame(prefix)
 		nested.name, nested.escapes, nested.strict, f.next = f.next, f.escapes, f.strict, ""
@@ -417,6 +420,24 @@ func (s *stream) handle(line string) {
 		depth++
 	}
 	s.content(depth, f, rest)
+}
+
+// between opens a document around the one nested in that at depth, if prefix is the
+// beginning of its prefix: what began it was lost.
+func (s *stream) between(depth int, prefix string) bool {
+	if depth+1 >= len(s.frames) {
+		return false
+	}
+	sub := s.frames[depth+1]
+	deeper, ok := strings.CutPrefix(sub.prefix, prefix)
+	if !ok || deeper == "" || sub.version {
+		return false
+	}
+	f := newFrame(prefix)
+	f.name, f.escapes, f.strict, f.headless, f.begin = sub.name, sub.escapes, sub.strict, sub.headless, sub.begin
+	sub.prefix, sub.name, sub.headless, sub.begin = deeper, "", false, nil
+	s.frames = slices.Insert(s.frames, depth+1, f)
+	return true
 }
 
 // cutPrefix is strings.CutPrefix for lines that may have lost trailing blanks.
@@ -457,7 +478,7 @@ func (s *stream) opens(f *frame, line string) (prefix, rest string, ok bool) {
 	}
 	// KUnit in the kernel's log may lack its beginning. Elsewhere anything else
 	// might be a program's own words unless TAP is spoken here.
-	spoken := !f.doc.Empty() || s == s.kernel
+	spoken := !f.doc.Empty() || s == s.kernel || s.frames[len(s.frames)-1] != f
 	if strings.HasPrefix(rest, "# Subtest: ") {
 		return prefix, rest, spoken || !comment
 	}
@@ -762,7 +783,8 @@ func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
 	}
 	f.last = t
 	if t.OK && t.Directive == None {
-		s.passed, s.passedS, s.passedLines, s.passedBlank = t, s, 0, isBlank(line[len(line)-1])
+		before := untilPrintk(line)
+		s.passed, s.passedS, s.passedLines, s.passedBlank = t, s, 0, isBlank(before[len(before)-1])
 	}
 	if braced {
 		f.brace, f.last = t, nil
@@ -1114,6 +1136,9 @@ func (s *stream) endSegment(f *frame, depth int) {
 	}
 	if f.brace != nil {
 		s.problem(f, fmt.Sprintf("the subtests of test %d have no end", f.brace.Number))
+		if t := f.brace; t.Status() == StatusPass {
+			t.OK, t.Reason = false, "its subtests are missing"
+		}
 		f.brace = nil
 	}
 	s.settle(f)
