@@ -260,6 +260,9 @@ func (p *pending) judge(r *Report, f *format, b *body) {
 		if slices.ContainsFunc(s.frames, func(f Frame) bool { return !f.Unreliable }) || p.unavailable(b, s.line) {
 			continue
 		}
+		if len(s.frames) > 0 && b.pc != nil && s.kind == secTrace && ended(b.lines[s.line:]) {
+			continue // from where the kernel was, no unwinder finds the way
+		}
 		r.corrupt("no frames in a stack")
 	}
 	if !seen[secTrace] {
@@ -276,6 +279,11 @@ func (p *pending) after() int {
 		}
 	}
 	return n
+}
+
+// ended reports whether the mark that ends an oops is among the lines.
+func ended(lines []string) bool {
+	return slices.ContainsFunc(lines, func(s string) bool { return strings.HasPrefix(s, "---[ end trace") })
 }
 
 // closed reports whether a line of "=" closes the report.
