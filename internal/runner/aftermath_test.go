@@ -90,6 +90,8 @@ func TestPowerOffHangs(t *testing.T) {
 	verdict, reason := result.Judge(f)
 	assert.Equal(t, verdict, result.VerdictHung)
 	assert.Assert(t, is.Contains(reason, "the guest did not power off within"))
+	// Without the kernel's symbols, too, it says whether its CPUs wait or work.
+	assert.Assert(t, is.Regexp(`; kernel: CPU 0 (halted )?in \S+`, reason))
 }
 
 // slow is a writer that takes its time, and does not want to be written to after

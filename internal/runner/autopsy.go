@@ -80,7 +80,7 @@ func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
 	}
 	in := hungIn(kernel, talk.PID())
 	if in == "" {
-		in = s.cpusAt(ctx)
+		in = s.cpusAt(ctx, false)
 	}
 	if in != "" {
 		essence += "; kernel: " + in

@@ -4,6 +4,7 @@ package runner
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -64,7 +65,7 @@ func (s *session) stuckAt() string {
 	s.core.dump(s.vm)
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(answerLimit))
 	defer cancel()
-	if at := s.cpusAt(ctx); at != "" {
+	if at := s.cpusAt(ctx, true); at != "" {
 		return "; kernel: " + at
 	}
 	return ""
@@ -75,17 +76,27 @@ func (s *session) stuckAt() string {
 const samples = 15
 
 // cpusAt says where each CPU stands most of the time, by QEMU's "info registers
-// -a"; "" when no CPU is in the kernel or the kernel's symbols are not known. It
-// is the last resort for a kernel that answers nobody.
-func (s *session) cpusAt(ctx context.Context) string {
-	if k := s.p.Kernel; k.Details == nil || !k.Details.PVH() {
-		return "" // it has moved itself to a random place
+// -a"; "" when no CPU is in the kernel. Where the kernel's symbols are not known, or
+// it has moved itself to a random place, it gives the address, if bare ones are
+// wanted: whether a CPU is halted or busy tells a lost wakeup from a loop. It is the
+// last resort for a kernel that answers nobody.
+func (s *session) cpusAt(ctx context.Context, bare bool) string {
+	at := func(addr uint64) string { return fmt.Sprintf("%#x", addr) }
+	if k := s.p.Kernel; k.Details != nil && k.Details.PVH() {
+		if sym := s.m.symbolizer(ctx, k); sym != nil {
+			sym.SetOffset(0)
+			at, bare = func(addr uint64) string {
+				l, err := sym.Addr(addr, false)
+				if err != nil {
+					return ""
+				}
+				return l.Func
+			}, true
+		}
 	}
-	sym := s.m.symbolizer(ctx, s.p.Kernel)
-	if sym == nil {
+	if !bare {
 		return ""
 	}
-	sym.SetOffset(0)
 	// Compiled here: this runs once, if ever.
 	cpu := regexp.MustCompile(`(?s)CPU#(\d+).*?\bRIP=([0-9a-f]{1,16})\b.*?\bCPL=(\d).*?\bHLT=(\d)`)
 	v := votes{}
@@ -97,12 +108,11 @@ func (s *session) cpusAt(ctx context.Context) string {
 			switch {
 			case m[3] != "0":
 				v.add(m[1], "in user space", false)
-			case err == nil:
-				if l, err := sym.Addr(addr, false); err == nil && m[4] == "1" {
-					v.add(m[1], "halted in "+l.Func, true)
-				} else if err == nil {
-					v.add(m[1], "in "+l.Func, true)
-				}
+			case err != nil, at(addr) == "":
+			case m[4] == "1":
+				v.add(m[1], "halted in "+at(addr), true)
+			default:
+				v.add(m[1], "in "+at(addr), true)
 			}
 		}
 		select {
