@@ -297,7 +297,11 @@ func (s *Scanner) panicked(caller []byte) {
 func (s *Scanner) begin(l *line, h hit) {
 	p := &pending{oops: h.pattern.oops, pos: h.pos, panicked: h.pattern.oops.tail}
 	p.known = p.oops.known(l.msg, h.pos)
-	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.Own && s.stamps || !p.known && (s.stamps || p.oops.header != "BUG: "))
+	// Without a time where the log has times, a line is the kernel's if no program
+	// prints it: that of a trap has the number of the oops at its end (die, on every
+	// architecture).
+	alone := !s.Own && (!p.oops.trap || bytes.Contains(l.msg, []byte("[#")))
+	p.doubt = l.source == srcUnknown && !p.oops.echoed() && (s.stamps && !alone || !p.known && (s.stamps || p.oops.header != "BUG: "))
 	if p.oops.program {
 		p.known, p.doubt = false, true // it is to be witnessed by what follows
 	}
