@@ -3,7 +3,6 @@
 package gotest
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -162,7 +161,7 @@ func TopLevel(expr string) (func(test string) bool, error) {
 		for i, e := range alt {
 			re, err := regexp.Compile(e)
 			if err != nil {
-				return nil, fmt.Errorf("test expression %q: %w", expr, err)
+				return nil, err
 			}
 			if i == 0 {
 				first = append(first, re)
