@@ -109,6 +109,19 @@ func TestLaws(t *testing.T) {
 	checkLaws(t, joined[:min(len(joined), 200<<10)])
 }
 
+// TestRebootBehindAProgram: reports come in the order of their first lines, also
+// where a program crashed after the last line of the kernel that went away.
+func TestRebootBehindAProgram(t *testing.T) {
+	log := "[   50.000000] x\npanic: runtime error: index out of range\n\ngoroutine 1 [running]:\nmain.main()\n[    0.000000] Linux version 6.12.0\n[    1.000000] y\n"
+	checkLaws(t, []byte(log))
+	var titles []string
+	for _, r := range oops.Parse([]byte(log)) {
+		titles = append(titles, r.Title)
+	}
+	assert.Equal(t, len(titles), 2, "%q", titles)
+	assert.Equal(t, titles[0], "unexpected kernel reboot")
+}
+
 func TestStreamingEqualsParse(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for name, log := range logs(t) {

@@ -264,16 +264,27 @@ func (s *Scanner) boot(l *line, unexpected bool) {
 	for _, p := range s.queue {
 		p.finish()
 	}
+	if !unexpected {
+		s.drain()
+		s.seen = seen{} // another kernel's reports are other ones
+		return
+	}
+	r := &Report{
+		Title: "unexpected kernel reboot", Kind: Reboot, CPU: -1, PID: -1,
+		Start: s.last.start, End: l.end, Context: string(s.last.caller), Time: s.last.time,
+		Raw: bytes.Join([][]byte{s.last.raw, bytes.Clone(l.raw), nil}, []byte("\n")),
+	}
+	r.Fingerprint = fingerprint(r.Kind, r.Title)
+	reboot := &pending{done: true, report: r}
+	// A program may have crashed after the kernel's last line, where this begins.
+	later := slices.IndexFunc(s.queue, func(p *pending) bool { return p.report != nil && p.report.Start > r.Start })
+	if later >= 0 {
+		s.queue = slices.Insert(s.queue, later, reboot)
+	}
 	s.drain()
-	s.seen = seen{} // another kernel's reports are other ones
-	if unexpected {
-		r := &Report{
-			Title: "unexpected kernel reboot", Kind: Reboot, CPU: -1, PID: -1,
-			Start: s.last.start, End: l.end, Context: string(s.last.caller), Time: s.last.time,
-			Raw: bytes.Join([][]byte{s.last.raw, bytes.Clone(l.raw), nil}, []byte("\n")),
-		}
-		r.Fingerprint = fingerprint(r.Kind, r.Title)
-		s.queue = append(s.queue, &pending{done: true, report: r})
+	s.seen = seen{}
+	if later < 0 {
+		s.queue = append(s.queue, reboot)
 	}
 }
 
