@@ -3,7 +3,7 @@
 # make demo   installs what is missing, fetches a kernel and runs the suites
 # make test   all tests, those in VMs included
 # make lint   golangci-lint and actionlint
-# make api    docs/api anew, as belongs to a release: see .ci/api, which compares with it
+# make api    how the exported API differs from that of the last release
 # make bench  the speed figures, as ratios
 # make dist     bin/kvmrun with the guest's tools and the suites beside it, in bin/kvmrun.d
 # make install  the same below PREFIX: bin/kvmrun and lib/kvmrun, which need no Go and no checkout,
@@ -46,7 +46,7 @@ lint:
 	$(GO) run github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
 
 api:
-	.ci/api -w
+	.ci/api
 
 setup:
 	@.ci/setup
