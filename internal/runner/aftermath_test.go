@@ -94,6 +94,20 @@ func TestPowerOffHangs(t *testing.T) {
 	assert.Assert(t, is.Regexp(`; kernel: CPU 0 (halted )?in \S+`, reason))
 }
 
+// TestNeverHeld: a program that was to be held and runs on is an error, with the
+// reason, and no template.
+func TestNeverHeld(t *testing.T) {
+	c, err := cache.Open(t.TempDir())
+	assert.NilError(t, err)
+	m := &runner.Machine{Cache: c}
+	tmpl, out, err := m.MakeTemplate(t.Context(), runner.Program{
+		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/late"), Dir: logDir(t), Timeout: time.Second,
+		Run: wire.Run{Argv: []string{"/init", "sleep"}, Hold: wire.HoldStop},
+	})
+	assert.ErrorContains(t, err, "make a VM ready to be frozen: the program did not end within 1s")
+	assert.Assert(t, tmpl == nil && out.Deadline != "")
+}
+
 // slow is a writer that takes its time, and does not want to be written to after
 // closed is set.
 type slow struct {

@@ -118,7 +118,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		// It ends before any test; as in one VM, and with all that it says.
 		j.Isolate = suites.IsolateSuite
 		return m.runVMs(ctx, j, old)
-	case boot.Infra != nil || boot.GuestFault != "" || boot.Panicked || boot.Scanner != "":
+	case boot.Infra != nil || boot.GuestFault != "" || boot.Panicked || boot.Scanner != "" || boot.Deadline+boot.Hung != "":
 		if tmpl != nil {
 			_ = tmpl.Close()
 		}

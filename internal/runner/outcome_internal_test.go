@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -24,6 +25,7 @@ func TestOutcomesAddUp(t *testing.T) {
 		"hung":     {Findings: agent.Findings{Hung: "silence"}},
 		"splat":    {Splats: []splat{{Report: &oops.Report{Title: "BUG"}}}, Panicked: true},
 		"disk":     {Disks: []DiskCheck{{Disk: "d", Err: errors.New("dirty")}}},
+		"kunit":    {kernelTests: kernelTests{failed: []result.Case{{Name: "kunit/a/b", Status: result.StatusFail}}}},
 		"fault":    {Findings: agent.Findings{Notes: []string{"n"}}, Faults: []wire.Count{{Name: "f", Fired: 1}}},
 	}
 	facts := func(o Outcome) []any {
@@ -31,7 +33,7 @@ func TestOutcomesAddUp(t *testing.T) {
 		if o.Infra != nil {
 			infra = o.Infra.Error()
 		}
-		return []any{o.Scanner, infra, o.GuestFault, o.Deadline, o.Hung, o.Panicked, len(o.Splats), len(o.Disks), o.Remarks()}
+		return []any{o.Scanner, infra, o.GuestFault, o.Deadline, o.Hung, o.Panicked, len(o.Splats), len(o.Disks), len(o.kernelTests.failed), o.Remarks()}
 	}
 	for name, b := range bad {
 		t.Run(name, func(t *testing.T) {

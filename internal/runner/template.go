@@ -4,6 +4,7 @@ package runner
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -118,6 +119,10 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	}
 	if err == nil {
 		err = out.Infra
+	}
+	if err == nil && t.vm == nil {
+		why := cmp.Or(out.Deadline, out.Hung, "the VM ended by itself: "+out.Exit.String())
+		err = fmt.Errorf("make a VM ready to be frozen: %s", why)
 	}
 	if err != nil {
 		prep.close()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,11 @@ func main() {
 	if guest.IsInit() {
 		guest.Main()
 	}
-	if len(os.Args) > 1 {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "sleep": // it is not held
+		time.Sleep(time.Hour)
+		return
+	case len(os.Args) > 1:
 		output()
 		return
 	}
