@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -44,7 +45,7 @@ func (f *fetcher) add(msg wire.File) error {
 	}
 	w := f.want[msg.Index]
 	if msg.Err != "" {
-		return fmt.Errorf("fetch %s from the guest: %s", w.Guest, OneLine(msg.Err))
+		return fmt.Errorf("fetch %s from the guest: %s", w.Guest, visible.Short(msg.Err))
 	}
 	path := w.Host
 	if w.Dir {

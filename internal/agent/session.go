@@ -9,11 +9,11 @@ import (
 	"io"
 	"math"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -367,7 +367,7 @@ func (s *Session) Talk(ctx context.Context) {
 func (s *Session) hear(ctx context.Context, m wire.Message) (over bool) {
 	w := wordOf(m)
 	if w == fault {
-		s.out.Claim("the guest's agent failed: " + OneLine(m.Fault.Message))
+		s.out.Claim("the guest's agent failed: " + visible.Short(m.Fault.Message))
 		return true
 	}
 	to, ok := s.state.next(w, s.holds())
@@ -465,14 +465,14 @@ func (s *Session) exit(e *wire.Exited) (over bool) {
 	s.out.Exited = e
 	if s.Freeze {
 		if e.Err != "" {
-			s.out.Fail(errors.New(OneLine(e.Err)))
+			s.out.Fail(errors.New(visible.Short(e.Err)))
 		} else {
 			s.out.Fail(fmt.Errorf("freeze a held program: it ended before it was held: status %d", e.Code))
 		}
 		return true
 	}
 	if e.NotArmed != "" {
-		s.out.Fail(fmt.Errorf("arm the faults: %s", OneLine(e.NotArmed)))
+		s.out.Fail(fmt.Errorf("arm the faults: %s", visible.Short(e.NotArmed)))
 	}
 	return false
 }
@@ -524,7 +524,7 @@ func (s *Session) quiesce(ctx context.Context, f wire.Frozen) {
 	}
 	s.out.Ready.Taint = f.Taint // what a held program has added is the boot's too
 	if f.Lost != "" {
-		s.out.Incomplete(OneLine(f.Lost))
+		s.out.Incomplete(visible.Short(f.Lost))
 	}
 	// What is still under way in the kernel, such as its waiting for all readers
 	// (RCU), would go on in each fork.
@@ -776,20 +776,6 @@ func (s *stillness) stop() {
 	}
 }
 
-// OneLine makes guest text fit for one line of ours.
-func OneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
-	if len(s) > 500 {
-		s = s[:500] + "..."
-	}
-	return strings.TrimSpace(s)
-}
-
 // bounded limits a list that a guest sent.
 func bounded(list []string) []string {
 	if len(list) > 50 {
@@ -797,7 +783,7 @@ func bounded(list []string) []string {
 	}
 	out := make([]string, len(list))
 	for i, l := range list {
-		out[i] = OneLine(l)
+		out[i] = visible.Short(l)
 	}
 	return out
 }

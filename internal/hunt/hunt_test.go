@@ -300,7 +300,7 @@ func TestBisectCommitsHost(t *testing.T) {
 	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in *mm/*) test -e %s && { echo 'a.s: fatal error: No space left on device' >&2; exit 1; };; esac\nexec %s \"$@\"\n", full, gcc)
 	assert.NilError(t, os.WriteFile(filepath.Join(bin, "gcc"), []byte(script), 0o755))
 	c.conf.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
-	s.t.Tester = testerFunc(func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
+	s.t.Tester = hunttest.TesterFunc(func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
 		o, err := r.Test(ctx, point, b)
 		if r.Runs == 3 {
 			err = errors.Join(err, os.WriteFile(full, nil, 0o644))
@@ -323,12 +323,6 @@ func TestBisectCommitsHost(t *testing.T) {
 	again, err := bisect.ReadReport(dir)
 	assert.NilError(t, err)
 	assert.Equal(t, g.Subject[again.Result.Found[0].ID], "culprit")
-}
-
-type testerFunc func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error)
-
-func (f testerFunc) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
-	return f(ctx, point, b)
 }
 
 // TestBisectConfigs finds the two options that are bad together, one of which

@@ -15,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // Time limits of an autopsy, for KVM; TCG scales them.
@@ -178,9 +179,9 @@ func hungIn(log string, pid int) string {
 		switch {
 		case m == nil || waiting.MatchString(m[1]):
 		case blocked:
-			return fmt.Sprintf("task %s blocked in %s", agent.OneLine(task), m[1])
+			return fmt.Sprintf("task %s blocked in %s", visible.Short(task), m[1])
 		case own && waits == "":
-			waits = fmt.Sprintf("task %s waits in %s", agent.OneLine(task), m[1])
+			waits = fmt.Sprintf("task %s waits in %s", visible.Short(task), m[1])
 		}
 	}
 	if busy != "" {
@@ -197,7 +198,7 @@ func testAt(output, test string) string {
 		if call.MatchString(l) && i+1 < len(lines) {
 			at := strings.TrimSpace(lines[i+1])
 			at, _, _ = strings.Cut(at, " +0x")
-			return agent.OneLine(filepath.Base(at))
+			return visible.Short(filepath.Base(at))
 		}
 	}
 	return ""

@@ -12,9 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -92,7 +92,7 @@ func (c *cutter) run(ctx context.Context, n uint64, name string) (Outcome, sweep
 // lastLines is the end of a failing test's output for one line.
 func lastLines(s string) string {
 	const most = 300
-	if s = agent.OneLine(s[max(0, len(s)-most):]); s == "" {
+	if s = visible.Short(s[max(0, len(s)-most):]); s == "" {
 		return ""
 	}
 	return ": " + s

@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"strings"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -36,7 +36,7 @@ func makeDisk(ctx context.Context, dir string, s suites.Disk) (*disk, error) {
 	if len(s.Mkfs) > 0 {
 		if out, err := d.command(ctx, s.Mkfs); err != nil {
 			_ = f.Close()
-			return nil, fmt.Errorf("make disk %s: %s: %w %s", s.Name, strings.Join(s.Mkfs, " "), err, agent.OneLine(out))
+			return nil, fmt.Errorf("make disk %s: %s: %w %s", s.Name, strings.Join(s.Mkfs, " "), err, visible.Short(out))
 		}
 	}
 	return d, nil

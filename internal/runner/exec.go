@@ -24,6 +24,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -644,18 +645,18 @@ func (s *session) explain() {
 	if e := s.out.Exit; s.out.EndMarker && s.out.Hung == "" && !s.out.Panicked {
 		switch {
 		case e.Cause == vmtest.Crashed:
-			s.out.Fail(fmt.Errorf("QEMU died after the program's end: %s %s", e.Detail, agent.OneLine(e.Stderr)))
+			s.out.Fail(fmt.Errorf("QEMU died after the program's end: %s %s", e.Detail, visible.Short(e.Stderr)))
 		case e.Cause == vmtest.Reset, e.Cause == vmtest.PowerOff && s.from != nil:
 			s.out.Hung = "the VM ended by itself after the program's end: " + e.String()
 		}
 	}
 	if s.con.fatal != "" {
-		s.out.Claim("the guest cannot be used: " + agent.OneLine(s.con.fatal))
+		s.out.Claim("the guest cannot be used: " + visible.Short(s.con.fatal))
 		return
 	}
 	// Nothing but the agent has run by then.
 	if s.out.Ready == nil && s.con.early != "" {
-		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", agent.OneLine(s.con.early))
+		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", visible.Short(s.con.early))
 		return
 	}
 	if s.out.EndMarker || s.out.Infra != nil || s.out.GuestFault != "" || s.out.Deadline != "" || s.out.Hung != "" {
@@ -666,7 +667,7 @@ func (s *session) explain() {
 	}
 	switch e := s.out.Exit; {
 	case e.Cause == vmtest.Crashed:
-		s.out.Infra = fmt.Errorf("QEMU died: %s %s", e.Detail, agent.OneLine(e.Stderr))
+		s.out.Infra = fmt.Errorf("QEMU died: %s %s", e.Detail, visible.Short(e.Stderr))
 	case s.out.Ready == nil && e.Cause != vmtest.Panicked:
 		s.out.Infra = fmt.Errorf("the VM ended (%v) before its agent was ready%s", e.Cause, s.wentWrong())
 	}
@@ -688,7 +689,7 @@ func (s *session) lastLine() string {
 	w := s.con.lastWords()
 	for i := len(w) - 1; i >= 0; i-- {
 		if strings.TrimSpace(w[i]) != "" {
-			return agent.OneLine(w[i])
+			return visible.Short(w[i])
 		}
 	}
 	return "(empty: the kernel printed nothing; does it have CONFIG_SERIAL_8250_CONSOLE=y?)"

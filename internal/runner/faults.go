@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 )
@@ -125,11 +125,11 @@ func faultNotes(counts []wire.Count) (notes []string) {
 		}
 		switch {
 		case c.Err != "":
-			notes = append(notes, fmt.Sprintf("fault %s: not known how often it came: %s", agent.OneLine(c.Name), agent.OneLine(c.Err)))
+			notes = append(notes, fmt.Sprintf("fault %s: not known how often it came: %s", visible.Short(c.Name), visible.Short(c.Err)))
 		case c.Fired == 0:
-			notes = append(notes, fmt.Sprintf("fault %s: the program did not get there", agent.OneLine(c.Name)))
+			notes = append(notes, fmt.Sprintf("fault %s: the program did not get there", visible.Short(c.Name)))
 		default:
-			notes = append(notes, fmt.Sprintf("fault %s: injected %d×", agent.OneLine(c.Name), c.Fired))
+			notes = append(notes, fmt.Sprintf("fault %s: injected %d×", visible.Short(c.Name), c.Fired))
 		}
 	}
 	return notes

@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/nbd"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -73,7 +73,7 @@ func newHostFaults(plan fault.Plan, cfg *vmtest.Config, disks []*disk) *hostFaul
 func (h *hostFaults) note(format string, a ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.notes = append(h.notes, agent.OneLine(fmt.Sprintf(format, a...)))
+	h.notes = append(h.notes, visible.Short(fmt.Sprintf(format, a...)))
 }
 
 // before is asked before each request to a disk.

@@ -23,6 +23,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -469,7 +470,7 @@ func (o *Outcome) ending() (why, text string) {
 	case e != nil:
 		return fmt.Sprintf("the test binary ended during this test: exit status %d", e.Code), ""
 	case o.Infra != nil:
-		return agent.OneLine(o.Infra.Error()), ""
+		return visible.Short(o.Infra.Error()), ""
 	case o.GuestFault != "":
 		return o.GuestFault, ""
 	}

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
 // kernelTests counts the tests whose results are in the kernel log, as KUnit writes
@@ -32,7 +32,7 @@ func newKernelTests(d *ktap.Doc) (k kernelTests) {
 
 func (k *kernelTests) walk(d *ktap.Doc, name string) {
 	for _, t := range d.Tests {
-		one := name + "/" + agent.OneLine(t.Label())
+		one := name + "/" + visible.Short(t.Label())
 		before := len(k.failed)
 		if t.Sub != nil && t.Status() != ktap.StatusXFail && t.Status() != ktap.StatusSkip {
 			k.walk(t.Sub, one)
@@ -58,7 +58,7 @@ const maxKernelTests = 200
 func (k *kernelTests) add(name, why string) {
 	same := func(c result.Case) bool { return c.Name == name && c.Status == result.StatusFail }
 	if len(k.failed) < maxKernelTests && !slices.ContainsFunc(k.failed, same) {
-		k.failed = append(k.failed, result.Case{Name: name, Status: result.StatusFail, Reason: agent.OneLine(why)})
+		k.failed = append(k.failed, result.Case{Name: name, Status: result.StatusFail, Reason: visible.Short(why)})
 	}
 }
 

@@ -17,9 +17,9 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/initramfs"
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/internal/words"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -407,7 +407,7 @@ func (m *Machine) listen(ctx context.Context, k *Kernel, g *guest) (string, erro
 	var said string
 	err = g.vm.Monitor().Run(ctx, "human-monitor-command", map[string]string{"command-line": "gdbserver tcp:" + addr}, &said)
 	if err == nil && !strings.Contains(said, "Waiting for gdb connection") {
-		err = errors.New(agent.OneLine(said))
+		err = errors.New(visible.Short(said))
 	}
 	if err != nil {
 		return "", fmt.Errorf("have QEMU wait for a debugger: %w", err)

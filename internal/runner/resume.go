@@ -10,9 +10,9 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -54,7 +54,7 @@ func untested(args gotest.Args, cases []result.Case) string {
 	case len(cases) == 0:
 		return ""
 	case !matches:
-		return "no subtest matches -run " + agent.OneLine(args.Flag("test.run"))
+		return "no subtest matches -run " + visible.Short(args.Flag("test.run"))
 	case skips == 1:
 		return "1 test skipped"
 	}
@@ -321,7 +321,7 @@ func (s *stream) fail(test, why, text string) {
 	fmt.Fprintf(&b, "    kvmrun: %s\n", why)
 	for _, l := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
 		if l = strings.TrimRight(l, "\r"); l != "" {
-			fmt.Fprintf(&b, "        %s\n", agent.OneLine(l))
+			fmt.Fprintf(&b, "        %s\n", visible.Short(l))
 		}
 	}
 	if s.mark != "" {

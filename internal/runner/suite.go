@@ -26,6 +26,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -171,7 +172,7 @@ func (m *Machine) runSuite(ctx context.Context, j SuiteJob) (job result.Job, exi
 		job.Cases = sum.Cases
 		job.Notes = append(job.Notes, sum.Notes...)
 		if sum.Panic != "" {
-			job.Notes = append(job.Notes, "the test binary said: "+agent.OneLine(sum.Panic))
+			job.Notes = append(job.Notes, "the test binary said: "+visible.Short(sum.Panic))
 		}
 		// Exit status 0 without PASS at the end: its output was cut.
 		facts.Unconcluded = sum.Final == result.StatusInvalid && out.Exited != nil && out.Exited.Code == 0
@@ -225,7 +226,7 @@ func complete(job *result.Job, j SuiteJob, out Outcome) {
 	why := "the run ended before"
 	switch {
 	case out.Infra != nil:
-		why = agent.OneLine(out.Infra.Error())
+		why = visible.Short(out.Infra.Error())
 	case out.Deadline+out.Hung != "":
 		why = out.Deadline + out.Hung
 	case out.Exited != nil:
@@ -488,7 +489,7 @@ func (o Outcome) Facts() result.Facts {
 			f.Signal = fmt.Sprintf("signal %d", e.Signal)
 		}
 		if e.Err != "" && !e.NotFound && !e.NotExecutable {
-			f.InfraErr = "start the program in the guest: " + agent.OneLine(e.Err)
+			f.InfraErr = "start the program in the guest: " + visible.Short(e.Err)
 		}
 	}
 	return f
@@ -516,9 +517,9 @@ func whereabouts(r *oops.Report) string {
 	}
 	switch {
 	case r.Comm != "" && r.PID >= 0:
-		parts = append(parts, fmt.Sprintf("%s/%d", agent.OneLine(r.Comm), r.PID))
+		parts = append(parts, fmt.Sprintf("%s/%d", visible.Short(r.Comm), r.PID))
 	case r.Comm != "":
-		parts = append(parts, agent.OneLine(r.Comm))
+		parts = append(parts, visible.Short(r.Comm))
 	}
 	return strings.Join(parts, ", ")
 }
@@ -544,7 +545,7 @@ func blame(job *result.Job, s result.Splat) {
 func nonEmpty(lines []string, last int) []string {
 	var out []string
 	for _, l := range lines {
-		if l = agent.OneLine(l); l != "" {
+		if l = visible.Short(l); l != "" {
 			out = append(out, l)
 		}
 	}

@@ -19,9 +19,9 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -243,7 +243,7 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 		s.longest = max(s.longest, time.Since(began))
 		if _, ok := out.Looks[kmemleakFile]; !ok && s.leaks && facts.Infra+facts.Hang == "" {
 			s.leaks = false
-			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", agent.OneLine(strings.Join(out.Remarks(), "; ")))
+			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", visible.Short(strings.Join(out.Remarks(), "; ")))
 		}
 	}
 	if !keep(facts) || ctx.Err() != nil {
@@ -334,7 +334,7 @@ func factsOf(out Outcome, log string) sweep.Facts {
 	}
 	for _, d := range out.Disks {
 		if d.Err != nil {
-			f.Broken = append(f.Broken, fmt.Sprintf("%s of disk %s: %v: %s", d.Command, d.Disk, d.Err, agent.OneLine(d.Output)))
+			f.Broken = append(f.Broken, fmt.Sprintf("%s of disk %s: %v: %s", d.Command, d.Disk, d.Err, visible.Short(d.Output)))
 		}
 	}
 	for file, text := range out.Looks {
@@ -353,7 +353,7 @@ func factsOf(out Outcome, log string) sweep.Facts {
 	if e := out.Exited; e != nil {
 		switch {
 		case e.Err != "":
-			f.Failed = "it could not be started: " + agent.OneLine(e.Err)
+			f.Failed = "it could not be started: " + visible.Short(e.Err)
 		case e.Signal != 0:
 			f.Failed = fmt.Sprintf("it was killed by signal %d", e.Signal)
 		case e.Code != 0:

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -68,7 +68,7 @@ func (c *core) dump(vm *vmtest.VM) {
 		}
 		note := fmt.Sprintf("the guest's memory (%s, for crash and drgn): %s", c.format, file)
 		if err != nil {
-			note = agent.OneLine(err.Error())
+			note = visible.Short(err.Error())
 		}
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -42,7 +42,7 @@ func (s *session) witness() {
 	switch dropped := con.droppedOf(); {
 	case done == nil: // it did not end as it should, and nothing is good about it
 	case done.Lost != "":
-		s.out.Incomplete(agent.OneLine(done.Lost))
+		s.out.Incomplete(visible.Short(done.Lost))
 	case dropped.early > 0:
 		s.out.Incomplete(fmt.Sprintf("the console dropped %d messages during the boot", dropped.early))
 	case dropped.all > 0:

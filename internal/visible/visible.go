@@ -60,6 +60,23 @@ func Line(s string) string {
 	}), " "))
 }
 
+// Short makes text of a guest fit for a line of ours, a reason or a note: of 500
+// bytes at most, with controls as blanks. What it returns can still have what [Line]
+// escapes when it is printed.
+func Short(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
+	const most = 500
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "..."
+	}
+	return strings.TrimSpace(s)
+}
+
 // Lines is Text for text with the serial console's line ends, \r\n.
 func Lines(s string) string { return Text(strings.ReplaceAll(s, "\r\n", "\n")) }
 

@@ -41,6 +41,16 @@ func TestText(t *testing.T) {
 	assert.Equal(t, b.String(), "x\\x1b\n")
 }
 
+func TestShort(t *testing.T) {
+	for in, want := range map[string]string{
+		" a\x1b[31m\nb\xff\x7f\n":        "a [31m b?",
+		strings.Repeat("x", 500):         strings.Repeat("x", 500),
+		strings.Repeat("x", 499) + "äöü": strings.Repeat("x", 499) + "...", // no half letter
+	} {
+		assert.Equal(t, visible.Short(in), want)
+	}
+}
+
 func FuzzText(f *testing.F) {
 	for _, s := range []string{"", "plain\n", "\x1b[31m", "\u202e\u009b", "\xff\xfe", "\U000e0041", "a\r\nb"} {
 		f.Add(s)

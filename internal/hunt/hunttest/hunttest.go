@@ -124,3 +124,11 @@ func (r *Reader) Test(_ context.Context, _ string, b bisect.Build) (bisect.Obser
 	}
 	return bisect.Observation{Word: bisect.Good}, err
 }
+
+// TesterFunc is a function as a bisect.Tester.
+type TesterFunc func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error)
+
+// Test implements bisect.Tester.
+func (f TesterFunc) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
+	return f(ctx, point, b)
+}

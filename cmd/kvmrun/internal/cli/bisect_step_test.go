@@ -51,7 +51,7 @@ func stepMain(cache string) int {
 		return 1
 	}
 	t := b.tools(cio, m, "")
-	t.Tester = testerFunc(func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
+	t.Tester = hunttest.TesterFunc(func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
 		o, err := r.Test(ctx, point, b)
 		for _, a := range os.Args[1:] {
 			if mark, word, _ := strings.Cut(a, "="); o.Reason == mark {
@@ -61,12 +61,6 @@ func stepMain(cache string) int {
 		return o, err
 	})
 	return front.Status(os.Stderr, step(context.Background(), cio, b.question(cio, m), t, dir))
-}
-
-type testerFunc func(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error)
-
-func (f testerFunc) Test(ctx context.Context, point string, b bisect.Build) (bisect.Observation, error) {
-	return f(ctx, point, b)
 }
 
 // TestGitBisectRun lets git's own driver ask: it finds the culprit past what it
