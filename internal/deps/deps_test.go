@@ -35,7 +35,7 @@ func packages(t *testing.T, pattern string) []string {
 // TestImportsPointOneWay holds the table in ARCHITECTURE.md.
 func TestImportsPointOneWay(t *testing.T) {
 	host := []string{
-		module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch",
+		module + "vmtest", module + "initramfs", module + "internal/machine", module + "internal/runner", module + "internal/kfetch",
 		module + "internal/kbuild", module + "internal/kimage", module + "internal/cache", module + "internal/report",
 		module + "cmd/", module + "internal/front", "github.com/digitalocean/go-qemu", "github.com/u-root/mkuimage", "github.com/spf13", "net/http",
 	}
@@ -63,8 +63,11 @@ func TestImportsPointOneWay(t *testing.T) {
 			"the search knows neither git nor VMs"},
 		{[]string{"internal/agent"}, []string{module + "vmtest", module + "initramfs", module + "suites", module + "internal/runner", module + "internal/oops",
 			module + "internal/result", module + "internal/kimage", module + "cmd/", "os/exec", "net", "testing"}, "the conversation knows neither VMs nor tests nor verdicts"},
+		{[]string{"internal/machine"}, []string{module + "internal/runner", module + "internal/agent", module + "internal/oops", module + "internal/ktap",
+			module + "internal/gotest", module + "internal/result", module + "internal/report", module + "internal/front", module + "suites/testmain", module + "cmd/", "flag", "testing", "net/http"},
+			"a machine knows neither what is said in it nor tests nor verdicts"},
 		{[]string{"internal/runner"}, []string{module + "cmd/", module + "internal/report", module + "internal/front", "flag"}, "the runner knows neither flags nor formats"},
-		{[]string{"internal/front"}, []string{module + "vmtest", module + "initramfs", module + "internal/runner", module + "internal/kfetch", module + "internal/kbuild",
+		{[]string{"internal/front"}, []string{module + "vmtest", module + "initramfs", module + "internal/machine", module + "internal/runner", module + "internal/kfetch", module + "internal/kbuild",
 			module + "internal/kimage", module + "internal/cache", module + "cmd/", module + "suites/testmain", "os/exec", "net"},
 			"the front knows flags and names, and neither VMs nor where kernels come from"},
 		{[]string{"internal/hunt"}, []string{module + "cmd/", module + "internal/front", module + "internal/report", module + "suites/testmain", "flag", "net/http"},

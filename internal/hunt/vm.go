@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites"
@@ -33,7 +34,7 @@ func (h *Hunt) Test(ctx context.Context, _ string, b bisect.Build) (bisect.Obser
 	from, done := h.repeater(b.Path, k).Begin(ctx, dir)
 	defer done()
 	run, err := h.t.Machine.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*runner.Kernel{k}, Suites: []runner.Suite{h.suite}, Run: h.q.Symptom.Run, Timeout: h.q.Timeout, Jobs: 1, Dir: dir, From: from,
+		Kernels: []*machine.Kernel{k}, Suites: []runner.Suite{h.suite}, Run: h.q.Symptom.Run, Timeout: h.q.Timeout, Jobs: 1, Dir: dir, From: from,
 		// A suite's own isolation would have all runs go on from one boot, which must
 		// not decide for all of them.
 		Isolate: suites.IsolateSuite,
@@ -51,7 +52,7 @@ func (h *Hunt) Test(ctx context.Context, _ string, b bisect.Build) (bisect.Obser
 func (h *Hunt) keepRepeaters() int { return 1 + max(1, h.q.Search.Parallel) }
 
 // repeater returns what repeats on a kernel go on from.
-func (h *Hunt) repeater(path string, k *runner.Kernel) *runner.Repeater {
+func (h *Hunt) repeater(path string, k *machine.Kernel) *runner.Repeater {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, r := range h.repeaters {

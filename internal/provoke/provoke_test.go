@@ -22,6 +22,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -82,7 +83,7 @@ const parallel = 2
 type proof struct {
 	t      *testing.T
 	m      *runner.Machine
-	kernel *runner.Kernel
+	kernel *machine.Kernel
 	suite  runner.Suite
 	dir    string
 
@@ -134,7 +135,7 @@ func newProof(t *testing.T, kernel string) *proof {
 	assert.NilError(t, err)
 	p := &proof{t: t, dir: os.Getenv("PROVOKE_LOGS")}
 	// Remarks about the host, once for all VMs.
-	p.m = &runner.Machine{Cache: c, Progress: func(s string) { t.Log(s) }, BootLimit: bootLimit}
+	p.m = &runner.Machine{Host: machine.Host{Cache: c, Progress: func(s string) { t.Log(s) }}, BootLimit: bootLimit}
 	if p.dir == "" {
 		p.dir = t.TempDir()
 	}

@@ -15,6 +15,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -30,7 +31,7 @@ func TestAftermath(t *testing.T) {
 	runner.SetAftermath(t, 10*time.Second)
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	p := runner.Program{
 		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/late"), Dir: logDir(t), Log: "template.log",
 		Modules: []string{"softdog", "pvpanic-mmio"},
@@ -77,7 +78,7 @@ func TestPowerOffHangs(t *testing.T) {
 	runner.SetPowerOffLimit(t, 2*time.Second)
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	o := m.Exec(t.Context(), runner.Program{
 		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/pipes"), Dir: logDir(t),
 		Spec: suites.Spec{Cmdline: []string{"acpi=off"}},
@@ -99,7 +100,7 @@ func TestPowerOffHangs(t *testing.T) {
 func TestNeverHeld(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	tmpl, out, err := m.MakeTemplate(t.Context(), runner.Program{
 		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/late"), Dir: logDir(t), Timeout: time.Second,
 		Run: wire.Run{Argv: []string{"/init", "sleep"}, Hold: wire.HoldStop},
@@ -129,7 +130,7 @@ func (s *slow) Write(p []byte) (int, error) {
 func TestOutputOfADeadMachine(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	dir := logDir(t)
 	w := &slow{t: t}
 	o := m.Exec(t.Context(), runner.Program{

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -38,7 +39,7 @@ type verdictOf struct {
 func TestIsolationsAgree(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	isolationsAgree(t, m, kernelFor(t, m), "ipe", "-test.run=Policy")
 }
 
@@ -49,7 +50,7 @@ func TestAllSuitesIsolated(t *testing.T) {
 		t.Skip("takes a quarter of an hour under TCG: run it without -short, as .ci/kernels all does")
 	}
 	m, k := debugKernel(t)
-	for _, k := range []*runner.Kernel{kernelFor(t, m), k} {
+	for _, k := range []*machine.Kernel{kernelFor(t, m), k} {
 		t.Run(k.Release, func(t *testing.T) {
 			for _, suite := range []string{"pamcap", "ipe", "landlock", "uffdwp", "ext4"} {
 				isolationsAgree(t, m, k, suite)
@@ -58,7 +59,7 @@ func TestAllSuitesIsolated(t *testing.T) {
 	}
 }
 
-func isolationsAgree(t *testing.T, m *runner.Machine, k *runner.Kernel, suite string, args ...string) {
+func isolationsAgree(t *testing.T, m *runner.Machine, k *machine.Kernel, suite string, args ...string) {
 	t.Run(suite, func(t *testing.T) {
 		s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "-ldflags=-s -w", "../../suites/"+suite))
 		assert.NilError(t, err)
@@ -94,7 +95,7 @@ func runApart(t *testing.T, m *runner.Machine, j runner.SuiteJob) (job result.Jo
 func TestDeclaredIsolation(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k, s := kernelFor(t, m), apart(t)
 	job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s})
 	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
@@ -152,7 +153,7 @@ func drawDifferently(t *testing.T, cases []result.Case, fresh bool) {
 func TestIsolationWithoutForks(t *testing.T) {
 	cc, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	k, s := kernelFor(t, &runner.Machine{Cache: cc}), apart(t)
+	k, s := kernelFor(t, &runner.Machine{Host: machine.Host{Cache: cc}}), apart(t)
 	qemu, err := exec.LookPath("qemu-system-x86_64")
 	assert.NilError(t, err)
 	for name, c := range map[string]struct {
@@ -200,11 +201,11 @@ func TestIsolationWithoutForks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var mu sync.Mutex
 			var said []string
-			m := &runner.Machine{Cache: cc, Progress: func(s string) {
+			m := &runner.Machine{Host: machine.Host{Cache: cc, Progress: func(s string) {
 				mu.Lock()
 				defer mu.Unlock()
 				said = append(said, s)
-			}}
+			}}}
 			c.machine(t, m)
 			n := strings.Count(c.tests, "Test")
 			job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Args: []string{"-test.run=" + c.tests}})
@@ -240,7 +241,7 @@ func TestFaultsInIsolatedTests(t *testing.T) {
 
 // verdicts runs a suite and returns what came of each test, and of the whole
 // under the name "".
-func verdicts(t *testing.T, m *runner.Machine, k *runner.Kernel, s runner.Suite, how suites.Isolation, args []string) map[string]verdictOf {
+func verdicts(t *testing.T, m *runner.Machine, k *machine.Kernel, s runner.Suite, how suites.Isolation, args []string) map[string]verdictOf {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), string(how))
 	assert.NilError(t, os.Mkdir(dir, 0o755))

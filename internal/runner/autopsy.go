@@ -35,7 +35,7 @@ const (
 // registers. All goes into autopsy.txt, under the reason why; the essence, to be
 // added to that reason, is returned.
 func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
-	s.core.dump(s.vm) // before anybody has touched it
+	s.vm.Dump() // before anybody has touched it
 	s.con.beginAutopsy()
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(5*answerLimit))
 	defer cancel()

@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 )
 
@@ -73,7 +74,7 @@ func TestHangIsAutopsied(t *testing.T) {
 	}
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &Machine{Cache: c}
+	m := &Machine{Host: machine.Host{Cache: c}}
 	k, err := m.OpenKernel(t.Context(), path, "", "")
 	assert.NilError(t, err)
 	src, err := FindSource("../..")

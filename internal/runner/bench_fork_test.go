@@ -22,6 +22,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -136,7 +137,7 @@ func BenchmarkFork(b *testing.B) {
 	ctx := context.Background()
 	c, err := cache.Open(b.TempDir())
 	assert.NilError(b, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	p := trivialProgram(b, m)
 	held := p
 	held.Log = "template.log"
@@ -198,7 +199,7 @@ func BenchmarkForks50(b *testing.B) {
 	ctx := context.Background()
 	c, err := cache.Open(b.TempDir())
 	assert.NilError(b, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	p := trivialProgram(b, m)
 	p.Run.Hold, p.Run.Env = wire.HoldStop, append(slices.Clone(p.Run.Env), wire.HoldEnv+"=1")
 	tmpl, _, err := m.MakeTemplate(ctx, p)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -28,7 +29,7 @@ import (
 // rounds of every figure; the median is quoted.
 const rounds = 7
 
-func kernelFor(tb testing.TB, m *runner.Machine) *runner.Kernel {
+func kernelFor(tb testing.TB, m *runner.Machine) *machine.Kernel {
 	tb.Helper()
 	path := os.Getenv("KVMRUN_KERNEL")
 	if path == "" {
@@ -114,7 +115,7 @@ func BenchmarkMainJob(b *testing.B) {
 	ctx := context.Background()
 	c, err := cache.Open(b.TempDir())
 	assert.NilError(b, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k := kernelFor(b, m)
 	bin := goBuild(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
 	s, err := runner.Describe(ctx, bin)

@@ -207,7 +207,7 @@ func (m *Machine) buildTests(ctx context.Context, src Source, pkgs []string) (st
 		return "", fmt.Errorf("look at the suites' source: %w", err)
 	}
 	dir, hit, err := m.Cache.Get(ctx, "suites", fmt.Sprintf("%x", h.Sum(nil)[:16]), func(ctx context.Context, tmp string) error {
-		m.progress("compiling %s", strings.Join(pkgs, " "))
+		m.Say("compiling %s", strings.Join(pkgs, " "))
 		cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-c",
 			// As go test links what it runs itself: without symbols, which
 			// stack traces do not need and the guest would have to unpack.

@@ -140,7 +140,7 @@ func (c *cutter) survey(ctx context.Context, o SweepOptions) (h sweep.Header, er
 	default:
 		h.Points = h.Listing.Every(h.Listing.Total, 0)
 	}
-	c.m.progress("%s: %d writes to disk %s; %d points", subject(c.job), h.Listing.Total, c.job.Fault.Target, len(h.Points))
+	c.m.Say("%s: %d writes to disk %s; %d points", subject(c.job), h.Listing.Total, c.job.Fault.Target, len(h.Points))
 	return h, nil
 }
 

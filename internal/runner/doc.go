@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package runner takes one job from a kernel and a program to a verdict: it is
-// the first place where the kernel image, the initramfs, the VM, the agent's
-// protocol and the splat parser meet.
+// the first place where the VM (package machine), the agent's protocol and the splat
+// parser meet.
 //
 // [Machine.Exec] boots one VM, runs one program in it and reports facts, an
 // [Outcome]. [Machine.RunSuite] adds a suite's test binary and folds its

@@ -7,22 +7,15 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
-	"github.com/hashicorp/go-multierror"
-	"golang.org/x/sync/errgroup"
-
 	"github.com/kvmrun/kvmrun/initramfs"
-	"github.com/kvmrun/kvmrun/initramfs/busybox"
 	"github.com/kvmrun/kvmrun/internal/agent"
-	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -30,14 +23,10 @@ import (
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
-// Machine holds what all VMs of a process share. The zero value but for Cache
-// is usable.
+// Machine holds what all VMs of a process share, and how they are judged. The zero
+// value but for Cache is usable.
 type Machine struct {
-	Cache *cache.Cache
-	QEMU  string       // binary; "" is found in PATH
-	Accel vmtest.Accel // "" is auto
-	// MemoryMiB and CPUs override what a suite asks for; zero does not.
-	MemoryMiB, CPUs int
+	machine.Host
 	// BootLimit bounds how long the kernel log of a VM may stand still before its
 	// agent answers, in the VM's own time: what the host keeps it waiting for a
 	// processor does not count. It is meant for KVM; under TCG it is multiplied.
@@ -47,36 +36,7 @@ type Machine struct {
 	Allow *oops.AllowList
 	// VMCore asks for memory dumps of guests that hang or die, beside their
 	// kernel logs.
-	VMCore CoreFormat
-	Log    *slog.Logger // nil logs nothing
-	// Progress, when set, is told in a few words what takes long. It may be
-	// called from several goroutines.
-	Progress func(string)
-
-	free func() int // what availableMiB says, in tests that are short of memory
-	said sync.Map   // remarks about the host that were made, see remark
-	held sync.Map   // kernels' paths, with what keeps them in the cache
-}
-
-// remark passes on what is true of the host and all its VMs, once, or returns
-// it as a note when there is nobody to tell.
-func (m *Machine) remark(s string) []string {
-	if s == "" {
-		return nil
-	}
-	if m.Progress == nil {
-		return []string{s}
-	}
-	if _, again := m.said.LoadOrStore(s, true); !again {
-		m.Progress(s)
-	}
-	return nil
-}
-
-func (m *Machine) progress(format string, a ...any) {
-	if m.Progress != nil {
-		m.Progress(fmt.Sprintf(format, a...))
-	}
+	VMCore machine.CoreFormat
 }
 
 // Time limits. TCG runs a guest 10 to 30 times slower than KVM (measured with
@@ -105,7 +65,7 @@ type Fetch = agent.Fetch
 
 // Program is one program for one VM.
 type Program struct {
-	Kernel *Kernel
+	Kernel *machine.Kernel
 	// Spec says what the VM must have; its Name is not used.
 	Spec suites.Spec
 	// Init is the host's binary that becomes /init in the guest: one whose
@@ -132,7 +92,7 @@ type Program struct {
 	Stdout  io.Writer
 	Stderr  io.Writer
 	// disks, when set, are used in place of new ones, and closed.
-	disks []*disk
+	disks []*machine.Disk
 	// kernelFile is booted in place of Kernel's own file, when set.
 	kernelFile string
 	// Resize and Signals are passed on to the program; nil channels are fine.
@@ -187,7 +147,7 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		out.Infra = err
 		return out
 	}
-	out.Prepare = g.started.Sub(began)
+	out.Prepare = g.vm.Started.Sub(began)
 	first := p
 	pass := func() {}
 	if p.Faults.Has(fault.PowerCut) {
@@ -203,65 +163,65 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	}
 	m.drive(ctx, first, g, &out)
 	if out.Cut != "" && out.Infra == nil && ctx.Err() == nil {
-		m.progress("the power was cut at %s; again on the same disks", out.Cut)
+		m.Say("the power was cut at %s; again on the same disks", out.Cut)
 		out.goOn(m.Exec(ctx, p.afterCut(out.disks, out.Acks)))
 		return out
 	}
 	pass()
 	for _, d := range out.disks {
-		_ = d.file.Close()
+		_ = d.Close()
 	}
 	return out
 }
 
-// anonMiB is RssAnon of a process (proc_pid_status(5)), 0 for one that is gone.
-func anonMiB(pid int) int {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(text), "\nRssAnon:")
-	var kib int
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		return 0
-	}
-	return kib >> 10
-}
-
 // begin starts the machine for a program.
 func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, error) {
+	o := p.options()
 	// A balloon is a device that the template has not.
 	if p.From != nil && m.VMCore == "" && !p.Faults.Has(fault.Balloon) {
-		g, err := p.From.fork(ctx, m, forkOptions{dir: p.Dir, log: p.log(), twin: p.Twin, faults: p.Faults, disks: p.disks})
+		g, err := p.From.fork(ctx, m, o, p.Twin)
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
-		out.Notes = append(out.Notes, m.remark(fmt.Sprintf("booting VMs that could not be forked: %v", err))...)
+		out.Notes = append(out.Notes, m.Remark(fmt.Sprintf("booting VMs that could not be forked: %v", err))...)
 	}
-	var c *core
 	if m.VMCore != "" {
-		modules, remark := coreModules(p.Kernel)
+		modules, remark := machine.CoreModules(p.Kernel)
 		p.Modules = append(slices.Clone(p.Modules), modules...)
-		out.Notes = append(out.Notes, m.remark(remark)...)
-		c = &core{format: m.VMCore, file: filepath.Join(p.Dir, p.beside("vmcore", "")), gone: make(chan struct{})}
+		out.Notes = append(out.Notes, m.Remark(remark)...)
+		o.Core, o.CoreFile = m.VMCore, filepath.Join(p.Dir, p.beside("vmcore", ""))
 	}
-	prep, err := m.prepare(ctx, p)
+	g := newGuest(rand.Text())
+	o.Console = g.con
+	r, err := m.recipe(p)
 	if err != nil {
-		prep.close()
 		return nil, err
 	}
-	g := &guest{nonce: rand.Text(), tests: rand.Text(), disks: prep.disks, started: time.Now(), core: c}
-	g.con = newConsole(g.nonce)
-	prep.config.Console = g.con
-	g.host = newHostFaults(p.Faults, &prep.config, g.disks)
-	if c != nil {
-		prep.config.OnEnd = c.onEnd
-	}
-	if g.vm, err = vmtest.Start(ctx, prep.config); err != nil {
-		g.close()
-		return nil, fmt.Errorf("start the VM: %w", err)
+	if g.vm, err = m.Boot(ctx, r, o); err != nil {
+		return nil, err
 	}
 	return g, nil
+}
+
+// options are those of the program's own machine.
+func (p Program) options() machine.Options {
+	return machine.Options{Dir: p.Dir, Log: p.log(), Faults: p.Faults, Disks: p.disks}
+}
+
+// recipe is what the program's machine is made of.
+func (m *Machine) recipe(p Program) (machine.Recipe, error) {
+	r := machine.Recipe{
+		Kernel: p.Kernel, KernelFile: p.kernelFile, Init: p.Init, Files: slices.Clone(p.Files), HostFiles: p.Spec.Files, Shell: p.Shell,
+		Modules: slices.Concat(p.Spec.Modules, p.Modules), Disks: p.Spec.Disks, Cmdline: slices.Concat(agentParams, p.Spec.Cmdline),
+		MemoryMiB: p.Spec.MemoryMiB, CPUs: p.Spec.CPUs, Ports: wire.Ports,
+	}
+	if err := p.Spec.Validate(); p.Spec.Name != "" && err != nil {
+		return r, err
+	}
+	if allow := m.Allow.Active(time.Now()); len(allow) > 0 {
+		r.Files = append(r.Files, initramfs.File{Data: allow, Guest: suites.GuestAllowFile})
+	}
+	return r, nil
 }
 
 // drive runs the program in its machine, and closes that.
@@ -273,16 +233,20 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 	g.con.tell(g.tests, p.OnTest)
 	s := m.converse(p, g, out)
 	s.agent.Talk(ctx)
-	g.core.await(ctx, g.vm)
-	out.HostMiB = anonMiB(g.vm.PID())
+	g.vm.AwaitDump(ctx)
+	out.HostMiB = g.vm.HostMiB()
 	g.vm.Kill()
 	m.conclude(ctx, p, s)
-	g.host.finish(out)
+	d := g.vm.EndFaults(out.Cut)
+	out.Notes, out.Writes, out.Flushes = append(out.Notes, d.Notes...), d.Writes, d.Flushes
+	if d.Err != nil {
+		out.Infra = d.Err
+	}
 	if out.Cut != "" {
-		out.disks, g.disks = g.disks, nil
+		out.disks = g.vm.TakeDisks()
 	}
 	if out.EndMarker {
-		out.Disks = g.check(ctx)
+		out.Disks = g.vm.CheckDisks(ctx)
 	}
 }
 
@@ -299,8 +263,8 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	}
 	con.close()
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
-	out.Notes = append(out.Notes, m.remark(s.vm.Note())...)
-	out.Notes = append(out.Notes, s.core.notes()...)
+	out.Notes = append(out.Notes, m.Remark(s.vm.Note())...)
+	out.Notes = append(out.Notes, s.vm.DumpNotes()...)
 	if why := con.problem(); why != "" {
 		s.out.Incomplete(why)
 	}
@@ -344,189 +308,6 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 // bytes for 32). Distributions build it for 128 or 256 KiB.
 var agentParams = []string{"GODEBUG=asyncpreemptoff=1", "log_buf_len=2M"}
 
-// prepared is what has been made on the host for one VM.
-type prepared struct {
-	config vmtest.Config
-	disks  []*disk
-}
-
-func (p *prepared) close() {
-	if p == nil {
-		return
-	}
-	for _, d := range p.disks {
-		_ = d.file.Close()
-	}
-}
-
-// prepare makes kernel, initramfs and disks, at the same time.
-func (m *Machine) prepare(ctx context.Context, p Program) (*prepared, error) {
-	out := &prepared{config: vmtest.Config{
-		QEMU:      m.QEMU,
-		Accel:     m.Accel,
-		Cmdline:   slices.Concat(agentParams, p.Spec.Cmdline),
-		MemoryMiB: p.Spec.MemoryMiB,
-		CPUs:      p.Spec.CPUs,
-		Ports:     wire.Ports,
-		Log:       m.Log,
-		// Beside the verdict's other evidence.
-		ConsoleFile: filepath.Join(p.Dir, p.log()),
-	}}
-	if m.MemoryMiB > 0 {
-		out.config.MemoryMiB = m.MemoryMiB
-	}
-	if m.CPUs > 0 {
-		out.config.CPUs = m.CPUs
-	}
-	if err := p.Spec.Validate(); p.Spec.Name != "" && err != nil {
-		return out, err
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	var errs *multierror.Error
-	var mu sync.Mutex
-	// Not errgroup's first error: a user wants to hear all that is missing.
-	try := func(f func() error) {
-		g.Go(func() error {
-			if err := f(); err != nil {
-				mu.Lock()
-				errs = multierror.Append(errs, err)
-				mu.Unlock()
-			}
-			return nil
-		})
-	}
-	try(func() (err error) {
-		if out.config.Kernel = p.kernelFile; p.kernelFile == "" {
-			out.config.Kernel, err = p.Kernel.bootable(gctx, m.Cache)
-		}
-		return err
-	})
-	try(func() (err error) {
-		out.config.Initrd, err = m.initrd(gctx, p)
-		return err
-	})
-	out.disks = p.disks
-	for _, d := range p.Spec.Disks {
-		if p.disks != nil {
-			break
-		}
-		try(func() error {
-			d, err := makeDisk(gctx, p.Dir, d)
-			if err != nil {
-				return err
-			}
-			mu.Lock()
-			out.disks = append(out.disks, d)
-			mu.Unlock()
-			return nil
-		})
-	}
-	_ = g.Wait()
-	if errs != nil {
-		return out, oneOrAll(errs)
-	}
-	// In the Spec's order, whatever mkfs took.
-	slices.SortFunc(out.disks, func(a, b *disk) int {
-		at := func(d *disk) int {
-			return slices.IndexFunc(p.Spec.Disks, func(s suites.Disk) bool { return s.Name == d.spec.Name })
-		}
-		return at(a) - at(b)
-	})
-	for _, d := range out.disks {
-		out.config.Disks = append(out.config.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
-	}
-	if err := out.config.Validate(); err != nil {
-		return out, err
-	}
-	return out, nil
-}
-
-// oneOrAll unwraps a single error: a list of one reads badly.
-func oneOrAll(e *multierror.Error) error {
-	if len(e.Errors) == 1 {
-		return e.Errors[0]
-	}
-	return e
-}
-
-func (m *Machine) initrd(ctx context.Context, p Program) (string, error) {
-	s := initramfs.Spec{
-		Init:    p.Init,
-		Files:   slices.Clone(p.Files),
-		Release: p.Kernel.Release,
-		Config:  p.Kernel.ConfigText,
-	}
-	for _, f := range p.Spec.Files {
-		files, err := hostFiles(f)
-		if err != nil {
-			return "", err
-		}
-		s.Files = append(s.Files, files...)
-	}
-	if allow := m.Allow.Active(time.Now()); len(allow) > 0 {
-		s.Files = append(s.Files, initramfs.File{Data: allow, Guest: suites.GuestAllowFile})
-	}
-	s.ModulesDir = p.Kernel.ModulesDir
-	for _, name := range append(append([]string{}, p.Spec.Modules...), p.Modules...) {
-		if s.ModulesDir == "" && p.Kernel.builtIn(name) {
-			continue
-		}
-		if s.Modules = append(s.Modules, name); s.ModulesDir == "" {
-			return "", fmt.Errorf("find modules %s for kernel %s: no lib/modules/%s beside it or in /lib/modules; name the directory with -modules",
-				strings.Join(s.Modules, ", "), p.Kernel.Path, p.Kernel.Release)
-		}
-	}
-	if p.Shell {
-		var err error
-		if s.Busybox, err = busybox.Build(ctx, m.archives()); err != nil {
-			return "", fmt.Errorf("build the guest's tools: %w", err)
-		}
-	}
-	path, err := initramfs.Build(ctx, s, m.archives())
-	if err != nil {
-		return "", fmt.Errorf("build the initramfs: %w", err)
-	}
-	return path, nil
-}
-
-// archives says where initramfs keeps what it makes, and who hears of it.
-func (m *Machine) archives() initramfs.Options {
-	return initramfs.Options{CacheDir: m.Cache.Root(), Progress: func(s string) { m.progress("%s", s) }}
-}
-
-// hostFiles resolves one File of a Spec.
-func hostFiles(f suites.File) ([]initramfs.File, error) {
-	for _, pattern := range f.Host {
-		matches, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, fmt.Errorf("host file pattern %q: %w", pattern, err)
-		}
-		if len(matches) == 0 {
-			continue
-		}
-		var out []initramfs.File
-		for _, h := range matches {
-			g := f.Guest
-			switch {
-			case g == "":
-				g = h
-			case strings.HasSuffix(g, "/"):
-				g += filepath.Base(h)
-			}
-			out = append(out, initramfs.File{Host: h, Guest: g})
-		}
-		return out, nil
-	}
-	if f.Optional {
-		return nil, nil
-	}
-	cure := ""
-	if f.Package != "" {
-		cure = fmt.Sprintf("; install it with: apt-get install %s", f.Package)
-	}
-	return nil, fmt.Errorf("host file not found: looked for %s%s", strings.Join(f.Host, ", "), cure)
-}
-
 // session is one VM's run, from QEMU's start to its end.
 type session struct {
 	*guest
@@ -537,7 +318,7 @@ type session struct {
 }
 
 // machineOf is what a conversation needs of a VM.
-type machineOf struct{ *vmtest.VM }
+type machineOf struct{ *machine.VM }
 
 // Port implements agent.Machine.
 func (m machineOf) Port(name string) io.ReadWriter { return m.VM.Port(name) }
@@ -566,14 +347,14 @@ func (m *Machine) freeze(p Program, g *guest, out *Outcome) *session {
 func (s *session) config() agent.Config {
 	p, g := s.p, s.guest
 	c := agent.Config{
-		Machine: machineOf{g.vm}, LogEnded: g.con.ended, Started: g.started, Nonce: g.nonce,
+		Machine: machineOf{g.vm}, LogEnded: g.con.ended, Started: g.vm.Started, Nonce: g.nonce,
 		Limits: agent.Limits{
 			Boot: s.bootLimit(), Program: p.Timeout, Idle: p.Idle, Drain: s.scale(drainTimeout), Finish: s.scale(drainTimeout),
 			Aftermath: aftermathTime, PowerOff: s.scale(powerOffLimit),
 		},
 		Run: s.job(), Fetch: p.Fetch, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, Signals: p.Signals, Resize: p.Resize,
-		PowerCut: g.host.powerCut(), Died: g.core.died(), OnReady: p.OnReady, OnHang: s.autopsy, StuckAt: s.stuckAt,
-		OnRun: func(ctx context.Context) { g.host.start(ctx, g.vm) },
+		PowerCut: g.vm.PowerCut(), Died: g.vm.Died(), OnReady: p.OnReady, OnHang: s.autopsy, StuckAt: s.stuckAt,
+		OnRun: g.vm.StartFaults,
 	}
 	if p.atHeld != nil {
 		c.OnHeld = func(ctx context.Context) error { return p.atHeld(ctx, g) }
@@ -582,7 +363,7 @@ func (s *session) config() agent.Config {
 		c.From = &agent.Resumed{Ready: t.ready, Held: t.held, PID: t.pid, Stdout: t.stdout, Stderr: t.stderr}
 		c.OnWatch = p.atDone
 	} else {
-		c.OnPowerOff = g.core.letGo
+		c.OnPowerOff = g.vm.MayEnd
 	}
 	c.Release = s.letGo()
 	if a := c.Release.Arm; len(a.Final) > 0 {
@@ -693,4 +474,24 @@ func (s *session) lastLine() string {
 		}
 	}
 	return "(empty: the kernel printed nothing; does it have CONFIG_SERIAL_8250_CONSOLE=y?)"
+}
+
+// afterCut is the program that runs on the same disks when the power is back: in
+// a fork of the same template, which had not read anything of the disks when it
+// was frozen, or in a machine that boots.
+func (p Program) afterCut(disks []*machine.Disk, acks []string) Program {
+	env := []string{wire.CutEnv + "=1", wire.AcksEnv + "=" + strings.Join(acks, "\n")}
+	if p.Release != nil { // the same tests
+		p.Release = &wire.Release{Args: p.Release.Args, Env: env}
+	}
+	p.Faults, p.disks, p.atHeld = nil, disks, nil
+	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], env...)
+	p.Log = p.beside("console-after-cut", ".log")
+	return p
+}
+
+// beside is the name of a file that belongs to the kernel log of this VM:
+// console-2.log has its autopsy-2.txt.
+func (p Program) beside(name, ext string) string {
+	return name + strings.TrimSuffix(strings.TrimPrefix(p.log(), "console"), ".log") + ext
 }

@@ -4,50 +4,46 @@ package runner
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 )
 
 // Forked is a machine that waits for a job.
 type Forked struct{ g *guest }
 
 // HostMiB is the memory that its QEMU has for itself.
-func (f Forked) HostMiB() int { return anonMiB(f.g.vm.PID()) }
+func (f Forked) HostMiB() int { return f.g.vm.HostMiB() }
 
 // Close ends the machine.
 func (f Forked) Close() { f.g.close() }
 
 // ForkAhead forks a machine without a job.
 func (t *Template) ForkAhead(ctx context.Context, m *Machine, dir, log string) (Forked, error) {
-	g, err := t.fork(ctx, m, forkOptions{dir: dir, log: log})
+	g, err := t.fork(ctx, m, machine.Options{Dir: dir, Log: log}, false)
 	return Forked{g}, err
 }
 
 // ExecIn is Exec in a machine that was forked ahead.
 func (m *Machine) ExecIn(ctx context.Context, p Program, f Forked) (out Outcome) {
-	p, p.Log = p.armed(fault.Line), f.g.log
-	f.g.started = time.Now()
+	p, p.Log = p.armed(fault.Line), f.g.vm.Log
+	f.g.vm.Started = time.Now()
 	m.drive(ctx, p, f.g, &out)
 	return out
 }
 
 // SetFree makes the machine believe that this is the host's free memory.
-func (m *Machine) SetFree(mib func() int) { m.free = mib }
+func (m *Machine) SetFree(mib func() int) { m.Free = mib }
 
 // LoadKept reads the program's template from the cache, and forgets it.
 func (m *Machine) LoadKept(ctx context.Context, p Program) error {
-	key, cfg, err := m.templateKey(ctx, p)
+	slot, err := m.slot(ctx, p)
 	if err != nil {
 		return err
 	}
-	dir, ok := m.Cache.Lookup(templateKind, key)
-	if !ok {
-		return errors.New("not in the cache")
-	}
-	t, err := loadTemplate(dir, cfg, p)
+	t, err := loadTemplate(slot, p)
 	if err != nil {
 		return err
 	}
@@ -62,8 +58,11 @@ func (p Program) WithKernelFile(path string) Program {
 
 // TemplateKey is the key under which a template is kept.
 func (m *Machine) TemplateKey(ctx context.Context, p Program) (string, error) {
-	key, _, err := m.templateKey(ctx, p)
-	return key, err
+	slot, err := m.slot(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	return slot.Key(), nil
 }
 
 // SetAftermath changes how long a machine is watched after its program's end, until

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
@@ -23,7 +24,7 @@ import (
 )
 
 // debugKernel is a kernel with fault injection.
-func debugKernel(t *testing.T) (*runner.Machine, *runner.Kernel) {
+func debugKernel(t *testing.T) (*runner.Machine, *machine.Kernel) {
 	t.Helper()
 	path := os.Getenv("KVMRUN_DEBUG_KERNEL")
 	if path == "" {
@@ -31,7 +32,7 @@ func debugKernel(t *testing.T) (*runner.Machine, *runner.Kernel) {
 	}
 	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"))
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k, err := m.OpenKernel(t.Context(), path, "", "")
 	assert.NilError(t, err)
 	return m, k
@@ -53,7 +54,7 @@ func TestFaultsInAProgram(t *testing.T) {
 			p, err := fault.Parse(c.spec)
 			assert.NilError(t, err)
 			plan := fault.Plan{p}
-			assert.NilError(t, k.CheckFaults(t.Context(), m, plan, nil))
+			assert.NilError(t, k.CheckFaults(t.Context(), &m.Host, plan, nil))
 			out := execPipes(t, m, k, plan)
 			assert.NilError(t, out.Infra)
 			assert.Equal(t, len(out.Splats), 0, "a fault's own message is no splat")
@@ -68,7 +69,7 @@ func TestFaultsInAProgram(t *testing.T) {
 		assert.Equal(t, out.stdout, "", "the program ran without its fault")
 	})
 	t.Run("unknown", func(t *testing.T) {
-		err := k.CheckFaults(t.Context(), m, fault.Plan{{Kind: fault.Slab, In: "alloc_pipe_inf"}}, nil)
+		err := k.CheckFaults(t.Context(), &m.Host, fault.Plan{{Kind: fault.Slab, In: "alloc_pipe_inf"}}, nil)
 		assert.ErrorContains(t, err, "the kernel has no function alloc_pipe_inf; it has alloc_pipe_info")
 	})
 }
@@ -78,7 +79,7 @@ type piped struct {
 	stdout string
 }
 
-func execPipes(t *testing.T, m *runner.Machine, k *runner.Kernel, plan fault.Plan) piped {
+func execPipes(t *testing.T, m *runner.Machine, k *machine.Kernel, plan fault.Plan) piped {
 	t.Helper()
 	var out bytes.Buffer
 	o := m.Exec(t.Context(), runner.Program{
@@ -93,7 +94,7 @@ func execPipes(t *testing.T, m *runner.Machine, k *runner.Kernel, plan fault.Pla
 func TestPowerCut(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k := kernelFor(t, m)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
@@ -120,7 +121,7 @@ func TestPowerCutSweep(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
 	var said []string
-	m := &runner.Machine{Cache: c, Progress: func(s string) { said = append(said, s) }}
+	m := &runner.Machine{Host: machine.Host{Cache: c, Progress: func(s string) { said = append(said, s) }}}
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
 	p := runner.SuiteProgram(kernelFor(t, m), s, nil)
@@ -223,7 +224,7 @@ func TestFaultsOfBlockRequests(t *testing.T) {
 	run := func(spec string, limit time.Duration) (result.Job, string) {
 		f, err := fault.Parse(spec)
 		assert.NilError(t, err)
-		assert.NilError(t, k.CheckFaults(t.Context(), m, fault.Plan{f}, s.Spec.Disks))
+		assert.NilError(t, k.CheckFaults(t.Context(), &m.Host, fault.Plan{f}, s.Spec.Disks))
 		dir := logDir(t)
 		job := m.RunSuite(t.Context(), runner.SuiteJob{
 			ID: "block", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: dir,
@@ -247,7 +248,7 @@ func TestFaultsOfBlockRequests(t *testing.T) {
 func TestFaultsBalloon(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	var out bytes.Buffer
 	o := m.Exec(t.Context(), runner.Program{
 		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: logDir(t), Timeout: 2 * time.Minute,
@@ -263,7 +264,7 @@ func TestFaultsBalloon(t *testing.T) {
 func TestFaultsFromOutside(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k := kernelFor(t, m)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)

@@ -17,7 +17,7 @@ func (m *Machine) FetchKernel(ctx context.Context, ref string) (string, error) {
 		return "", err
 	}
 	if k.Note != "" {
-		m.progress("%s", k.Note)
+		m.Say("%s", k.Note)
 	}
 	return k.Path, nil
 }
@@ -29,7 +29,7 @@ func (m *Machine) Fetcher() *kfetch.Fetcher {
 	return kfetch.New(kfetch.Config{Cache: m.Cache, Progress: func(p kfetch.Progress) {
 		if line := strings.TrimSpace(p.Step + " " + p.What); p.Step != "look up" && !said[line] {
 			said[line] = true
-			m.progress("%s", line)
+			m.Say("%s", line)
 		}
 	}})
 }

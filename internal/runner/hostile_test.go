@@ -19,6 +19,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -78,7 +79,7 @@ const parallelGuests = 2
 // hostileBench has what the rows share.
 type hostileBench struct {
 	m   *runner.Machine
-	k   *runner.Kernel
+	k   *machine.Kernel
 	dir string
 	// files are what exec rows find in the guest.
 	files []initramfs.File
@@ -93,7 +94,7 @@ type hostileBench struct {
 func TestHostileGuests(t *testing.T) {
 	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"))
 	assert.NilError(t, err)
-	b := &hostileBench{m: &runner.Machine{Cache: c}, dir: t.TempDir(), templates: map[string]func() (*runner.Template, error){}, suites: map[string]func() (runner.Suite, error){}}
+	b := &hostileBench{m: &runner.Machine{Host: machine.Host{Cache: c}}, dir: t.TempDir(), templates: map[string]func() (*runner.Template, error){}, suites: map[string]func() (runner.Suite, error){}}
 	b.k = kernelFor(t, b.m)
 	agent := goBuild(t, "build", "-ldflags=-s -w", "./testdata/pipes")
 	uart := filepath.Join(t.TempDir(), "uart")

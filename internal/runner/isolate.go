@@ -22,6 +22,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -125,7 +126,7 @@ func (m *Machine) runIsolated(ctx context.Context, j SuiteJob, p Program) Outcom
 		}
 		return boot // the kernel does not get far enough, or cannot be trusted
 	case err != nil:
-		x.all.Notes = append(x.all.Notes, m.remark(fmt.Sprintf("booting a VM for each test: VMs cannot be forked here: %v", err))...)
+		x.all.Notes = append(x.all.Notes, m.Remark(fmt.Sprintf("booting a VM for each test: VMs cannot be forked here: %v", err))...)
 	default:
 		x.tmpl = tmpl
 		defer tmpl.Close() //nolint:errcheck // nothing to be written
@@ -201,10 +202,10 @@ func (x *isolated) forks(ctx context.Context, wg *sync.WaitGroup) <-chan *guest 
 			if !x.awaitMemory(ctx) {
 				return
 			}
-			g, err := x.tmpl.fork(ctx, x.m, forkOptions{dir: x.p.Dir, log: fmt.Sprintf("console-%d.log", i+1)})
+			g, err := x.tmpl.fork(ctx, x.m, machine.Options{Dir: x.p.Dir, Log: fmt.Sprintf("console-%d.log", i+1)}, false)
 			if err != nil {
 				if ctx.Err() == nil {
-					x.m.progress("booting VMs that could not be forked: %v", err)
+					x.m.Say("booting VMs that could not be forked: %v", err)
 				}
 				return
 			}
@@ -229,7 +230,7 @@ func (x *isolated) awaitMemory(ctx context.Context) bool {
 		if need == 0 {
 			need = firstGuess
 		}
-		if n == 0 || x.m.freeMiB()-hostReserve >= need*(n+1) {
+		if n == 0 || x.m.FreeMiB()-machine.Reserve >= need*(n+1) {
 			return ctx.Err() == nil
 		}
 		select {
@@ -274,9 +275,9 @@ func (x *isolated) run(ctx context.Context, u *unit, forks <-chan *guest) {
 		return
 	}
 	p = p.armed(fault.Line)
-	p.Log = g.log
-	u.log = g.log
-	g.started = time.Now()
+	p.Log = g.vm.Log
+	u.log = g.vm.Log
+	g.vm.Started = time.Now()
 	x.m.drive(ctx, p, g, &u.result)
 	if mib := int64(u.result.HostMiB); mib > x.needed.Load() {
 		x.needed.Store(mib)
@@ -570,7 +571,7 @@ func logSize(path string) (int64, error) {
 }
 
 // joinChecks has each disk once, and each failure.
-func joinChecks(units []*unit) (out []DiskCheck) {
+func joinChecks(units []*unit) (out []machine.DiskCheck) {
 	failed, passed := map[string]bool{}, map[string]bool{}
 	for _, u := range units {
 		for _, d := range u.result.Disks {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 )
@@ -136,12 +137,12 @@ func TestNotIsolable(t *testing.T) {
 // TestAwaitMemory: a fork waits for memory as long as others hold it, the only
 // one never.
 func TestAwaitMemory(t *testing.T) {
-	asked, free := make(chan struct{}, 10), hostReserve
-	x := &isolated{gone: make(chan struct{}, 1), m: &Machine{free: func() int {
+	asked, free := make(chan struct{}, 10), machine.Reserve
+	x := &isolated{gone: make(chan struct{}, 1), m: &Machine{Host: machine.Host{Free: func() int {
 		n := free
 		asked <- struct{}{}
 		return n
-	}}}
+	}}}}
 	assert.Assert(t, x.awaitMemory(t.Context()), "the first one")
 	assert.Equal(t, len(asked), 0)
 
@@ -163,7 +164,7 @@ func TestAwaitMemory(t *testing.T) {
 	// Each is thought to grow as large as the largest so far.
 	x.alive.Store(3)
 	x.needed.Store(50)
-	free = hostReserve + 4*50 - 1
+	free = machine.Reserve + 4*50 - 1
 	go wait(t.Context())
 	<-asked
 	free++

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -85,7 +86,7 @@ func parseLeaks(text string) (out []sweep.Leak) {
 }
 
 // symbolizeLeaks adds source positions to the reports, where they are known.
-func (m *Machine) symbolizeLeaks(ctx context.Context, k *Kernel, leaks []sweep.Leak) {
+func (m *Machine) symbolizeLeaks(ctx context.Context, k *machine.Kernel, leaks []sweep.Leak) {
 	if len(leaks) == 0 {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -20,9 +21,9 @@ import (
 // NewMachine opens the user's cache, $XDG_CACHE_HOME/kvmrun, or dir when it is
 // not empty.
 func NewMachine(dir string, accel vmtest.Accel) (*Machine, error) {
-	m := &Machine{Accel: accel}
+	m := &Machine{Host: machine.Host{Accel: accel}}
 	var err error
-	if m.Cache, err = cache.OpenUser(dir, func(line string) { m.progress("%s", line) }); err != nil {
+	if m.Cache, err = cache.OpenUser(dir, func(line string) { m.Say("%s", line) }); err != nil {
 		return nil, err
 	}
 	return m, nil

@@ -3,11 +3,9 @@
 package runner
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -20,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/words"
@@ -29,7 +28,7 @@ import (
 
 // Matrix is kernels x suites, a VM each.
 type Matrix struct {
-	Kernels []*Kernel
+	Kernels []*machine.Kernel
 	Suites  []Suite
 	Run     string // -test.run's expression; "" is all tests
 	Skip    string // -test.skip's
@@ -79,7 +78,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 		return run, err
 	}
 	type item struct {
-		k *Kernel
+		k *machine.Kernel
 		s Suite
 	}
 	var items []item
@@ -95,7 +94,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 		jobs = runtime.NumCPU()
 	}
 	slots := semaphore.NewWeighted(int64(jobs))
-	memory := newBudget()
+	memory := machine.NewBudget()
 	x.forks = semaphore.NewWeighted(int64(jobs))
 	var wg sync.WaitGroup
 	for i, it := range items {
@@ -105,7 +104,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 		}
 		need := int64(m.memory(it.s))
 		// In order, so that a big VM is not overtaken for ever by small ones.
-		if err := errors.Join(slots.Acquire(ctx, 1), memory.acquire(ctx, need)); err != nil {
+		if err := errors.Join(slots.Acquire(ctx, 1), memory.Acquire(ctx, need)); err != nil {
 			run.Jobs[i] = notRun(x, it.k, it.s, id, err)
 			continue
 		}
@@ -113,7 +112,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 		go func() {
 			defer wg.Done()
 			defer slots.Release(1)
-			defer memory.release(need)
+			defer memory.Release(need)
 			run.Jobs[i] = m.runItem(ctx, x, i, id, it.k, it.s)
 			if x.OnDone != nil {
 				x.OnDone(i, run.Jobs[i])
@@ -127,23 +126,17 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 
 // CheckMemory refuses a size that the user chose and in which a suite cannot
 // boot. Others are the suites' own, and known to do.
-func (m *Machine) CheckMemory(ctx context.Context, kernels []*Kernel, suites []Suite) error {
+func (m *Machine) CheckMemory(ctx context.Context, kernels []*machine.Kernel, suites []Suite) error {
 	if m.MemoryMiB <= 0 {
 		return nil
 	}
 	for _, k := range kernels {
 		for _, s := range suites {
-			// Whatever else is wrong is said when the job is run.
-			kernel, err := k.bootable(ctx, m.Cache)
+			r, err := m.recipe(Program{Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.Extras()})
 			if err != nil {
-				continue
+				continue // said when the job is run
 			}
-			initrd, err := m.initrd(ctx, Program{Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles()})
-			if err != nil {
-				continue
-			}
-			c := vmtest.Config{Kernel: kernel, Initrd: initrd, MemoryMiB: m.MemoryMiB, ConsoleFile: "-"}
-			if err := c.Validate(); errors.Is(err, vmtest.ErrTooLittleMemory) {
+			if err := m.TooLittleMemory(ctx, r); err != nil {
 				return fmt.Errorf("-memory: suite %s: %w", s.Spec.Name, err)
 			}
 		}
@@ -151,7 +144,7 @@ func (m *Machine) CheckMemory(ctx context.Context, kernels []*Kernel, suites []S
 	return nil
 }
 
-func notRun(x Matrix, k *Kernel, s Suite, id string, err error) result.Job {
+func notRun(x Matrix, k *machine.Kernel, s Suite, id string, err error) result.Job {
 	j := result.Job{ID: id, Kernel: k.Path, Release: k.Release, Suite: s.Spec.Name, Started: time.Now()}
 	args := []string{"-test.run=" + x.Run, "-test.skip=" + x.Skip}
 	complete(&j, SuiteJob{Suite: s, Args: args}, Outcome{Findings: agent.Findings{Infra: err}})
@@ -159,7 +152,7 @@ func notRun(x Matrix, k *Kernel, s Suite, id string, err error) result.Job {
 	return j
 }
 
-func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *Kernel, s Suite) result.Job {
+func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *machine.Kernel, s Suite) result.Job {
 	dir := filepath.Join(x.Dir, id)
 	if err := output.MkdirAll(x.Dir, dir); err != nil {
 		return notRun(x, k, s, id, err)
@@ -259,52 +252,4 @@ func fileName(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// budget hands out the host's free memory, in MiB. A guest rarely touches all
-// it was given, but a host that starts to swap, or to kill, spoils every
-// verdict at once.
-type budget struct {
-	sem   *semaphore.Weighted
-	total int64
-}
-
-// hostReserve is left to the host and to kvmrun itself, in MiB.
-const hostReserve = 512
-
-func newBudget() budget {
-	total := int64(max(0, availableMiB()-hostReserve))
-	return budget{sem: semaphore.NewWeighted(total), total: total}
-}
-
-// acquire waits until need MiB are free. One VM may always try alone: QEMU
-// says itself when it cannot have the memory.
-func (b budget) acquire(ctx context.Context, need int64) error {
-	return b.sem.Acquire(ctx, min(need, b.total))
-}
-
-func (b budget) release(need int64) { b.sem.Release(min(need, b.total)) }
-
-// freeMiB is the host's free memory, in MiB.
-func (m *Machine) freeMiB() int {
-	if m.free != nil {
-		return m.free()
-	}
-	return availableMiB()
-}
-
-// availableMiB is MemAvailable of /proc/meminfo (proc_meminfo(5)).
-func availableMiB() int {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 1 << 20
-	}
-	defer f.Close() //nolint:errcheck // only read
-	for s := bufio.NewScanner(f); s.Scan(); {
-		var kib int
-		if _, err := fmt.Sscanf(s.Text(), "MemAvailable: %d kB", &kib); err == nil {
-			return kib >> 10
-		}
-	}
-	return 1 << 20
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -25,14 +26,14 @@ type Outcome struct {
 	Accel      vmtest.Accel
 	Args       []string // QEMU's
 	LastWords  []string // the kernel log's last lines
-	Disks      []DiskCheck
+	Disks      []machine.DiskCheck
 	// Faults says how often those with a limit came.
 	Faults []wire.Count
 	// Acks is what the program had acknowledged when the power was cut. Writes and
 	// Flushes count the requests to the disk that the last fault of a disk is for.
 	Acks            []string
 	Writes, Flushes uint64
-	disks           []*disk // after a cut
+	disks           []*machine.Disk // after a cut
 	// Ended are the top-level tests that began and ended, Failed those of them
 	// that failed, Skipped those that tested nothing, and Running those that began
 	// and did not end.
@@ -50,14 +51,6 @@ type Outcome struct {
 	// Prepare is the host's work before QEMU's start, Teardown from the agent's last
 	// word until QEMU was gone.
 	Prepare, Teardown time.Duration
-}
-
-// DiskCheck is the outcome of a disk's host-side check.
-type DiskCheck struct {
-	Disk    string
-	Command string
-	Output  string
-	Err     error // nil: clean
 }
 
 // Remarks are what a user is told beside the verdict.

@@ -9,15 +9,17 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/kvmrun/kvmrun/internal/machine"
 )
 
 // SuiteTemplate boots a machine for a suite and freezes it before the suite's
 // program is started, for SuiteJob.From. A boot in which the kernel complained is
 // an error: its complaint would be missing in every job. The kernel log goes to
 // template.log in dir.
-func (m *Machine) SuiteTemplate(ctx context.Context, k *Kernel, s Suite, dir string) (*Template, error) {
+func (m *Machine) SuiteTemplate(ctx context.Context, k *machine.Kernel, s Suite, dir string) (*Template, error) {
 	t, boot, err := m.MakeTemplate(ctx, Program{
-		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles(), Dir: dir, Log: "template.log",
+		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.Extras(), Dir: dir, Log: "template.log",
 	})
 	if err != nil {
 		return nil, err
@@ -38,7 +40,7 @@ const forksEach = 8
 // its own, and its program starts anew. It is safe for concurrent use.
 type Repeater struct {
 	m *Machine
-	k *Kernel
+	k *machine.Kernel
 	s Suite
 
 	mu   sync.Mutex
@@ -55,7 +57,9 @@ type lentTemplate struct {
 }
 
 // NewRepeater makes a Repeater. It is the caller's to close.
-func (m *Machine) NewRepeater(k *Kernel, s Suite) *Repeater { return &Repeater{m: m, k: k, s: s} }
+func (m *Machine) NewRepeater(k *machine.Kernel, s Suite) *Repeater {
+	return &Repeater{m: m, k: k, s: s}
+}
 
 // Begin returns what the next run is to go on from, nil for booting: the first
 // run always boots, and so does every one where machines cannot be forked. The
@@ -76,7 +80,7 @@ func (r *Repeater) Begin(ctx context.Context, dir string) (from *Template, done 
 		}
 		if err != nil {
 			if r.off = ctx.Err() == nil; r.off {
-				r.m.remark(fmt.Sprintf("booting a VM for each repeat on %s: %v", filepath.Base(r.k.Path), err))
+				r.m.Remark(fmt.Sprintf("booting a VM for each repeat on %s: %v", filepath.Base(r.k.Path), err))
 			}
 			return nil, func() {}
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -268,7 +269,7 @@ func (m *Machine) Replay(ctx context.Context, r *Recorded, y Replay) (out Outcom
 		p.Stdin, p.Resize, p.OnReady = y.Shell.Stdin, y.Shell.Resize, y.Shell.OnReady
 		return m.Exec(ctx, p)
 	}
-	g, err := tmpl.fork(ctx, m, forkOptions{dir: p.Dir, log: p.Log, paused: y.GDB != nil})
+	g, err := tmpl.fork(ctx, m, machine.Options{Dir: p.Dir, Log: p.Log, Paused: y.GDB != nil}, false)
 	if err != nil {
 		out.Infra = err
 		return out
@@ -372,7 +373,7 @@ func exactly(test string) string {
 
 // debugged stops a machine that runs and waits until a debugger, whose command
 // line is told, has let it go: what has a time of its own begins with the program.
-func (m *Machine) debugged(ctx context.Context, k *Kernel, g *guest, tell func(command string)) error {
+func (m *Machine) debugged(ctx context.Context, k *machine.Kernel, g *guest, tell func(command string)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events, err := g.vm.Monitor().Events(ctx)
@@ -397,7 +398,7 @@ func (m *Machine) debugged(ctx context.Context, k *Kernel, g *guest, tell func(c
 
 // listen has QEMU wait for a debugger on a port of the host's own, and returns
 // the debugger's command line.
-func (m *Machine) listen(ctx context.Context, k *Kernel, g *guest) (string, error) {
+func (m *Machine) listen(ctx context.Context, k *machine.Kernel, g *guest) (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("find a port for the debugger: %w", err)

@@ -14,6 +14,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites"
@@ -24,7 +25,7 @@ import (
 func TestReplay(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	p := forkedProgram(t, m)
 	s, err := runner.Describe(t.Context(), p.Init)
 	assert.NilError(t, err)

@@ -14,6 +14,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -316,7 +317,7 @@ func TestRepro(t *testing.T) {
 	} {
 		job := result.Job{}
 		out := Outcome{Splats: []splat{{Report: &oops.Report{Title: "t"}, test: "TestA"}, {Report: &oops.Report{Title: "u"}}}}
-		judge(&job, result.Facts{}, out, SuiteJob{Kernel: &Kernel{}, Repro: c.repro, ReproOne: c.one})
+		judge(&job, result.Facts{}, out, SuiteJob{Kernel: &machine.Kernel{}, Repro: c.repro, ReproOne: c.one})
 		assert.Equal(t, job.Splats[0].Repro, c.want)
 		assert.Equal(t, job.Splats[1].Repro, c.repro)
 	}

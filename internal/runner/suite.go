@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,10 +18,10 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
-	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -54,7 +53,7 @@ type Suite struct {
 // SuiteJob is one suite for one VM.
 type SuiteJob struct {
 	ID     string
-	Kernel *Kernel
+	Kernel *machine.Kernel
 	Suite  Suite
 	// Args are the test binary's arguments in the guest.
 	Args  gotest.Args
@@ -245,7 +244,7 @@ func complete(job *result.Job, j SuiteJob, out Outcome) {
 func (j *SuiteJob) program() Program {
 	p := Program{
 		Kernel: j.Kernel, Spec: j.Suite.Spec, Init: j.Suite.Binary, Fetch: j.Fetch, Timeout: j.Timeout, Idle: j.Idle, Dir: j.Dir,
-		Files:  j.Kernel.suiteFiles(),
+		Files:  j.Kernel.Extras(),
 		Run:    wire.Run{Argv: append([]string{"/init"}, j.Args...), Env: guestEnviron(j.Env), Merge: j.Merge},
 		Stdout: j.Raw, Stderr: j.RawErr,
 		Faults: j.Faults, Marks: true,
@@ -300,7 +299,7 @@ func (m *Machine) runVMs(ctx context.Context, j SuiteJob, p Program) Outcome {
 		if len(more) == 0 {
 			break
 		}
-		m.progress("%s: %d tests go on in a fresh VM", j.ID, len(more))
+		m.Say("%s: %d tests go on in a fresh VM", j.ID, len(more))
 		if vm == 1 && p.From == nil {
 			if p.From = m.afresh(ctx, p); p.From != nil {
 				defer p.From.Close() //nolint:errcheck // nothing to be written
@@ -331,7 +330,7 @@ func (m *Machine) afresh(ctx context.Context, p Program) *Template {
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			m.progress("booting each fresh VM: VMs cannot be forked here: %v", err)
+			m.Say("booting each fresh VM: VMs cannot be forked here: %v", err)
 		}
 		return nil
 	case len(boot.Splats)+len(boot.kernelTests.failed) > 0: // every VM is to show them
@@ -370,15 +369,6 @@ func (a *alarm) rang() bool {
 	seen := a.seen
 	a.seen, a.tail = false, nil
 	return seen
-}
-
-// suiteFiles are the kernel's own files for the suites.
-func (k *Kernel) suiteFiles() []initramfs.File {
-	var out []initramfs.File
-	for _, f := range k.SuiteFiles {
-		out = append(out, initramfs.File{Host: f, Guest: path.Join(suites.GuestSuiteFiles, filepath.Base(f))})
-	}
-	return out
 }
 
 // skipSuite fills in a job whose kernel is known to lack what the suite needs.

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -92,7 +93,7 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 	s := &Sweeper{m: m, symbols: map[string][]elf.Symbol{}}
 	vmlinux, err := p.Kernel.Image.Vmlinux(ctx, m.Cache)
 	if err == nil {
-		if list, err := textSymbols(vmlinux); err == nil {
+		if list, err := machine.TextSymbols(vmlinux); err == nil {
 			for _, f := range list {
 				s.symbols[f.Name] = append(s.symbols[f.Name], f)
 			}
@@ -243,7 +244,7 @@ func (s *Sweeper) Run(ctx context.Context, p *sweep.Point, keep func(sweep.Facts
 		s.longest = max(s.longest, time.Since(began))
 		if _, ok := out.Looks[kmemleakFile]; !ok && s.leaks && facts.Infra+facts.Hang == "" {
 			s.leaks = false
-			s.m.progress("kmemleak does not answer (%s); leaks are looked for in slab caches only", visible.Short(strings.Join(out.Remarks(), "; ")))
+			s.m.Say("kmemleak does not answer (%s); leaks are looked for in slab caches only", visible.Short(strings.Join(out.Remarks(), "; ")))
 		}
 	}
 	if !keep(facts) || ctx.Err() != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -36,7 +37,7 @@ func BenchmarkSweep(b *testing.B) {
 			}
 			ch, err := cache.Open(b.TempDir())
 			assert.NilError(b, err)
-			m := &runner.Machine{Cache: ch}
+			m := &runner.Machine{Host: machine.Host{Cache: ch}}
 			k, err := m.OpenKernel(b.Context(), path, "", "")
 			assert.NilError(b, err)
 			s, err := m.NewSweeper(b.Context(), runner.SweepJob{
@@ -96,7 +97,7 @@ func BenchmarkSweepMany(b *testing.B) {
 	}
 	ch, err := cache.Open(b.TempDir())
 	assert.NilError(b, err)
-	m := &runner.Machine{Cache: ch}
+	m := &runner.Machine{Host: machine.Host{Cache: ch}}
 	k, err := m.OpenKernel(b.Context(), path, "", "")
 	assert.NilError(b, err)
 	dir := b.TempDir()

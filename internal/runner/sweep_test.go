@@ -16,12 +16,13 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
-func pipesJob(t *testing.T, k *runner.Kernel, arg string) runner.SweepJob {
+func pipesJob(t *testing.T, k *machine.Kernel, arg string) runner.SweepJob {
 	t.Helper()
 	return runner.SweepJob{
 		Program: runner.Program{Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Dir: logDir(t), Run: wire.Run{Argv: []string{"/init", arg}}},
@@ -99,7 +100,7 @@ func TestSweepFindsLeak(t *testing.T) {
 	}
 	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"))
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k, err := m.OpenKernel(t.Context(), path, "", "")
 	assert.NilError(t, err)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/landlock"))
@@ -131,7 +132,7 @@ func TestSweepFindsMutant(t *testing.T) {
 	}
 	c, err := cache.Open(filepath.Join(t.TempDir(), "cache"))
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k, err := m.OpenKernel(t.Context(), path, "", "")
 	assert.NilError(t, err)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))

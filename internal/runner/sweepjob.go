@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/sweep"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -54,9 +55,9 @@ const SweepState = "sweep.jsonl"
 const quietGo = "GODEBUG=asyncpreemptoff=1"
 
 // SuiteProgram is a suite's test binary, held before its tests.
-func SuiteProgram(k *Kernel, s Suite, args []string) Program {
+func SuiteProgram(k *machine.Kernel, s Suite, args []string) Program {
 	return Program{
-		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.suiteFiles(),
+		Kernel: k, Spec: s.Spec, Init: s.Binary, Files: k.Extras(),
 		Marks: true,
 		Run:   wire.Run{Argv: append([]string{"/init"}, args...), Env: guestEnviron([]string{wire.HoldEnv + "=1", quietGo}), Hold: wire.HoldStop},
 	}
@@ -93,7 +94,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 		}
 		defer c.close() //nolint:errcheck // it was only read
 		if c.note != "" {
-			m.progress("%s", c.note)
+			m.Say("%s", c.note)
 		}
 		target, survey = c, func() (sweep.Header, error) { return c.survey(ctx, o) }
 	} else {
@@ -103,7 +104,7 @@ func (m *Machine) Sweep(ctx context.Context, j SweepJob, o SweepOptions) (*sweep
 		}
 		defer s.Close() //nolint:errcheck // it was only read
 		if s.Note != "" {
-			m.progress("%s", s.Note)
+			m.Say("%s", s.Note)
 		}
 		target, survey = s, func() (sweep.Header, error) { return m.survey(ctx, s, j, o) }
 		limit = func() {
@@ -171,7 +172,7 @@ func (m *Machine) survey(ctx context.Context, s *Sweeper, j SweepJob, o SweepOpt
 		h.Points = []sweep.Point{*o.At}
 		return h, nil
 	}
-	m.progress("%s: passes without a fault; listing the calls that can fail", subject(j))
+	m.Say("%s: passes without a fault; listing the calls that can fail", subject(j))
 	l, err := m.NewSweeper(ctx, j, true)
 	if err != nil {
 		return h, err
@@ -186,11 +187,11 @@ func (m *Machine) survey(ctx context.Context, s *Sweeper, j SweepJob, o SweepOpt
 		if why == "" {
 			why = "their messages are not in the kernel log"
 		}
-		m.progress("%s: %d of %d calls have no call stack: %s; only -points all and -points N try them", subject(j), n, h.Listing.Total, why)
+		m.Say("%s: %d of %d calls have no call stack: %s; only -points all and -points N try them", subject(j), n, h.Listing.Total, why)
 	}
-	m.progress("%s: %d calls from %d sites (%d in another run)", subject(j), h.Listing.Total, len(h.Listing.Sites), again)
+	m.Say("%s: %d calls from %d sites (%d in another run)", subject(j), h.Listing.Total, len(h.Listing.Sites), again)
 	choose(&h, again, o, s.CanFilter)
-	m.progress("%s: %d points", subject(j), len(h.Points))
+	m.Say("%s: %d points", subject(j), len(h.Points))
 	return h, nil
 }
 
@@ -246,7 +247,7 @@ func (m *Machine) sweepKey(j SweepJob, o SweepOptions) (string, error) {
 
 // Positions returns what adds source positions to call stacks of the kernel; nil
 // when it has no debug information.
-func (m *Machine) Positions(ctx context.Context, k *Kernel) func([]string) []string {
+func (m *Machine) Positions(ctx context.Context, k *machine.Kernel) func([]string) []string {
 	sym := m.symbolizer(ctx, k)
 	if sym == nil {
 		return nil

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
 )
 
@@ -19,7 +20,7 @@ import (
 // debug information. Without, and for what is not found, the kernel's own text
 // stays. It takes some hundred MiB of memory for a moment, and only after a
 // splat.
-func (m *Machine) symbolize(ctx context.Context, k *Kernel, splats []splat) {
+func (m *Machine) symbolize(ctx context.Context, k *machine.Kernel, splats []splat) {
 	if len(splats) == 0 {
 		return
 	}
@@ -36,7 +37,7 @@ func (m *Machine) symbolize(ctx context.Context, k *Kernel, splats []splat) {
 
 // symbolizer opens the symbols of a kernel, which are in itself, or in the
 // vmlinux beside it; nil when there are none.
-func (m *Machine) symbolizer(ctx context.Context, k *Kernel) *symbolize.Symbolizer {
+func (m *Machine) symbolizer(ctx context.Context, k *machine.Kernel) *symbolize.Symbolizer {
 	if k.Details == nil {
 		return nil
 	}
@@ -62,7 +63,7 @@ func (m *Machine) symbolizer(ctx context.Context, k *Kernel) *symbolize.Symboliz
 // stuckAt says, for an error message, where the CPUs of a VM stand that does not
 // boot, and writes its memory dump.
 func (s *session) stuckAt() string {
-	s.core.dump(s.vm)
+	s.vm.Dump()
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(answerLimit))
 	defer cancel()
 	if at := s.cpusAt(ctx, true); at != "" {

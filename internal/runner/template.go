@@ -7,18 +7,17 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/kvmrun/kvmrun/internal/agent"
-	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -28,9 +27,8 @@ import (
 // there, each in a machine of its own, in place of a boot. It may be used by several goroutines and is the caller's to
 // close, once the last Exec that uses it has begun.
 type Template struct {
-	vm    *vmtest.Template
-	ready wire.Ready
-	disks []*disk // as the guest had them when it was frozen
+	frozen *machine.Template
+	ready  wire.Ready
 	// boot is what the boot showed: splats, notes, how long it took. log is the
 	// kernel log until the freeze, in the file given by Program.Dir and Log.
 	boot Outcome
@@ -47,16 +45,10 @@ type Template struct {
 func (t *Template) Boot() Outcome { return t.boot }
 
 // Bytes is what the template occupies in the host's memory.
-func (t *Template) Bytes() int64 { return t.vm.Bytes() }
+func (t *Template) Bytes() int64 { return t.frozen.Bytes() }
 
 // Close frees what the template occupies. Machines that were forked go on.
-func (t *Template) Close() error {
-	errs := []error{t.vm.Close()}
-	for _, d := range t.disks {
-		errs = append(errs, d.file.Close())
-	}
-	return errors.Join(errs...)
-}
+func (t *Template) Close() error { return t.frozen.Close() }
 
 // MakeTemplate boots a machine for programs like p, up to the moment at which
 // its agent is ready, and freezes it; with p.Run.Hold up to the moment at which
@@ -68,44 +60,36 @@ func (t *Template) Close() error {
 func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outcome, error) {
 	var out Outcome
 	began := time.Now()
-	prep, err := m.prepare(ctx, p)
-	if err != nil {
-		prep.close()
-		out.Infra = err
-		return nil, out, err
-	}
 	if m.VMCore != "" {
-		prep.close()
 		return nil, out, errors.New("a memory dump is wanted, which only a booted VM gives")
 	}
 	p.Fetch = nil // each fork's own
 	if p.Run.Hold != "" && p.Stdin != nil {
-		prep.close()
 		return nil, out, errors.New("freeze a held program: it cannot have a standard input")
 	}
-	// All of it may be touched.
-	if need, have := prep.config.MemoryMiB+hostReserve, m.freeMiB(); have < need {
-		prep.close()
-		return nil, out, fmt.Errorf("keep a guest of %d MiB in memory: %d MiB are free", prep.config.MemoryMiB, have)
+	g := newGuest("")
+	o := p.options()
+	o.Console, o.Freezable, o.Faults = g.con, true, nil
+	recipe, err := m.recipe(p)
+	if err == nil {
+		g.vm, err = m.Boot(ctx, recipe, o)
 	}
-	out.Prepare = time.Since(began)
-	g := &guest{nonce: rand.Text(), disks: prep.disks, started: time.Now()}
-	g.con = newConsole(g.nonce)
-	prep.config.Console, prep.config.Freezable = g.con, true
-	if g.vm, err = vmtest.Start(ctx, prep.config); err != nil {
-		prep.close()
-		out.Infra = fmt.Errorf("start the VM: %w", err)
-		return nil, out, out.Infra
+	if err != nil {
+		if full := (*machine.NoRoomError)(nil); !errors.As(err, &full) {
+			out.Infra = err
+		}
+		return nil, out, err
 	}
-	defer g.vm.Close() //nolint:errcheck // how it ended is in Exit
-	t := &Template{disks: prep.disks, log: prep.config.ConsoleFile}
+	out.Prepare = g.vm.Started.Sub(began)
+	defer g.close()
+	t := &Template{log: filepath.Join(p.Dir, p.log())}
 	var stdout, stderr bytes.Buffer
 	p.Stdout, p.Stderr = &stdout, &stderr
 	s := m.freeze(p, g, &out)
 	s.agent.Talk(ctx)
 	if s.agent.State() == agent.Frozen && out.Infra == nil {
 		t.held, t.pid = p.Run.Hold != "", s.agent.PID()
-		t.vm, err = g.vm.Freeze(ctx)
+		t.frozen, err = g.vm.Freeze(ctx)
 	} else {
 		g.vm.Kill()
 	}
@@ -120,14 +104,13 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	if err == nil {
 		err = out.Infra
 	}
-	if err == nil && t.vm == nil {
+	if err == nil && t.frozen == nil {
 		why := cmp.Or(out.Deadline, out.Hung, "the VM ended by itself: "+out.Exit.String())
 		err = fmt.Errorf("make a VM ready to be frozen: %s", why)
 	}
 	if err != nil {
-		prep.close()
-		if t.vm != nil {
-			err = errors.Join(err, t.vm.Close())
+		if t.frozen != nil {
+			err = errors.Join(err, t.Close())
 		}
 		return nil, out, err
 	}
@@ -135,91 +118,46 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	return t, out, nil
 }
 
-// guest is one VM and what belongs to it on the host.
+// guest is one VM and what is said with it and in it.
 type guest struct {
-	vm      *vmtest.VM
-	con     *console
-	nonce   string
-	tests   string // what the marks of a suite's test binary carry
-	disks   []*disk
-	started time.Time
-	log     string    // name of its kernel log
-	from    *Template // what it was forked from, or nil
-	host    *hostFaults
-	core    *core // nil when no memory dump is asked for
+	vm    *machine.VM
+	con   *console
+	nonce string
+	tests string    // what the marks of a suite's test binary carry
+	from  *Template // what it was forked from, or nil
+}
+
+// newGuest is that of a VM in which the marks of tests carry the word tests.
+func newGuest(tests string) *guest {
+	g := &guest{nonce: rand.Text(), tests: tests}
+	g.con = newConsole(g.nonce)
+	return g
 }
 
 // close ends the VM and lets its disks go.
 func (g *guest) close() {
-	if g == nil {
-		return
+	if g != nil {
+		g.vm.Close()
 	}
-	if g.vm != nil {
-		_ = g.vm.Close() // how it ended is in Exit
-	}
-	for _, d := range g.disks {
-		_ = d.file.Close()
-	}
-}
-
-// check runs the disks' checks, once the guest is gone.
-func (g *guest) check(ctx context.Context) []DiskCheck {
-	var out []DiskCheck
-	for _, d := range g.disks {
-		if len(d.spec.Fsck) > 0 {
-			out = append(out, d.check(ctx))
-		}
-	}
-	return out
-}
-
-// forkOptions are a fork's own.
-type forkOptions struct {
-	dir, log string // of the kernel log
-	twin     bool   // see Program.Twin
-	paused   bool   // somebody else lets it run
-	faults   fault.Plan
-	disks    []*disk // in place of copies of the template's; the fork's to close, unless it fails
 }
 
 // fork starts a machine from the template, whose log is called so in dir. It
 // waits for a job then, as long as one likes. A twin stays as its template is.
-func (t *Template) fork(ctx context.Context, m *Machine, o forkOptions) (*guest, error) {
-	g := &guest{nonce: rand.Text(), tests: rand.Text(), started: time.Now(), log: o.log, from: t}
-	g.con = newConsole(g.nonce)
+func (t *Template) fork(ctx context.Context, m *Machine, o machine.Options, twin bool) (*guest, error) {
+	g := newGuest(rand.Text())
+	g.from = t
 	g.con.init = -1 // it has booted before its log begins
-	fc := vmtest.ForkConfig{ConsoleFile: filepath.Join(o.dir, o.log), Console: g.con, Log: m.Log, Paused: o.paused}
-	fail := func(err error) (*guest, error) {
-		if o.disks != nil {
-			g.disks = nil // the caller's still
-		}
-		g.close()
+	o.Console, o.Preface = g.con, wire.ForkMark(g.id(twin))+"\n"
+	var err error
+	if g.vm, err = t.frozen.Fork(ctx, &m.Host, o); err != nil {
 		return nil, err
 	}
-	g.disks = o.disks
-	fc.Preface = wire.ForkMark(g.id(o.twin)) + "\n"
-	for _, d := range t.disks {
-		if o.disks != nil {
-			break
+	if err := g.thaw(twin); err != nil {
+		if o.Disks != nil {
+			g.vm.TakeDisks() // the caller's still
 		}
-		c, err := d.clone(o.dir)
-		if err != nil {
-			return fail(err)
-		}
-		g.disks = append(g.disks, c)
-	}
-	cfg := vmtest.Config{}
-	for _, d := range g.disks {
-		cfg.Disks = append(cfg.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
-	}
-	g.host = newHostFaults(o.faults, &cfg, g.disks)
-	fc.Disks = cfg.Disks
-	var err error
-	if g.vm, err = vmtest.Fork(ctx, t.vm, fc); err != nil {
-		return fail(fmt.Errorf("fork the VM: %w", err))
-	}
-	if err := g.thaw(o.twin); err != nil {
-		return fail(fmt.Errorf("wake the fork: %w", err))
+		g.close()
+		return nil, fmt.Errorf("wake the fork: %w", err)
 	}
 	return g, nil
 }
@@ -246,49 +184,96 @@ func (g *guest) thaw(twin bool) error {
 	}})
 }
 
-// clone returns a copy of the disk, of the same name and as sparse.
-func (d *disk) clone(dir string) (*disk, error) {
-	f, err := os.CreateTemp(dir, ".disk-*")
-	if err != nil {
-		return nil, fmt.Errorf("copy disk %s: %w", d.spec.Name, err)
-	}
-	_ = os.Remove(f.Name())
-	if err := copySparse(f, d.file); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("copy disk %s: %w", d.spec.Name, err)
-	}
-	return &disk{spec: d.spec, file: f}, nil
+// kept is what is kept of a template beside its machine and its log.
+type kept struct {
+	Ready          wire.Ready
+	Held           bool
+	PID            int
+	Stdout, Stderr []byte
+	Accel          vmtest.Accel
+	Args           []string
+	Notes          []string // of the boot
 }
 
-// copySparse makes to, which is empty, a copy of from: sharing its blocks where
-// the file system can, otherwise with its holes.
-func copySparse(to, from *os.File) error {
-	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
-		return nil
+// Template returns a template for programs like p as [Machine.MakeTemplate] does,
+// from the cache when it has one of the same kernel, initial ramdisk, QEMU, host
+// and Run; the Outcome is then that of the boot, whose log is written to p's.
+// One that is damaged is made anew.
+func (m *Machine) Template(ctx context.Context, p Program) (*Template, Outcome, error) {
+	slot, err := m.slot(ctx, p)
+	if err != nil {
+		return m.MakeTemplate(ctx, p) // which has a better error
 	}
-	st, err := from.Stat()
+	t, err := loadTemplate(slot, p)
+	if err == nil {
+		return t, t.boot, nil
+	}
+	if !errors.Is(err, machine.ErrNotKept) {
+		m.Say("making a template anew: %v", err)
+		if err := slot.Remove(ctx); err != nil {
+			return m.MakeTemplate(ctx, p)
+		}
+	}
+	t, out, err := m.MakeTemplate(ctx, p)
+	if err != nil || len(out.Splats)+len(out.kernelTests.failed) > 0 {
+		return t, out, err // a splat is to be seen each time
+	}
+	if err := t.save(ctx, slot, p); err != nil && ctx.Err() == nil {
+		m.Say("the next run will boot: %v", err)
+	}
+	return t, out, nil
+}
+
+// slot is where a template for programs like p is kept.
+func (m *Machine) slot(ctx context.Context, p Program) (*machine.Slot, error) {
+	r, err := m.recipe(p)
+	if err != nil {
+		return nil, err
+	}
+	var run wire.Run // which matters to what is held
+	if p.Run.Hold != "" {
+		run = p.Run
+		run.Nonce = ""
+	}
+	return m.Slot(ctx, r, struct {
+		Run      wire.Run
+		Protocol int
+	}{run, wire.Version})
+}
+
+// save keeps the template in its slot.
+func (t *Template) save(ctx context.Context, slot *machine.Slot, p Program) error {
+	log, err := os.ReadFile(t.log)
 	if err != nil {
 		return err
 	}
-	if err := to.Truncate(st.Size()); err != nil {
+	state, err := json.Marshal(kept{
+		Ready: t.ready, Held: t.held, PID: t.pid, Stdout: t.stdout, Stderr: t.stderr,
+		Accel: t.boot.Accel, Args: t.boot.Args, Notes: t.boot.Notes,
+	})
+	if err != nil {
 		return err
 	}
-	var end int64
-	for {
-		// lseek(2): the next data, and where it ends. By the raw call, because the
-		// offset is shared by everybody who has the file open.
-		begin, err := unix.Seek(int(from.Fd()), end, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if end, err = unix.Seek(int(from.Fd()), begin, unix.SEEK_HOLE); err != nil {
-			return err
-		}
-		if _, err := io.Copy(io.NewOffsetWriter(to, begin), io.NewSectionReader(from, begin, end-begin)); err != nil {
-			return err
-		}
+	about := fmt.Sprintf("template of %s, suite %s", p.Kernel.Release, p.Spec.Name)
+	return slot.Save(ctx, t.frozen, machine.Kept{State: state, Log: log, About: about})
+}
+
+// loadTemplate reads what save wrote, and writes the boot's log where p wants it.
+func loadTemplate(slot *machine.Slot, p Program) (*Template, error) {
+	began := time.Now()
+	frozen, about, err := slot.Load()
+	if err != nil {
+		return nil, err
 	}
+	t := &Template{frozen: frozen, log: filepath.Join(p.Dir, p.log())}
+	var k kept
+	if err = json.Unmarshal(about.State, &k); err == nil {
+		err = output.Save(t.log, about.Log)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("load template: %w", err), t.Close())
+	}
+	t.ready, t.held, t.pid, t.stdout, t.stderr = k.Ready, k.Held, k.PID, k.Stdout, k.Stderr
+	t.boot = Outcome{Findings: agent.Findings{Ready: &t.ready, Notes: k.Notes, Boot: time.Since(began)}, Accel: k.Accel, Args: k.Args}
+	return t, nil
 }

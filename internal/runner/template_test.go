@@ -18,6 +18,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -53,7 +54,7 @@ func facts(tb testing.TB, out []byte) map[string]string {
 func TestTemplate(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	p := forkedProgram(t, m)
 	t.Run("ready", func(t *testing.T) {
 		p := p

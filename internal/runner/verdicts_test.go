@@ -13,6 +13,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -24,7 +25,7 @@ import (
 func TestOneVerdictEach(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
-	m := &runner.Machine{Cache: c}
+	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	k := kernelFor(t, m)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "-ldflags=-s -w", "../../suites/testmain/testdata/sample"))
 	assert.NilError(t, err)
@@ -71,7 +72,7 @@ func TestOneVerdictEach(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			x := c.m
-			x.Kernels, x.Suites, x.Dir = []*runner.Kernel{k}, []runner.Suite{s}, t.TempDir()
+			x.Kernels, x.Suites, x.Dir = []*machine.Kernel{k}, []runner.Suite{s}, t.TempDir()
 			var alternatives []string
 			tests := strings.Fields(c.tests)
 			for i, name := range tests {

@@ -20,6 +20,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
@@ -136,7 +137,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		mach.QEMU = find.File(mach.QEMU)
 	}
 	mach.MemoryMiB, mach.CPUs = h.vm.MemoryMiB, h.vm.CPUs
-	mach.Allow, mach.VMCore = known, runner.CoreFormat(h.policy.VMCore)
+	mach.Allow, mach.VMCore = known, machine.CoreFormat(h.policy.VMCore)
 	find.IsRef, find.CheckRef, find.Fetch = kfetch.IsRef, kfetch.CheckRef, mach.FetchKernel
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -170,7 +171,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		fmt.Fprintf(os.Stderr, "kvmrun: %s: nothing tested: %s; where that is wanted, say -allow-nothing\n", result.VerdictNothingTested, why)
 		return result.ExitFail, nil
 	}
-	if err := k.CheckFaults(ctx, mach, h.policy.Faults.Plan, spec.Disks); err != nil {
+	if err := k.CheckFaults(ctx, &mach.Host, h.policy.Faults.Plan, spec.Disks); err != nil {
 		return 0, front.Usage(err)
 	}
 	self, err := os.Executable()
@@ -200,7 +201,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		}
 	}
 	suite := runner.Suite{Binary: self, Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
-	if err := mach.CheckMemory(ctx, []*runner.Kernel{k}, []runner.Suite{suite}); err != nil {
+	if err := mach.CheckMemory(ctx, []*machine.Kernel{k}, []runner.Suite{suite}); err != nil {
 		return 0, front.Usage(err)
 	}
 	job := runner.SuiteJob{

@@ -23,6 +23,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -115,11 +116,11 @@ func resolver(m *runner.Machine) front.Resolver {
 
 // open examines the kernels before anything boots; KVMRUN_KERNEL stands in for
 // a missing -kernel.
-func (v *vmFlags) open(ctx context.Context, io IO, m *runner.Machine) ([]*runner.Kernel, error) {
+func (v *vmFlags) open(ctx context.Context, io IO, m *runner.Machine) ([]*machine.Kernel, error) {
 	if !v.kernels.Default(io.getenv) {
 		return nil, front.ErrNoKernel
 	}
-	var out []*runner.Kernel
+	var out []*machine.Kernel
 	for _, ref := range v.kernels.Refs {
 		path, err := resolver(m).Kernel(ctx, ref)
 		if err != nil {

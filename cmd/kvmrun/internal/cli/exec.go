@@ -21,6 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -139,7 +140,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
-	m.Allow, m.VMCore = g.allow, runner.CoreFormat(g.policy.VMCore)
+	m.Allow, m.VMCore = g.allow, machine.CoreFormat(g.policy.VMCore)
 	ks, err := g.v.open(ctx, io, m)
 	if err != nil {
 		return none, err
@@ -152,7 +153,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
-	if err := ks[0].CheckFaults(ctx, m, g.policy.Faults.Plan, nil); err != nil {
+	if err := ks[0].CheckFaults(ctx, &m.Host, g.policy.Faults.Plan, nil); err != nil {
 		return none, front.Usage(err)
 	}
 	p := runner.Program{

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
@@ -201,7 +202,7 @@ func kernelCheck(ctx context.Context, io IO, v vmFlags, names []string, src stri
 
 // checkSuite prints what a suite finds in a kernel, and says whether it is
 // short of something; tests has the tests that need an option.
-func checkSuite(io IO, k *runner.Kernel, s runner.Suite, tests map[string][]string) (short bool) {
+func checkSuite(io IO, k *machine.Kernel, s runner.Suite, tests map[string][]string) (short bool) {
 	fmt.Fprintf(io.Out, "  %s\n", s.Spec.Name)
 	show := func(need, consequence string) {
 		have := k.Config[strings.TrimSuffix(need, "=y")]

@@ -13,6 +13,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/mutants"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -147,7 +148,7 @@ func testMutant(ctx context.Context, m *runner.Machine, src runner.Source, dir s
 		return none, err
 	}
 	run, err := m.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*runner.Kernel{k}, Suites: s, Dir: sub, Command: command,
+		Kernels: []*machine.Kernel{k}, Suites: s, Dir: sub, Command: command,
 	})
 	if err != nil {
 		return none, err

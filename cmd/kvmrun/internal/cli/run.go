@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/kvmrun/kvmrun/internal/front"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -98,7 +99,7 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 	if err != nil {
 		return err
 	}
-	m.Allow, m.VMCore = known, runner.CoreFormat(r.policy.VMCore)
+	m.Allow, m.VMCore = known, machine.CoreFormat(r.policy.VMCore)
 	if x.Kernels, err = r.v.open(ctx, io, m); err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 	}
 	for _, k := range x.Kernels {
 		for _, s := range x.Suites {
-			if err := k.CheckFaults(ctx, m, x.Faults, s.Spec.Disks); err != nil {
+			if err := k.CheckFaults(ctx, &m.Host, x.Faults, s.Spec.Disks); err != nil {
 				return front.Usage(err)
 			}
 		}

@@ -131,7 +131,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 	}
 	k := ks[0]
 	if f.Kind != fault.PowerCut {
-		if err := k.CheckFaults(ctx, m, fault.Plan{f}, nil); err != nil {
+		if err := k.CheckFaults(ctx, &m.Host, fault.Plan{f}, nil); err != nil {
 			return front.Usage(err)
 		}
 	}
@@ -166,7 +166,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 		if f.Kind == fault.PowerCut {
 			g := f
 			g.Nth = 1
-			if err := k.CheckFaults(ctx, m, fault.Plan{g}, s.Spec.Disks); err != nil {
+			if err := k.CheckFaults(ctx, &m.Host, fault.Plan{g}, s.Spec.Disks); err != nil {
 				return front.Usage(err)
 			}
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner_test
+package machine_test
 
 import (
 	"context"
@@ -10,16 +10,17 @@ import (
 
 	"gotest.tools/v3/assert"
 
-	"github.com/kvmrun/kvmrun/internal/runner"
-	"github.com/kvmrun/kvmrun/vmtest"
+	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/machine"
 )
 
 // TestOpenKernelHoldsIt: another command that bounds the cache takes no kernel
 // away from one that may boot it again.
 func TestOpenKernelHoldsIt(t *testing.T) {
 	t.Parallel()
-	m, err := runner.NewMachine(t.TempDir(), vmtest.AccelTCG)
+	c, err := cache.OpenUser(t.TempDir(), nil)
 	assert.NilError(t, err)
+	m := machine.Host{Cache: c}
 	ctx := context.Background()
 	dirs := map[string]string{}
 	for _, key := range []string{"used", "unused"} {

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package machine
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/nbd"
 	"github.com/kvmrun/kvmrun/internal/visible"
-	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -35,7 +33,7 @@ type hostFaults struct {
 // newHostFaults prepares the machine for the plan; nil when there is nothing to
 // do. Disks that have a fault, or all when the power is to be cut, are served
 // by ourselves.
-func newHostFaults(plan fault.Plan, cfg *vmtest.Config, disks []*disk) *hostFaults {
+func newHostFaults(plan fault.Plan, cfg *vmtest.Config, disks []*Disk) *hostFaults {
 	plan = plan.Expand().Host()
 	if len(plan) == 0 {
 		return nil
@@ -115,7 +113,7 @@ func (h *hostFaults) came(i int) {
 	h.counts[i]++
 }
 
-// powerOff tells the session, which ends the machine.
+// powerOff tells whoever listens to PowerCut, who ends the machine.
 func (h *hostFaults) powerOff(i int, at string) {
 	h.once.Do(func() {
 		h.came(i)
@@ -123,8 +121,7 @@ func (h *hostFaults) powerOff(i int, at string) {
 	})
 }
 
-// start begins what has a time of its own, when the program begins. It ends with
-// ctx.
+// start begins what has a time of its own.
 func (h *hostFaults) start(ctx context.Context, vm *vmtest.VM) {
 	if h == nil {
 		return
@@ -181,31 +178,47 @@ func (h *hostFaults) act(ctx context.Context, vm *vmtest.VM, i int, f fault.Faul
 	return nil
 }
 
-// powerCut is told why the power is cut; nil for no plan.
-func (h *hostFaults) powerCut() <-chan string {
-	if h == nil {
+// PowerCut is told, once, at what the power is cut; nil for no plan.
+func (vm *VM) PowerCut() <-chan string {
+	if vm.host == nil {
 		return nil
 	}
-	return h.cut
+	return vm.host.cut
 }
 
-// finish, when the machine is gone, takes back what a power cut would have lost
-// and says what came of the plan.
-func (h *hostFaults) finish(out *Outcome) {
+// StartFaults begins what has a time of its own, when the program begins. It ends
+// with ctx.
+func (vm *VM) StartFaults(ctx context.Context) { vm.host.start(ctx, vm.VM) }
+
+// Damage is what came of the host's share of a plan of faults.
+type Damage struct {
+	Notes []string
+	// Writes and Flushes count the requests to the disk that the last fault of a
+	// disk is for.
+	Writes, Flushes uint64
+	// Err is about a power cut that could not be carried out.
+	Err error
+}
+
+// EndFaults, when the machine is gone, takes back what a power cut would have lost
+// and says what came of the plan. Cut says at what the power was cut, "" if it was
+// not.
+func (vm *VM) EndFaults(cut string) (out Damage) {
+	h := vm.host
 	if h == nil {
-		return
+		return out
 	}
-	if out.Cut != "" {
+	if cut != "" {
 		lost := 0
 		for _, d := range h.disks {
 			n, err := d.Cut()
 			lost += n
 			if err != nil {
 				h.note("power cut: %v", err)
-				out.Infra = fmt.Errorf("cut the power: %w", err)
+				out.Err = fmt.Errorf("cut the power: %w", err)
 			}
 		}
-		h.note("power cut at %s, with %d writes that were not flushed", out.Cut, lost)
+		h.note("power cut at %s, with %d writes that were not flushed", cut, lost)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -223,19 +236,6 @@ func (h *hostFaults) finish(out *Outcome) {
 			h.notes = append(h.notes, fmt.Sprintf("fault %s: injected %d×", f, n))
 		}
 	}
-	out.Notes = append(out.Notes, h.notes...)
-}
-
-// afterCut is the program that runs on the same disks when the power is back: in
-// a fork of the same template, which had not read anything of the disks when it
-// was frozen, or in a machine that boots.
-func (p Program) afterCut(disks []*disk, acks []string) Program {
-	env := []string{wire.CutEnv + "=1", wire.AcksEnv + "=" + strings.Join(acks, "\n")}
-	if p.Release != nil { // the same tests
-		p.Release = &wire.Release{Args: p.Release.Args, Env: env}
-	}
-	p.Faults, p.disks, p.atHeld = nil, disks, nil
-	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], env...)
-	p.Log = p.beside("console-after-cut", ".log")
-	return p
+	out.Notes = h.notes
+	return out
 }

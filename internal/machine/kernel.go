@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package machine
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
+	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/kimage"
 	"github.com/kvmrun/kvmrun/suites"
@@ -38,11 +40,11 @@ type Kernel struct {
 // OpenKernel examines a kernel before anything boots. modulesDir and config
 // override what is found beside the image; "" does not. A kernel in the cache
 // stays there as long as this process runs.
-func (m *Machine) OpenKernel(ctx context.Context, path, modulesDir, config string) (*Kernel, error) {
-	if _, ok := m.held.Load(path); !ok {
-		if h := m.Cache.Hold(path); h != nil {
-			if _, other := m.held.LoadOrStore(path, h); other {
-				_ = h.Close()
+func (h *Host) OpenKernel(ctx context.Context, path, modulesDir, config string) (*Kernel, error) {
+	if _, ok := h.held.Load(path); !ok {
+		if lock := h.Cache.Hold(path); lock != nil {
+			if _, other := h.held.LoadOrStore(path, lock); other {
+				_ = lock.Close()
 			}
 		}
 	}
@@ -54,10 +56,10 @@ func (m *Machine) OpenKernel(ctx context.Context, path, modulesDir, config strin
 		return nil, err
 	}
 	k := &Kernel{Path: path, Image: img}
-	if k.Details, err = img.Details(ctx, m.Cache); err != nil && !errors.Is(err, kimage.ErrUnsupported) {
+	if k.Details, err = img.Details(ctx, h.Cache); err != nil && !errors.Is(err, kimage.ErrUnsupported) {
 		return nil, err
 	}
-	if k.Release, err = img.Release(ctx, m.Cache); err != nil && !errors.Is(err, kimage.ErrUnsupported) {
+	if k.Release, err = img.Release(ctx, h.Cache); err != nil && !errors.Is(err, kimage.ErrUnsupported) {
 		return nil, err
 	}
 	if config != "" {
@@ -65,7 +67,7 @@ func (m *Machine) OpenKernel(ctx context.Context, path, modulesDir, config strin
 			return nil, fmt.Errorf("read the kernel's configuration: %w", err)
 		}
 		k.ConfigSource = config
-	} else if c, err := img.Config(ctx, m.Cache); err == nil {
+	} else if c, err := img.Config(ctx, h.Cache); err == nil {
 		k.ConfigText, k.ConfigSource = c.Text, c.Source
 	} else if !errors.Is(err, kimage.ErrNoConfig) {
 		return nil, err
@@ -73,7 +75,7 @@ func (m *Machine) OpenKernel(ctx context.Context, path, modulesDir, config strin
 	if k.ConfigText != nil {
 		k.Config = suites.ParseConfig(k.ConfigText)
 	}
-	if k.ModulesDir, err = img.ModulesDir(ctx, m.Cache, modulesDir); err != nil {
+	if k.ModulesDir, err = img.ModulesDir(ctx, h.Cache, modulesDir); err != nil {
 		return nil, err
 	}
 	// kvmrun kernel build puts its throw-away key beside the image.
@@ -137,4 +139,13 @@ func (k *Kernel) bootable(ctx context.Context, c *cache.Cache) (string, error) {
 func (k *Kernel) builtIn(module string) bool {
 	sym := strings.ToUpper(strings.ReplaceAll(module, "-", "_"))
 	return k.Config[sym] == "y" || k.Config["BLK_DEV_"+sym] == "y"
+}
+
+// Extras are the kernel's own files for the guest.
+func (k *Kernel) Extras() []initramfs.File {
+	var out []initramfs.File
+	for _, f := range k.SuiteFiles {
+		out = append(out, initramfs.File{Host: f, Guest: path.Join(suites.GuestSuiteFiles, filepath.Base(f))})
+	}
+	return out
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package machine
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,10 +24,10 @@ type CoreFormat string
 // two on most disks.
 const dumpLimit = 2 * time.Minute
 
-// coreModules returns what the guest must load so that a dump of it has the
+// CoreModules returns what the guest must load so that a dump of it has the
 // VMCOREINFO note, or a remark when it will not have one: drgn refuses such a
 // dump, crash wants the kernel's position named.
-func coreModules(k *Kernel) (modules []string, remark string) {
+func CoreModules(k *Kernel) (modules []string, remark string) {
 	switch v := k.Config["FW_CFG_SYSFS"]; {
 	case v == "y", k.Config == nil:
 		return nil, ""
@@ -76,8 +75,12 @@ func (c *core) dump(vm *vmtest.VM) {
 	})
 }
 
-// notes are remarks for the user.
-func (c *core) notes() []string {
+// Dump writes the guest's memory, once, if that is wanted.
+func (vm *VM) Dump() { vm.core.dump(vm.VM) }
+
+// DumpNotes are remarks for the user about it.
+func (vm *VM) DumpNotes() []string {
+	c := vm.core
 	if c == nil {
 		return nil
 	}
@@ -95,25 +98,26 @@ func (c *core) onEnd(vm *vmtest.VM) {
 	}
 }
 
-// letGo says that the guest may end from now on.
-func (c *core) letGo() {
-	if c != nil {
+// MayEnd says that the guest may end from now on.
+func (vm *VM) MayEnd() {
+	if c := vm.core; c != nil {
 		c.leaving.Store(true)
 	}
 }
 
-// died is closed when the guest has ended itself before it was let go.
-func (c *core) died() <-chan struct{} {
-	if c == nil {
+// Died is closed when the guest has ended itself before it was let go, and a dump is
+// wanted.
+func (vm *VM) Died() <-chan struct{} {
+	if vm.core == nil {
 		return nil
 	}
-	return c.gone
+	return vm.core.gone
 }
 
-// await gives a guest that has died the time for its dump.
-func (c *core) await(ctx context.Context, vm *vmtest.VM) {
+// AwaitDump gives a guest that has died the time for its dump.
+func (vm *VM) AwaitDump(ctx context.Context) {
 	select {
-	case <-c.died():
+	case <-vm.Died():
 	default:
 		return
 	}
@@ -122,10 +126,4 @@ func (c *core) await(ctx context.Context, vm *vmtest.VM) {
 	case <-ctx.Done():
 	case <-time.After(dumpLimit):
 	}
-}
-
-// beside is the name of a file that belongs to the kernel log of this VM:
-// console-2.log has its autopsy-2.txt.
-func (p Program) beside(name, ext string) string {
-	return name + strings.TrimSuffix(strings.TrimPrefix(p.log(), "console"), ".log") + ext
 }

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/go-multierror"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/initramfs/busybox"
+	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/vmtest"
+)
+
+// Recipe is what a machine is made of, as data: all that a template depends on.
+type Recipe struct {
+	Kernel *Kernel
+	// KernelFile is booted in place of Kernel's own file, when set.
+	KernelFile string
+	// Init is the host's binary that becomes /init in the guest: the agent.
+	Init string
+	// Files and HostFiles are what the initramfs has beside; HostFiles are looked
+	// for on this host. Shell adds u-root's tools.
+	Files     []initramfs.File
+	HostFiles []suites.File
+	Shell     bool
+	// Modules are loaded by the agent, with what they depend on.
+	Modules []string
+	Disks   []suites.Disk
+	Cmdline []string // added to the kernel's
+	// MemoryMiB and CPUs are those of the guest; zero is vmtest's default.
+	MemoryMiB, CPUs int
+	Ports           []string // names of virtio-serial ports
+}
+
+// prepared is what has been made on the host for one VM.
+type prepared struct {
+	config vmtest.Config
+	disks  []*Disk
+}
+
+func (p *prepared) close() {
+	for _, d := range p.disks {
+		_ = d.file.Close()
+	}
+}
+
+// prepare makes kernel, initramfs and disks, at the same time. What it made before
+// an error, the disks, is the caller's to close.
+func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, error) {
+	out := &prepared{config: vmtest.Config{
+		QEMU:      h.QEMU,
+		Accel:     h.Accel,
+		Cmdline:   r.Cmdline,
+		MemoryMiB: r.MemoryMiB,
+		CPUs:      r.CPUs,
+		Ports:     r.Ports,
+		Log:       h.Log,
+		// Beside the verdict's other evidence.
+		ConsoleFile: filepath.Join(o.Dir, o.Log),
+	}}
+	if h.MemoryMiB > 0 {
+		out.config.MemoryMiB = h.MemoryMiB
+	}
+	if h.CPUs > 0 {
+		out.config.CPUs = h.CPUs
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	var errs *multierror.Error
+	var mu sync.Mutex
+	// Not errgroup's first error: a user wants to hear all that is missing.
+	try := func(f func() error) {
+		g.Go(func() error {
+			if err := f(); err != nil {
+				mu.Lock()
+				errs = multierror.Append(errs, err)
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	try(func() (err error) {
+		if out.config.Kernel = r.KernelFile; r.KernelFile == "" {
+			out.config.Kernel, err = r.Kernel.bootable(gctx, h.Cache)
+		}
+		return err
+	})
+	try(func() (err error) {
+		out.config.Initrd, err = h.initrd(gctx, r)
+		return err
+	})
+	out.disks = o.Disks
+	for _, d := range r.Disks {
+		if o.Disks != nil {
+			break
+		}
+		try(func() error {
+			d, err := makeDisk(gctx, o.Dir, d)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			out.disks = append(out.disks, d)
+			mu.Unlock()
+			return nil
+		})
+	}
+	_ = g.Wait()
+	if errs != nil {
+		return out, oneOrAll(errs)
+	}
+	// In the Recipe's order, whatever mkfs took.
+	slices.SortFunc(out.disks, func(a, b *Disk) int {
+		at := func(d *Disk) int {
+			return slices.IndexFunc(r.Disks, func(s suites.Disk) bool { return s.Name == d.spec.Name })
+		}
+		return at(a) - at(b)
+	})
+	for _, d := range out.disks {
+		out.config.Disks = append(out.config.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
+	}
+	if err := out.config.Validate(); err != nil {
+		return out, err
+	}
+	return out, nil
+}
+
+// oneOrAll unwraps a single error: a list of one reads badly.
+func oneOrAll(e *multierror.Error) error {
+	if len(e.Errors) == 1 {
+		return e.Errors[0]
+	}
+	return e
+}
+
+func (h *Host) initrd(ctx context.Context, r Recipe) (string, error) {
+	s := initramfs.Spec{
+		Init:    r.Init,
+		Files:   slices.Clone(r.Files),
+		Release: r.Kernel.Release,
+		Config:  r.Kernel.ConfigText,
+	}
+	for _, f := range r.HostFiles {
+		files, err := hostFiles(f)
+		if err != nil {
+			return "", err
+		}
+		s.Files = append(s.Files, files...)
+	}
+	s.ModulesDir = r.Kernel.ModulesDir
+	for _, name := range r.Modules {
+		if s.ModulesDir == "" && r.Kernel.builtIn(name) {
+			continue
+		}
+		if s.Modules = append(s.Modules, name); s.ModulesDir == "" {
+			return "", fmt.Errorf("find modules %s for kernel %s: no lib/modules/%s beside it or in /lib/modules; name the directory with -modules",
+				strings.Join(s.Modules, ", "), r.Kernel.Path, r.Kernel.Release)
+		}
+	}
+	if r.Shell {
+		var err error
+		if s.Busybox, err = busybox.Build(ctx, h.archives()); err != nil {
+			return "", fmt.Errorf("build the guest's tools: %w", err)
+		}
+	}
+	path, err := initramfs.Build(ctx, s, h.archives())
+	if err != nil {
+		return "", fmt.Errorf("build the initramfs: %w", err)
+	}
+	return path, nil
+}
+
+// archives says where initramfs keeps what it makes, and who hears of it.
+func (h *Host) archives() initramfs.Options {
+	return initramfs.Options{CacheDir: h.Cache.Root(), Progress: func(s string) { h.Say("%s", s) }}
+}
+
+// hostFiles resolves one File of a Spec.
+func hostFiles(f suites.File) ([]initramfs.File, error) {
+	for _, pattern := range f.Host {
+		matches, err := filepath.Glob(pattern)
+		if err != nil {
+			return nil, fmt.Errorf("host file pattern %q: %w", pattern, err)
+		}
+		if len(matches) == 0 {
+			continue
+		}
+		var out []initramfs.File
+		for _, h := range matches {
+			g := f.Guest
+			switch {
+			case g == "":
+				g = h
+			case strings.HasSuffix(g, "/"):
+				g += filepath.Base(h)
+			}
+			out = append(out, initramfs.File{Host: h, Guest: g})
+		}
+		return out, nil
+	}
+	if f.Optional {
+		return nil, nil
+	}
+	cure := ""
+	if f.Package != "" {
+		cure = fmt.Sprintf("; install it with: apt-get install %s", f.Package)
+	}
+	return nil, fmt.Errorf("host file not found: looked for %s%s", strings.Join(f.Host, ", "), cure)
+}
+
+// TooLittleMemory refuses a size, of the Host's or the Recipe's, in which the kernel
+// cannot unpack the initramfs: an error that wraps [vmtest.ErrTooLittleMemory].
+// Whatever else is wrong is nil here, and is said when the machine is made.
+func (h *Host) TooLittleMemory(ctx context.Context, r Recipe) error {
+	kernel, err := r.Kernel.bootable(ctx, h.Cache)
+	if err != nil {
+		return nil
+	}
+	initrd, err := h.initrd(ctx, r)
+	if err != nil {
+		return nil
+	}
+	c := vmtest.Config{Kernel: kernel, Initrd: initrd, MemoryMiB: r.MemoryMiB, ConsoleFile: "-"}
+	if h.MemoryMiB > 0 {
+		c.MemoryMiB = h.MemoryMiB
+	}
+	if err := c.Validate(); errors.Is(err, vmtest.ErrTooLittleMemory) {
+		return err
+	}
+	return nil
+}
