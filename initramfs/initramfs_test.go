@@ -147,6 +147,48 @@ func TestListing(t *testing.T) {
 	golden.Assert(t, b.String(), "listing.golden")
 }
 
+// TestOverlay: an archive's entries that another one has as well are left out.
+func TestOverlay(t *testing.T) {
+	dir := t.TempDir()
+	base := initramfs.Spec{
+		Init: write(t, filepath.Join(dir, "init"), fakeELF(x86), 0o755), Arch: "amd64",
+		Files: []initramfs.File{
+			{Data: []byte("same"), Guest: "/etc/same"}, {Data: []byte("content"), Guest: "/etc/content"}, {Data: []byte("mode"), Guest: "/etc/mode"},
+			{Data: []byte("only the base's"), Guest: "/etc/base"},
+		},
+	}
+	s := base
+	s.Files = []initramfs.File{
+		{Data: []byte("same"), Guest: "/etc/same"}, {Data: []byte("changed"), Guest: "/etc/content"}, {Data: []byte("mode"), Guest: "/etc/mode", Mode: 0o600},
+		{Data: []byte("new"), Guest: "/tmp/below/new"}, {Data: []byte("own hosts"), Guest: "/etc/hosts"},
+	}
+	overlay := func(s initramfs.Spec) map[string]string {
+		f, err := os.Create(filepath.Join(t.TempDir(), "overlay"))
+		assert.NilError(t, err)
+		defer f.Close()
+		n, err := initramfs.Overlay(context.Background(), f, s, base, initramfs.Options{CacheDir: filepath.Join(dir, "cache")})
+		assert.NilError(t, err)
+		st, err := f.Stat()
+		assert.NilError(t, err)
+		assert.Equal(t, st.Size(), n)
+		_, err = f.Seek(0, io.SeekStart)
+		assert.NilError(t, err)
+		got := map[string]string{}
+		list, err := cpio.ReadAllRecords(cpio.Newc.Reader(f))
+		assert.NilError(t, err)
+		for _, r := range list {
+			got[r.Name] = fmt.Sprintf("%o %s", r.Mode, content(t, r))
+		}
+		return got
+	}
+	assert.DeepEqual(t, overlay(base), map[string]string{})
+	assert.DeepEqual(t, overlay(s), map[string]string{
+		"etc/content": "100644 changed", "etc/mode": "100600 mode", "etc/hosts": "100644 own hosts", "tmp/below": "40755 ", "tmp/below/new": "100644 new",
+	})
+	_, err := initramfs.Overlay(context.Background(), io.Discard, s, initramfs.Spec{}, initramfs.Options{CacheDir: filepath.Join(dir, "cache")})
+	assert.ErrorContains(t, err, "its base")
+}
+
 // TestReproducible: only contents and modes count.
 func TestReproducible(t *testing.T) {
 	var sums []string

@@ -8,7 +8,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -114,11 +116,7 @@ type Options struct {
 // Each unusable input is an error that names it; when there are several, all of
 // them are reported (errors.Join).
 func Build(ctx context.Context, s Spec, o Options) (string, error) {
-	progress := o.Progress
-	if progress == nil {
-		progress = func(string) {}
-	}
-	c, err := cache.OpenUser(o.CacheDir, progress)
+	c, progress, err := o.open()
 	if err != nil {
 		return "", fmt.Errorf("build initramfs: %w", err)
 	}
@@ -137,6 +135,48 @@ func Build(ctx context.Context, s Spec, o Options) (string, error) {
 		c.Trim("initramfs", keepArchives, keepFor)
 	}
 	return filepath.Join(dir, archiveName), nil
+}
+
+// Overlay writes an archive, of the same format as Build's, of what a machine that
+// was booted with Build's archive for base lacks or has otherwise than one for s.
+// Unpacked there it makes the files the same, but for those that only base has. It
+// returns the number of bytes.
+//
+// Errors are those of Build, and those of w.
+func Overlay(ctx context.Context, w io.Writer, s, base Spec, o Options) (int64, error) {
+	c, progress, err := o.open()
+	if err != nil {
+		return 0, fmt.Errorf("make overlay of an initramfs: %w", err)
+	}
+	t, err := plan(ctx, s, c, progress)
+	if err != nil {
+		return 0, fmt.Errorf("make overlay of an initramfs: %w", err)
+	}
+	b, err := plan(ctx, base, c, progress)
+	if err != nil {
+		return 0, fmt.Errorf("make overlay of an initramfs: its base: %w", err)
+	}
+	t.paths() // adds parents
+	for _, p := range b.paths() {
+		if n := t.nodes[p]; n != nil && n.same(b.nodes[p]) {
+			delete(t.nodes, p)
+		}
+	}
+	n, err := t.write(ctx, w, slices.Sorted(maps.Keys(t.nodes)))
+	if err != nil {
+		return n, fmt.Errorf("make overlay of an initramfs: %w", err)
+	}
+	return n, nil
+}
+
+// open returns the cache, and a Progress that is not nil.
+func (o Options) open() (*cache.Cache, func(string), error) {
+	progress := o.Progress
+	if progress == nil {
+		progress = func(string) {}
+	}
+	c, err := cache.OpenUser(o.CacheDir, progress)
+	return c, progress, err
 }
 
 // Every change of a test binary makes another archive, of 10 to 30 MB. These

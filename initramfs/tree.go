@@ -269,14 +269,33 @@ func (t *tree) writeFile(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	err = t.write(ctx, f)
+	_, err = t.write(ctx, f, t.paths())
 	return errors.Join(err, f.Close())
 }
 
-func (t *tree) write(ctx context.Context, w io.Writer) error {
-	bw := bufio.NewWriterSize(w, 1<<20)
+// counter counts what is written to it.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// write writes an archive of the nodes at these paths, and returns its size.
+func (t *tree) write(ctx context.Context, w io.Writer, paths []string) (int64, error) {
+	c := &counter{w: w}
+	bw := bufio.NewWriterSize(c, 1<<20)
+	err := t.writeTo(ctx, bw, paths)
+	return c.n, errors.Join(err, bw.Flush())
+}
+
+func (t *tree) writeTo(ctx context.Context, bw *bufio.Writer, paths []string) error {
 	rw := cpio.Newc.Writer(bw)
-	for i, p := range t.paths() {
+	for i, p := range paths {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -318,10 +337,7 @@ func (t *tree) write(ctx context.Context, w io.Writer) error {
 			return fmt.Errorf("add %s: %w", p, err)
 		}
 	}
-	if err := cpio.WriteTrailer(rw); err != nil {
-		return err
-	}
-	return bw.Flush()
+	return cpio.WriteTrailer(rw)
 }
 
 func closeOnce(f *os.File) error {

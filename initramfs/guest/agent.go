@@ -31,6 +31,7 @@ type agent struct {
 	killGrace, finishLimit time.Duration
 
 	bootMounts string        // what mounts returned after the boot
+	modules    []string      // that were loaded by then
 	lastStdin  chan struct{} // closed when the last run's input has been read up
 }
 
@@ -65,6 +66,7 @@ func (a *agent) serve(b *bootReport) {
 		a.reaper.run()
 	}()
 	a.log.open()
+	a.modules = b.modules
 	a.ready(b.modules, b.warnings)
 	var err error
 	if a.bootMounts, err = a.sys.mounts(); err != nil {
@@ -109,6 +111,9 @@ func (a *agent) serve(b *bootReport) {
 				warnings := lateWarnings
 				lateWarnings = nil
 				setNonce(m.Run.Nonce)
+				if n := m.Run.Files; n != 0 {
+					warnings = append(warnings, a.takeFiles(n)...)
+				}
 				current = a.start(m.Run)
 				go func(p *program, r *wire.Run) {
 					defer dieOnPanic(a.sys)
@@ -170,6 +175,9 @@ func (a *agent) freeze(p *program) *wire.Frozen {
 		}
 	}
 	a.sys.linger(a.bootMounts)
+	if err := a.sys.openFiles(); err != nil {
+		a.fault("open the disk %s: %v", wire.FilesDisk, err)
+	}
 	SpareThreads()
 	a.sys.sync()
 	// What has been said until now is not the forks'.
@@ -187,6 +195,9 @@ func (a *agent) thaw(t *wire.Thaw) (warnings []string) {
 	}
 	if err := a.sys.setClock(t.UnixNS); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set the clock: %v", err))
+	}
+	if t.ID == "" {
+		return warnings
 	}
 	if err := a.sys.setHostname(wire.ForkHost + t.ID); err != nil {
 		warnings = append(warnings, fmt.Sprintf("set host name: %v", err))

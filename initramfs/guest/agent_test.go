@@ -381,7 +381,13 @@ func TestAgentThaws(t *testing.T) {
 	res := c.run(t, helperRun("exit", "3"))
 	assert.Equal(t, res.exited.Code, 3)
 	assert.DeepEqual(t, res.done.Warnings, []string{"set the clock: operation not permitted"})
-	assert.DeepEqual(t, f.list()[:5], []string{"linger", "sync", "reseed 64", "clock 5", "hostname kvmrun-a"})
+	assert.DeepEqual(t, f.list()[:6], []string{"linger", "open files", "sync", "reseed 64", "clock 5", "hostname kvmrun-a"})
+
+	f = newFake()
+	c = startAgent(t, f, nil)
+	assert.NilError(t, c.w.Send(wire.Message{Thaw: &wire.Thaw{UnixNS: 5, Seed: make([]byte, wire.SeedSize)}}))
+	c.run(t, helperRun("exit", "3"))
+	assert.DeepEqual(t, f.list()[:2], []string{"reseed 64", "clock 5"}) // and the name stays
 
 	f = newFake()
 	f.fail["reseed 64"] = unix.ENODATA

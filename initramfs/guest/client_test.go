@@ -40,6 +40,14 @@ type client struct {
 // newClient starts reading all ports and waits for Ready.
 func newClient(t testing.TB, ctl io.ReadWriter, in io.Writer, out, errs io.Reader, gone func() string) *client {
 	t.Helper()
+	c := connect(ctl, in, out, errs, gone)
+	c.ready = c.next(t).Ready
+	assert.Assert(t, c.ready != nil)
+	return c
+}
+
+// connect starts reading all ports.
+func connect(ctl io.ReadWriter, in io.Writer, out, errs io.Reader, gone func() string) *client {
 	c := &client{
 		w: wire.NewWriter(ctl), in: wire.NewWriter(in), messages: make(chan wire.Message, 1000),
 		patience: 5 * time.Minute, gone: gone, changed: sync.NewCond(&sync.Mutex{}),
@@ -60,8 +68,6 @@ func newClient(t testing.TB, ctl io.ReadWriter, in io.Writer, out, errs io.Reade
 			c.messages <- msg
 		}
 	}()
-	c.ready = c.next(t).Ready
-	assert.Assert(t, c.ready != nil)
 	return c
 }
 

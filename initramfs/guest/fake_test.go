@@ -3,6 +3,7 @@
 package guest
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"runtime"
@@ -32,6 +33,7 @@ type fake struct {
 	// records are what readKmsg gives, "" an EPIPE; taint is what tainted does.
 	records []string
 	taint   string
+	disk    []byte // what readFiles reads
 }
 
 func newFake() *fake {
@@ -112,6 +114,15 @@ func (f *fake) linger(string)    { _ = f.call("linger") }
 func (f *fake) sameMounts() bool { return false }
 
 func (f *fake) openKmsg() error { return nil }
+
+func (f *fake) openFiles() error { return f.call("open files") }
+
+func (f *fake) readFiles(b []byte, at int64) (int, error) {
+	if err := f.call("read files"); err != nil {
+		return 0, err
+	}
+	return bytes.NewReader(f.disk).ReadAt(b, at)
+}
 
 // readKmsg gives what records has, by turns.
 func (f *fake) readKmsg(buf []byte) (int, error) {

@@ -185,7 +185,7 @@ func loadModules(sys system, list string, b *bootReport) {
 			continue
 		}
 		file, soft := strings.CutPrefix(line, "?")
-		name := strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
+		name := moduleName(file)
 		err := sys.loadModule(file)
 		switch {
 		case err == nil:
@@ -197,4 +197,9 @@ func loadModules(sys system, list string, b *bootReport) {
 			b.warn("load kernel module %s: %v (the kernel log may say why)", name, err)
 		}
 	}
+}
+
+// moduleName is the name under which the kernel knows a module's file.
+func moduleName(file string) string {
+	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
 }

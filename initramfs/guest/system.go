@@ -13,6 +13,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // system is what only PID 1 of a machine of its own may do.
@@ -43,6 +45,13 @@ type system interface {
 	linger(bootMounts string)
 	// sameMounts says that the mounts are surely those after the boot.
 	sameMounts() bool
+	// openFiles opens the disk of wire.FilesDisk for readFiles, if the machine has
+	// one, past the page cache: what the kernel has read of it belongs to the
+	// machine that is frozen. It is called once.
+	openFiles() error
+	// readFiles reads from it. Offset and length are multiples of filesBlock, and b
+	// begins at a page.
+	readFiles(b []byte, at int64) (int, error)
 	// kernelLog writes one line or several to the kernel's log.
 	kernelLog(text string)
 	// openKmsg opens the kernel log for readKmsg, at its end, and what tainted
@@ -64,6 +73,7 @@ type system interface {
 type linux struct {
 	kmsg, random, mountinfo, taint file
 	records                        file // openKmsg's
+	files                          file // openFiles'
 }
 
 // file is a descriptor that stays open, if it is above 0.
@@ -161,6 +171,37 @@ func (l *linux) tainted() (string, error) {
 		return "", errors.Join(errors.New("the read failed"), err)
 	}
 	return string(buf[:n-1]), nil // but for the newline
+}
+
+func (l *linux) openFiles() error {
+	const dir = "/sys/block"
+	names, err := l.readDir(dir)
+	if errors.Is(err, unix.ENOENT) { // CONFIG_BLOCK=n
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		// Devices without a serial have no such file.
+		if serial, err := l.readFile(dir + "/" + n + "/serial"); err != nil || strings.TrimSpace(serial) != wire.FilesDisk {
+			continue
+		}
+		fd, err := unix.Open("/dev/"+n, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		l.files = file(fd)
+		return nil
+	}
+	return nil
+}
+
+func (l *linux) readFiles(b []byte, at int64) (int, error) {
+	if l.files <= 0 {
+		return 0, fmt.Errorf("the machine has no disk with the serial %s", wire.FilesDisk)
+	}
+	return unix.Pread(int(l.files), b, at)
 }
 
 func (*linux) mkdir(dir string) error { return os.MkdirAll(dir, 0o755) }

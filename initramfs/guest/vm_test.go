@@ -39,6 +39,73 @@ func boot(t testing.TB, s initramfs.Spec, c vmtest.Config) *machine {
 	return m
 }
 
+// filesDisk is a disk for wire.Run.Files, of 1 GiB as every one in these tests.
+func filesDisk(t testing.TB) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk"))
+	assert.NilError(t, err)
+	t.Cleanup(func() { assert.NilError(t, f.Close()) })
+	assert.NilError(t, f.Truncate(1<<30))
+	return f
+}
+
+// TestVMFiles gives a machine its program after the freeze.
+func TestVMFiles(t *testing.T) {
+	base := initramfs.Spec{ModulesDir: modulesDir(t), Modules: []string{"virtio_blk"}, Files: []initramfs.File{
+		{Data: []byte("of the boot"), Guest: "/etc/replaced"}, {Data: []byte("stays"), Guest: "/etc/stays"},
+	}}
+	disk := func(f *os.File) []vmtest.Disk {
+		return []vmtest.Disk{{File: f, Serial: wire.FilesDisk, ReadOnly: true}}
+	}
+	m := boot(t, base, vmtest.Config{Freezable: true, Disks: disk(filesDisk(t))})
+	assert.NilError(t, m.w.Send(wire.Message{Freeze: &wire.Freeze{}}))
+	assert.Assert(t, m.next(t).Frozen != nil)
+	tmpl, err := m.vm.Freeze(context.Background())
+	assert.NilError(t, err)
+	defer func() { assert.NilError(t, tmpl.Close()) }()
+	for i, modules := range [][]string{{"virtio_blk"}, {"virtio_blk", "dm-verity"}} {
+		s := base
+		s.Init, s.Modules = self, modules
+		program := fmt.Sprintf("/tmp/below/program-%d", i)
+		replaced := fmt.Sprintf("of fork %d", i)
+		s.Files = []initramfs.File{
+			{Host: self, Guest: program, Runs: true}, {Data: []byte(replaced), Guest: "/etc/replaced"}, base.Files[1],
+		}
+		f := filesDisk(t)
+		n, err := initramfs.Overlay(context.Background(), f, s, withInit(base), initramfs.Options{CacheDir: openCache(t).Root()})
+		assert.NilError(t, err)
+		console := filepath.Join(t.TempDir(), "console.log")
+		vm, err := vmtest.Fork(context.Background(), tmpl, vmtest.ForkConfig{ConsoleFile: console, Disks: disk(f)})
+		assert.NilError(t, err)
+		c := connect(vm.Port(wire.PortControl), vm.Port(wire.PortStdin), vm.Port(wire.PortStdout), vm.Port(wire.PortStderr), func() string {
+			return vm.Wait().String()
+		})
+		assert.NilError(t, c.w.Send(wire.Message{Thaw: &wire.Thaw{UnixNS: time.Now().UnixNano(), Seed: make([]byte, wire.SeedSize)}}))
+		show := func(file string) string {
+			r := wire.Run{Argv: []string{program, file}, Env: []string{helperEnv + "=show"}, Files: n}
+			n = 0 // from now on they are there
+			res := c.run(t, r)
+			assert.Equal(t, res.exited.Code, 0, "%+v %s", res.exited, res.err)
+			assert.Equal(t, len(res.done.Warnings), 0, "%q", res.done.Warnings)
+			return res.out
+		}
+		assert.Equal(t, show("/etc/replaced"), replaced)
+		assert.Equal(t, show("/etc/stays"), "stays")
+		assert.Equal(t, strings.Contains(show("/proc/modules"), "dm_verity "), i == 1)
+		// As in a machine that was booted with it: no tmpfs hides the program.
+		res := c.run(t, wire.Run{Argv: []string{program}, Env: []string{helperEnv + "=mounts"}})
+		assert.Assert(t, !strings.Contains(res.out, " /tmp "), res.out)
+		assert.NilError(t, vm.Close())
+		c.copied.Wait()
+	}
+}
+
+// withInit is the Spec as start boots it.
+func withInit(s initramfs.Spec) initramfs.Spec {
+	s.Init = self
+	return s
+}
+
 // start boots without waiting for the agent.
 func start(t testing.TB, s initramfs.Spec, c vmtest.Config) *machine {
 	t.Helper()

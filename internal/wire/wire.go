@@ -31,7 +31,7 @@ import (
 )
 
 // Version is the protocol's; both sides must agree.
-const Version = 4
+const Version = 5
 
 // Names of the virtio-serial ports.
 const (
@@ -97,9 +97,21 @@ type Run struct {
 	// Hold stops the program before it does anything, or where it stops itself
 	// with SIGSTOP; the agent says Held and waits for Release.
 	Hold Hold `json:"hold,omitempty"`
+	// Files, when not 0, is how many bytes of the disk with the serial FilesDisk
+	// are an archive, which is unpacked before all else: over what the machine was
+	// booted with, and as if it had been booted with that. It is an initial ramdisk
+	// without compression (Documentation/driver-api/early-userspace/buffer-format.rst,
+	// format 070701). Modules of a list in it that the machine has not loaded are
+	// loaded then.
+	Files int64 `json:"files,omitempty"`
 	// Nonce is echoed in Done and in the last line of the kernel log.
 	Nonce string `json:"nonce"`
 }
+
+// FilesDisk is the serial of the disk from which Run.Files are read. An agent opens
+// it when it is asked to Freeze, and reads nothing of it before Run: what it has
+// then is the fork's own.
+const FilesDisk = "kvmrun.files"
 
 // Hold says where a program is held.
 type Hold string
@@ -234,7 +246,7 @@ type Frozen struct {
 // is not the only one to do so: it makes this one differ and tells it the time.
 // There is no answer: what went wrong is in Done's warnings.
 type Thaw struct {
-	ID     string `json:"id"`     // becomes part of the host name
+	ID     string `json:"id"`     // becomes part of the host name, which "" leaves as it is
 	UnixNS int64  `json:"unixNS"` // the wall clock, in nanoseconds since 1970
 	Seed   []byte `json:"seed"`   // random bytes for the kernel's generator, at least SeedSize of them
 }
