@@ -21,6 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
@@ -455,7 +456,7 @@ func (o Outcome) Facts() result.Facts {
 	}
 	seen := map[same]int{}
 	for _, s := range o.Splats {
-		key := same{s.test, s.Fingerprint, s.excused()}
+		key := same{s.Test, s.Fingerprint, s.Excused()}
 		if i, again := seen[key]; again && s.Fingerprint != "" {
 			first := &f.Splats[i]
 			first.Count = max(first.Count, 1) + 1
@@ -464,8 +465,8 @@ func (o Outcome) Facts() result.Facts {
 		seen[key] = len(f.Splats)
 		f.Splats = append(f.Splats, result.Splat{
 			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
-			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.log,
-			Where: whereabouts(s.Report), Phase: s.phase, Expected: s.expected, Allowed: s.allowed, Report: structured(s),
+			Corrupted: s.Corrupted, Test: s.Test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.Log,
+			Where: whereabouts(s.Report), Phase: s.Phase, Expected: s.Expected, Allowed: s.Allowed, Report: structured(s),
 		})
 	}
 	if o.Infra != nil {
@@ -489,9 +490,9 @@ func (o Outcome) Facts() result.Facts {
 const maxStructured = 256 << 10
 
 // structured is a report as JSON, nil if that is too long.
-func structured(s splat) json.RawMessage {
+func structured(s klog.Splat) json.RawMessage {
 	r := *s.Report
-	r.Suppressed = s.excused()
+	r.Suppressed = s.Excused()
 	b, err := json.Marshal(&r)
 	if err != nil || len(b) > maxStructured {
 		return nil
