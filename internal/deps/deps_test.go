@@ -66,6 +66,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		{[]string{"internal/machine"}, []string{module + "internal/runner", module + "internal/agent", module + "internal/klog", module + "internal/oops", module + "internal/ktap",
 			module + "internal/gotest", module + "internal/result", module + "internal/report", module + "internal/front", module + "suites/testmain", module + "cmd/", "flag", "testing", "net/http"},
 			"a machine knows neither what is said in it nor tests nor verdicts"},
+		{[]string{"internal/plan"}, []string{module + "vmtest", module + "initramfs", module + "internal/machine", module + "internal/agent", module + "internal/runner",
+			module + "internal/report", module + "internal/front", module + "internal/cache", module + "cmd/", "os/exec", "net", "flag", "testing"}, "a plan is data, and does nothing"},
 		{[]string{"internal/klog"}, []string{module + "vmtest", module + "initramfs", module + "internal/machine", module + "internal/agent", module + "internal/runner",
 			module + "internal/result", module + "cmd/", "os/exec", "net", "testing"}, "the kernel log's reader is handed bytes, and returns facts"},
 		{[]string{"internal/runner"}, []string{module + "cmd/", module + "internal/report", module + "internal/front", "flag"}, "the runner knows neither flags nor formats"},

@@ -17,6 +17,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -74,7 +75,7 @@ func TestStreamAgain(t *testing.T) {
 	} {
 		for size := 1; size < 40; size++ {
 			var b bytes.Buffer
-			job := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC"}}, Args: []string{"-test.v=" + c.v}}
+			job := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC"}}, Task: plan.Task{Args: []string{"-test.v=" + c.v}}}
 			s := newStream(&b, job.Args)
 			write := func(text string) {
 				for i := 0; i < len(text); i += size {
@@ -180,7 +181,7 @@ func TestAfter(t *testing.T) {
 		"exit 0 in B":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), bad: true, more: []string{"TestC"}, contains: "--- FAIL: TestB"},
 		"exit 0 after B": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}}), said: "PASS\n", bad: true, more: []string{"TestC"}},
 		"exit 0 at once": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the test binary ended outside all tests: exit status 0\n"},
-		"exit 0, count":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}}), job: SuiteJob{Args: []string{"-test.count=2"}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
+		"exit 0, count":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.count=2"}}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
 		"raw, exit 0":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), job: SuiteJob{Raw: io.Discard}, bad: true, contains: "--- FAIL: TestC"},
 		"raw, exit 7":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(7), EndMarker: true}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Raw: io.Discard}},
 		"panic":          {out: alive(Outcome{Findings: agent.Findings{Exited: exit(2), EndMarker: true}, Ended: []string{"TestA"}, Failed: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}},
@@ -197,16 +198,16 @@ func TestAfter(t *testing.T) {
 		"half told":      {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "--- PASS: TestA (0.0", more: []string{"TestA", "TestC"}, bad: true},
 		"of a subtest":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "    --- PASS: TestA/x (0.00s)\n", more: []string{"TestA", "TestC"}, bad: true},
 		"hung, untold":   {out: alive(Outcome{Findings: agent.Findings{Hung: "silence"}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestA", "TestC"}, bad: true},
-		"quiet":          {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true},
-		"quiet failure":  {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
+		"quiet":          {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.v=false"}}}, more: []string{"TestC"}, bad: true},
+		"quiet failure":  {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.v=false"}}}, more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
 		"untold failure": {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
-		"not resumable":  {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=true", "-test.count=2"}}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it\n"},
+		"not resumable":  {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.v=true", "-test.count=2"}}}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it\n"},
 		"untold at last": {out: alive(Outcome{Findings: agent.Findings{Hung: "x"}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it, and it was not run again: 3 VMs hung before\n"},
 		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
 		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
 		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
-		"keep going":     {out: hung, job: SuiteJob{KeepGoing: true}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: the run ended before"},
-		"go test's time": {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), job: SuiteJob{NoLimit: true}, bad: true, contains: "not run: the time was used up"},
+		"keep going":     {out: hung, job: SuiteJob{Task: plan.Task{Policy: plan.Policy{KeepGoing: true}}}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: the run ended before"},
+		"go test's time": {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), job: SuiteJob{Task: plan.Task{Policy: plan.Policy{NoLimit: true}}}, bad: true, contains: "not run: the time was used up"},
 		"late":           {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true},
 		"too many":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(wire.ExitPoisoned), EndMarker: true}, Ended: []string{"TestA"}, Splats: bug}), last: true, bad: true, contains: "not run: 25 VMs"},
 		"interrupted":    {out: alive(Outcome{Findings: agent.Findings{Infra: errors.New("x")}, Running: []string{"TestA"}})},
@@ -335,7 +336,7 @@ func TestEveryTestHasAVerdict(t *testing.T) {
 		{Name: "TestB", Status: result.StatusFail, Reason: "reported two results: pass, then fail"},
 		{Name: "TestC", Status: result.StatusFail, Reason: "kvmrun: not run: hung", Output: "x"},
 	}}
-	j := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC", "TestD", "TestE"}, Rest: []string{"ExampleA", "FuzzB"}}, Args: []string{"-test.skip=TestE|Fuzz"}}
+	j := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC", "TestD", "TestE"}, Rest: []string{"ExampleA", "FuzzB"}}, Task: plan.Task{Args: []string{"-test.skip=TestE|Fuzz"}}}
 	complete(&job, j, Outcome{Findings: agent.Findings{Exited: &wire.Exited{Code: 2}}, unrun: []missing{{"TestC", "hung"}}, unended: []missing{{"TestB", "it ended"}}})
 	const why = "the test binary ended before: exit status 2"
 	assert.DeepEqual(t, job.Cases, []result.Case{

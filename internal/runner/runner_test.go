@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 )
@@ -20,7 +21,7 @@ func TestSelected(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Check(t, is.Len(got, want), "-run %s", run)
 	}
-	for _, bad := range []Matrix{{Run: "TestD"}, {Run: "Test("}, {Run: "TestA/("}, {Skip: "("}, {Run: "TestA", Skip: "b/("}} {
+	for _, bad := range []Matrix{{Selection: plan.Selection{Run: "TestD"}}, {Selection: plan.Selection{Run: "Test("}}, {Selection: plan.Selection{Run: "TestA/("}}, {Selection: plan.Selection{Skip: "("}}, {Selection: plan.Selection{Run: "TestA", Skip: "b/("}}} {
 		bad.Suites = x.Suites
 		_, err := selected(bad)
 		assert.Check(t, err != nil, "%+v", bad)
