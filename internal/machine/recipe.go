@@ -64,6 +64,7 @@ func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, err
 		CPUs:      r.CPUs,
 		Ports:     r.Ports,
 		Log:       h.Log,
+		HZ:        r.Kernel.hz(),
 		// Beside the verdict's other evidence.
 		ConsoleFile: filepath.Join(o.Dir, o.Log),
 	}}
