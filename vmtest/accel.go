@@ -173,6 +173,16 @@ func kvmUnusable(arch args.Arch, device, cpuinfo string) string {
 	return ""
 }
 
+// KVMProblem says in one line why this host cannot run amd64 guests under KVM, as far as that can be seen without running one; "" when it looks well.
+// Where it does, AccelAuto tries KVM.
+func KVMProblem() string {
+	arch, err := args.ForArch("")
+	if err != nil {
+		return err.Error()
+	}
+	return kvmUnusable(arch, kvmDevice, cpuinfo)
+}
+
 // cpuHas looks for one of the flags in the first "flags" line of cpuinfo.
 func cpuHas(cpuinfo string, flags []string) (bool, error) {
 	b, err := os.ReadFile(cpuinfo)

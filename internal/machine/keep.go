@@ -28,7 +28,7 @@ const (
 	maxTemplates = 2 << 30
 	// keptFormat is the version of what is kept beside the machine, and of what
 	// the key is made of.
-	keptFormat = 4
+	keptFormat = 5
 )
 
 // Kept is what the cache has of a template beside the machine.
@@ -63,14 +63,15 @@ type Slot struct {
 	key   string
 	cfg   vmtest.Config
 	disks []suites.Disk
+	inlet string
 }
 
 // Slot returns the place for a template of the recipe that is in the state named by
 // state, which must be plain data. What else of QEMU and the host matters is looked at
 // when one is loaded.
 func (h *Host) Slot(ctx context.Context, r Recipe, state any) (*Slot, error) {
-	disks := r.Disks
-	r.Disks = nil // to be made only when they are needed
+	disks, inlet := r.Disks, r.Inlet
+	r.Disks, r.Inlet = nil, "" // to be made only when they are needed
 	prep, err := h.prepare(ctx, r, Options{Log: "-"})
 	if err != nil {
 		return nil, err
@@ -78,6 +79,9 @@ func (h *Host) Slot(ctx context.Context, r Recipe, state any) (*Slot, error) {
 	cfg := prep.config
 	for _, d := range disks {
 		cfg.Disks = append(cfg.Disks, vmtest.Disk{Serial: d.Name})
+	}
+	if inlet != "" {
+		cfg.Disks = append(cfg.Disks, vmtest.Disk{Serial: inlet, ReadOnly: true})
 	}
 	machine := cfg
 	machine.Kernel, machine.Initrd, machine.ConsoleFile, machine.Disks = "", "", "", nil
@@ -94,13 +98,14 @@ func (h *Host) Slot(ctx context.Context, r Recipe, state any) (*Slot, error) {
 		Machine        vmtest.Config
 		Kernel, Initrd string
 		Disks          []suites.Disk
+		Inlet          string
 		State          any
-	}{keptFormat, machine, kernel, initrd, disks, state})
+	}{keptFormat, machine, kernel, initrd, disks, inlet, state})
 	if err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(text)
-	return &Slot{h: h, key: hex.EncodeToString(sum[:]), cfg: cfg, disks: disks}, nil
+	return &Slot{h: h, key: hex.EncodeToString(sum[:]), cfg: cfg, disks: disks, inlet: inlet}, nil
 }
 
 // Key is the hash of all that a template in the slot depends on.
@@ -160,7 +165,7 @@ func (t *Template) save(dir string, about Kept) error {
 
 // load reads what save wrote.
 func (s *Slot) load(dir string) (_ *Template, about Kept, err error) {
-	t := &Template{}
+	t := &Template{inlet: s.inlet}
 	defer func() {
 		if err != nil && t.vm != nil {
 			_ = t.Close()

@@ -3,9 +3,11 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -39,17 +41,92 @@ type Recipe struct {
 	// MemoryMiB and CPUs are those of the guest; zero is vmtest's default.
 	MemoryMiB, CPUs int
 	Ports           []string // names of virtio-serial ports
+	// Inlet, when set, is the serial of a read-only disk by which a fork is given
+	// what its template has not (Options.Give). It comes after Disks.
+	Inlet string
+}
+
+// Bare is the recipe of the machine that a VM of the recipe can be forked from
+// before it is known what the VM is for: with the kernel and the shape of this one,
+// the agent and the guest's tools, and an Inlet of that serial. Programs, files,
+// modules and whatever else is in the initramfs only are given to the fork.
+//
+// A recipe with disks has none: a running guest cannot be told of their number and
+// sizes.
+func (r Recipe) Bare(inlet string) (Recipe, error) {
+	if len(r.Disks) > 0 {
+		return Recipe{}, errors.New("the machine has disks of its own")
+	}
+	return Recipe{
+		Kernel: r.Kernel, KernelFile: r.KernelFile, Init: r.Init, Shell: r.Shell, Modules: []string{"virtio_blk"},
+		Cmdline: r.Cmdline, MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Ports: r.Ports, Inlet: inlet,
+	}, nil
+}
+
+// inletBytes is the size of every Inlet, which a running guest cannot be told: more
+// than fits into the memory of a guest whose program comes by it. It is all hole but
+// for what is given.
+const inletBytes = 16 << 30
+
+// inlet makes an empty one, which is the caller's to close.
+func (o Options) inlet() (*os.File, error) {
+	f, err := os.CreateTemp(o.Dir, ".disk-*")
+	if err != nil {
+		return nil, fmt.Errorf("make the disk for the fork's files: %w", err)
+	}
+	_ = os.Remove(f.Name())
+	if err := f.Truncate(inletBytes); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("make the disk for the fork's files: %w", err)
+	}
+	return f, nil
+}
+
+// give fills an inlet with what a machine of the recipe has and one of the template's
+// has not, and returns how many bytes that are.
+func (h *Host) give(ctx context.Context, to *os.File, r, template Recipe) (int64, error) {
+	s, err := h.archive(ctx, r)
+	if err != nil {
+		return 0, err
+	}
+	base, err := h.archive(ctx, template)
+	if err != nil {
+		return 0, err
+	}
+	return initramfs.Overlay(ctx, to, s, base, h.archives())
+}
+
+// guestNeeds is what a guest has for other things than its files, in MiB: a kernel
+// and what that takes to reach its init (vmtest has the measurements).
+const guestNeeds = 100
+
+// roomFor refuses files for which a guest has too little memory. As in a boot, it
+// takes them twice: as they come, and unpacked.
+func (h *Host) roomFor(r Recipe, bytes int64) error {
+	have := int64(cmp.Or(h.MemoryMiB, r.MemoryMiB, vmtest.DefaultMemoryMiB))
+	if need := guestNeeds + 2*(bytes>>20); need > have {
+		return fmt.Errorf("%w: %d MiB for files of %d MiB", vmtest.ErrTooLittleMemory, have, bytes>>20)
+	}
+	return nil
 }
 
 // prepared is what has been made on the host for one VM.
 type prepared struct {
 	config vmtest.Config
 	disks  []*Disk
+	inlet  *os.File // nil if there is none; not needed once QEMU runs
 }
 
 func (p *prepared) close() {
 	for _, d := range p.disks {
 		_ = d.file.Close()
+	}
+	p.closeInlet()
+}
+
+func (p *prepared) closeInlet() {
+	if p.inlet != nil {
+		_ = p.inlet.Close()
 	}
 }
 
@@ -64,7 +141,6 @@ func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, err
 		CPUs:      r.CPUs,
 		Ports:     r.Ports,
 		Log:       h.Log,
-		HZ:        r.Kernel.hz(),
 		// Beside the verdict's other evidence.
 		ConsoleFile: filepath.Join(o.Dir, o.Log),
 	}}
@@ -128,6 +204,13 @@ func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, err
 	for _, d := range out.disks {
 		out.config.Disks = append(out.config.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
 	}
+	if r.Inlet != "" {
+		var err error
+		if out.inlet, err = o.inlet(); err != nil {
+			return out, err
+		}
+		out.config.Disks = append(out.config.Disks, vmtest.Disk{File: out.inlet, Serial: r.Inlet, ReadOnly: true})
+	}
 	if err := out.config.Validate(); err != nil {
 		return out, err
 	}
@@ -143,6 +226,19 @@ func oneOrAll(e *multierror.Error) error {
 }
 
 func (h *Host) initrd(ctx context.Context, r Recipe) (string, error) {
+	s, err := h.archive(ctx, r)
+	if err != nil {
+		return "", err
+	}
+	path, err := initramfs.Build(ctx, s, h.archives())
+	if err != nil {
+		return "", fmt.Errorf("build the initramfs: %w", err)
+	}
+	return path, nil
+}
+
+// archive says what is in the recipe's initramfs.
+func (h *Host) archive(ctx context.Context, r Recipe) (initramfs.Spec, error) {
 	s := initramfs.Spec{
 		Init:    r.Init,
 		Files:   slices.Clone(r.Files),
@@ -152,7 +248,7 @@ func (h *Host) initrd(ctx context.Context, r Recipe) (string, error) {
 	for _, f := range r.HostFiles {
 		files, err := hostFiles(f)
 		if err != nil {
-			return "", err
+			return s, err
 		}
 		s.Files = append(s.Files, files...)
 	}
@@ -162,21 +258,17 @@ func (h *Host) initrd(ctx context.Context, r Recipe) (string, error) {
 			continue
 		}
 		if s.Modules = append(s.Modules, name); s.ModulesDir == "" {
-			return "", fmt.Errorf("find modules %s for kernel %s: no lib/modules/%s beside it or in /lib/modules; name the directory with -modules",
+			return s, fmt.Errorf("find modules %s for kernel %s: no lib/modules/%s beside it or in /lib/modules; name the directory with -modules",
 				strings.Join(s.Modules, ", "), r.Kernel.Path, r.Kernel.Release)
 		}
 	}
 	if r.Shell {
 		var err error
 		if s.Busybox, err = busybox.Build(ctx, h.archives()); err != nil {
-			return "", fmt.Errorf("build the guest's tools: %w", err)
+			return s, fmt.Errorf("build the guest's tools: %w", err)
 		}
 	}
-	path, err := initramfs.Build(ctx, s, h.archives())
-	if err != nil {
-		return "", fmt.Errorf("build the initramfs: %w", err)
-	}
-	return path, nil
+	return s, nil
 }
 
 // archives says where initramfs keeps what it makes, and who hears of it.

@@ -17,6 +17,7 @@ import (
 type Template struct {
 	vm    *vmtest.Template
 	disks []*Disk
+	inlet string // Recipe.Inlet
 }
 
 // Freeze makes a template of a VM that was booted Freezable; both are to be closed.
@@ -26,7 +27,7 @@ func (vm *VM) Freeze(ctx context.Context) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Template{vm: t, disks: vm.TakeDisks()}, nil
+	return &Template{vm: t, disks: vm.TakeDisks(), inlet: vm.inlet}, nil
 }
 
 // Bytes is what the template occupies in the host's memory.
@@ -67,6 +68,26 @@ func (t *Template) Fork(ctx context.Context, h *Host, o Options) (*VM, error) {
 		cfg.Disks = append(cfg.Disks, vmtest.Disk{File: d.file, Serial: d.spec.Name})
 	}
 	vm.host = newHostFaults(o.Faults, &cfg, vm.disks)
+	if t.inlet != "" {
+		f, err := o.inlet()
+		if err != nil {
+			return fail(err)
+		}
+		defer f.Close() //nolint:errcheck // QEMU's duplicate is what is read
+		if o.Give != nil {
+			base, err := o.Give.Bare(t.inlet)
+			if err == nil {
+				vm.Given, err = h.give(ctx, f, *o.Give, base)
+			}
+			if err == nil {
+				err = h.roomFor(*o.Give, vm.Given)
+			}
+			if err != nil {
+				return fail(err)
+			}
+		}
+		cfg.Disks = append(cfg.Disks, vmtest.Disk{File: f, Serial: t.inlet, ReadOnly: true})
+	}
 	var err error
 	if vm.VM, err = vmtest.Fork(ctx, t.vm, vmtest.ForkConfig{
 		ConsoleFile: o.logFile(), Console: o.Console, Preface: o.Preface, Paused: o.Paused, Disks: cfg.Disks, Log: h.Log,

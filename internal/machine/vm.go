@@ -37,6 +37,9 @@ type Options struct {
 	// the fork run.
 	Preface string
 	Paused  bool
+	// Give is what a fork of a template with an Inlet is to be: a VM of this recipe.
+	// What it lacks is on the disk then, VM.Given bytes, for its agent to take.
+	Give *Recipe
 }
 
 // VM is one machine that runs, and what belongs to it on the host. Its methods are
@@ -47,8 +50,11 @@ type VM struct {
 	Started time.Time
 	// Log is the name of its kernel log.
 	Log string
+	// Given is how many bytes of the Inlet count, see Options.Give.
+	Given int64
 
 	disks []*Disk
+	inlet string // Recipe.Inlet
 	host  *hostFaults
 	core  *core // nil when no memory dump is asked for
 }
@@ -76,7 +82,7 @@ func (h *Host) Boot(ctx context.Context, r Recipe, o Options) (*VM, error) {
 		prep.close()
 		return nil, &NoRoomError{prep.config.MemoryMiB, have}
 	}
-	vm := &VM{Started: time.Now(), Log: o.Log, disks: prep.disks}
+	vm := &VM{Started: time.Now(), Log: o.Log, disks: prep.disks, inlet: r.Inlet}
 	prep.config.Console, prep.config.Freezable = o.Console, o.Freezable
 	vm.host = newHostFaults(o.Faults, &prep.config, vm.disks)
 	if o.Core != "" {
@@ -87,6 +93,7 @@ func (h *Host) Boot(ctx context.Context, r Recipe, o Options) (*VM, error) {
 		prep.close()
 		return nil, fmt.Errorf("start the VM: %w", err)
 	}
+	prep.closeInlet()
 	return vm, nil
 }
 
