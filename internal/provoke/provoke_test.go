@@ -24,7 +24,6 @@ import (
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
-	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
@@ -166,8 +165,7 @@ func (p *proof) leftOut(r row) string {
 func (p *proof) checkList() {
 	dir := p.mkdir("list")
 	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
-		ID: "list", Kernel: p.kernel, Suite: p.suite, Dir: dir,
-		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestList$"}, Policy: plan.Policy{Timeout: vmTimeout}},
+		ID: "list", Kernel: p.kernel, Suite: p.suite, Dir: dir, Timeout: vmTimeout, Args: []string{"-test.v=test2json", "-test.run=^TestList$"},
 	})
 	assert.Equal(p.t, job.Verdict, result.VerdictPass, "%s: logs in %s", job.Reason, dir)
 	_, list, ok := strings.Cut(job.Cases[0].Output, "crash types: ")
@@ -223,7 +221,9 @@ func (p *proof) run(number int, b batch) {
 	var order []string // of beginning
 	begun := map[string]time.Time{}
 	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
-		ID: filepath.Base(dir), Kernel: p.kernel, Suite: p.suite, Dir: dir, Repro: "again",
+		ID: filepath.Base(dir), Kernel: p.kernel, Suite: p.suite, Dir: dir, Timeout: b.timeout, Cmdline: b.cmdline, Repro: "again",
+		KeepGoing: b.together,
+		Args:      []string{"-test.v=test2json", "-test.run=^(" + strings.Join(run, "|") + ")$"},
 		OnEvent: func(e gotest.Event) {
 			if e.Action != gotest.ActionRun {
 				return
@@ -234,7 +234,6 @@ func (p *proof) run(number int, b batch) {
 				killQEMU(p.t)
 			}
 		},
-		Task: plan.Task{Cmdline: b.cmdline, Args: []string{"-test.v=test2json", "-test.run=^(" + strings.Join(run, "|") + ")$"}, Policy: plan.Policy{Timeout: b.timeout, KeepGoing: b.together}},
 	})
 	finished := time.Now()
 	p.mu.Lock()

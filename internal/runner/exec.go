@@ -93,6 +93,9 @@ type Program struct {
 	Stderr  io.Writer
 	// disks, when set, are used in place of new ones, and closed.
 	disks []*machine.Disk
+	// bare is for a template: a machine that knows no program. What a program needs is
+	// given to its forks.
+	bare bool
 	// kernelFile is booted in place of Kernel's own file, when set.
 	kernelFile string
 	// Resize and Signals are passed on to the program; nil channels are fine.
@@ -179,11 +182,23 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 	o := p.options()
 	// A balloon is a device that the template has not.
 	if p.From != nil && m.VMCore == "" && !p.Faults.Has(fault.Balloon) {
+		if p.From.bare {
+			r, err := m.recipe(p)
+			if err != nil {
+				return nil, err
+			}
+			o.Give = &r
+		}
 		g, err := p.From.fork(ctx, m, o, p.Twin)
+		if err == nil && p.From.bare {
+			out.Start = StartedWarm
+		}
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
+		out.Start = fmt.Sprintf("%s: %v", StartedCold, err)
 		out.Notes = append(out.Notes, m.Remark(fmt.Sprintf("booting VMs that could not be forked: %v", err))...)
+		o.Give = nil
 	}
 	if m.VMCore != "" {
 		modules, remark := machine.CoreModules(p.Kernel)
@@ -221,6 +236,9 @@ func (m *Machine) recipe(p Program) (machine.Recipe, error) {
 	if allow := m.Allow.Active(time.Now()); len(allow) > 0 {
 		r.Files = append(r.Files, initramfs.File{Data: allow, Guest: suites.GuestAllowFile})
 	}
+	if p.bare {
+		return r.Bare(wire.FilesDisk)
+	}
 	return r, nil
 }
 
@@ -230,7 +248,7 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 	if !p.Marks {
 		g.tests = ""
 	}
-	g.con.Tell(g.tests, p.OnTest)
+	g.con.tell(g.tests, p.OnTest)
 	s := m.converse(p, g, out)
 	s.agent.Talk(ctx)
 	g.vm.AwaitDump(ctx)
@@ -261,37 +279,37 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	if e := out.Exited; e != nil {
 		out.Faults = e.Faults
 	}
-	con.Close()
+	con.close()
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
 	out.Notes = append(out.Notes, m.Remark(s.vm.Note())...)
 	out.Notes = append(out.Notes, s.vm.DumpNotes()...)
-	if why := con.Problem(); why != "" {
+	if why := con.problem(); why != "" {
 		s.out.Incomplete(why)
 	}
-	out.kernelTests = newKernelTests(con.Results())
-	out.Splats = con.Splats()
+	out.kernelTests = con.kernelTests()
+	out.Splats = con.splats()
 	for i := range out.Splats {
-		out.Splats[i].Log = p.log()
+		out.Splats[i].log = p.log()
 	}
 	s.witness()
 	for i := range out.Splats {
-		if sp := &out.Splats[i]; p.Test != "" && sp.Phase != "boot" {
-			sp.Test, sp.Phase = p.Test, ""
-			sp.Expected = sp.Expected || con.Announced(*sp)
+		if sp := &out.Splats[i]; p.Test != "" && sp.phase != "boot" {
+			sp.test, sp.phase = p.Test, ""
+			sp.expected = sp.expected || con.expected(*sp)
 		}
 		if e := m.Allow.Allow(out.Splats[i].Report, time.Now()); e != nil {
-			out.Splats[i].Allowed = e.Why()
+			out.Splats[i].allowed = e.Why()
 		}
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
-	out.Ended, out.Failed, out.Skipped, out.Running = con.Progress()
+	out.Ended, out.Failed, out.Skipped, out.Running = con.progressOf()
 	// Whatever ended it then: a fork is killed when it is done.
 	out.Panicked = out.Panicked || out.Exit.GuestPanicked
 	if out.Exit.ConsoleErr != nil {
 		out.Fail(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
 	}
-	out.LastWords, out.Acks = con.LastWords(), con.Acks()
+	out.LastWords, out.Acks = con.lastWords(), con.acks
 	s.explain()
 	out.BootFailed = out.Ready == nil && !s.agent.Spoken() && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 }
@@ -347,7 +365,7 @@ func (m *Machine) freeze(p Program, g *guest, out *Outcome) *session {
 func (s *session) config() agent.Config {
 	p, g := s.p, s.guest
 	c := agent.Config{
-		Machine: machineOf{g.vm}, LogEnded: g.con.Ended(), Started: g.vm.Started, Nonce: g.nonce,
+		Machine: machineOf{g.vm}, LogEnded: g.con.ended, Started: g.vm.Started, Nonce: g.nonce,
 		Limits: agent.Limits{
 			Boot: s.bootLimit(), Program: p.Timeout, Idle: p.Idle, Drain: s.scale(drainTimeout), Finish: s.scale(drainTimeout),
 			Aftermath: aftermathTime, PowerOff: s.scale(powerOffLimit),
@@ -393,7 +411,7 @@ func (s *session) scale(d time.Duration) time.Duration {
 // job is the message that starts the program.
 func (s *session) job() *wire.Run {
 	run := s.p.Run
-	run.Nonce, run.Stdin = s.nonce, s.p.Stdin != nil
+	run.Nonce, run.Stdin, run.Files = s.nonce, s.p.Stdin != nil, s.vm.Given
 	if s.tests != "" && run.Hold != wire.HoldStop { // held ones learn it when they are let go
 		run.Env = append(slices.Clone(run.Env), wire.MarksEnv+"="+s.tests)
 	}
@@ -431,14 +449,13 @@ func (s *session) explain() {
 			s.out.Hung = "the VM ended by itself after the program's end: " + e.String()
 		}
 	}
-	fatal, early := s.con.Fatal()
-	if fatal != "" {
-		s.out.Claim("the guest cannot be used: " + visible.Short(fatal))
+	if s.con.fatal != "" {
+		s.out.Claim("the guest cannot be used: " + visible.Short(s.con.fatal))
 		return
 	}
 	// Nothing but the agent has run by then.
-	if s.out.Ready == nil && early != "" {
-		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", visible.Short(early))
+	if s.out.Ready == nil && s.con.early != "" {
+		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", visible.Short(s.con.early))
 		return
 	}
 	if s.out.EndMarker || s.out.Infra != nil || s.out.GuestFault != "" || s.out.Deadline != "" || s.out.Hung != "" {
@@ -459,7 +476,7 @@ func (s *session) explain() {
 func (s *session) wentWrong() string {
 	said := ""
 	for _, sp := range s.out.Splats {
-		if !sp.Excused() {
+		if !sp.excused() {
 			said = ": " + sp.Title
 			break
 		}
@@ -468,7 +485,7 @@ func (s *session) wentWrong() string {
 }
 
 func (s *session) lastLine() string {
-	w := s.con.LastWords()
+	w := s.con.lastWords()
 	for i := len(w) - 1; i >= 0; i-- {
 		if strings.TrimSpace(w[i]) != "" {
 			return visible.Short(w[i])

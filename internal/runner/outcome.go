@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
-	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -16,7 +15,7 @@ import (
 // Outcome is what Exec found out: facts, no verdict.
 type Outcome struct {
 	agent.Findings
-	Splats []klog.Splat
+	Splats []splat
 	// kernelTests is what tests in the kernel said. Those of Exec's callers who read
 	// the kernel log themselves see to it on their own.
 	kernelTests kernelTests
@@ -49,6 +48,9 @@ type Outcome struct {
 	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
 	// it did not share with its template.
 	HostMiB int
+	// Start is where the program's machine came from: [StartedWarm], or cold and why.
+	// "" where nobody asked for a warm one.
+	Start string
 	// Prepare is the host's work before QEMU's start, Teardown from the agent's last
 	// word until QEMU was gone.
 	Prepare, Teardown time.Duration

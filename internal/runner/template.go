@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
-	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -34,6 +33,8 @@ type Template struct {
 	// kernel log until the freeze, in the file given by Program.Dir and Log.
 	boot Outcome
 	log  string
+	// bare says that it knows no program, see Program.bare.
+	bare bool
 	// held says that the program runs and is held, with this process ID; what it
 	// had printed before, its siblings have too.
 	held           bool
@@ -83,7 +84,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	}
 	out.Prepare = g.vm.Started.Sub(began)
 	defer g.close()
-	t := &Template{log: filepath.Join(p.Dir, p.log())}
+	t := &Template{log: filepath.Join(p.Dir, p.log()), bare: p.bare}
 	var stdout, stderr bytes.Buffer
 	p.Stdout, p.Stderr = &stdout, &stderr
 	s := m.freeze(p, g, &out)
@@ -122,7 +123,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 // guest is one VM and what is said with it and in it.
 type guest struct {
 	vm    *machine.VM
-	con   *klog.Log
+	con   *console
 	nonce string
 	tests string    // what the marks of a suite's test binary carry
 	from  *Template // what it was forked from, or nil
@@ -131,7 +132,7 @@ type guest struct {
 // newGuest is that of a VM in which the marks of tests carry the word tests.
 func newGuest(tests string) *guest {
 	g := &guest{nonce: rand.Text(), tests: tests}
-	g.con = klog.New(g.nonce)
+	g.con = newConsole(g.nonce)
 	return g
 }
 
@@ -147,8 +148,15 @@ func (g *guest) close() {
 func (t *Template) fork(ctx context.Context, m *Machine, o machine.Options, twin bool) (*guest, error) {
 	g := newGuest(rand.Text())
 	g.from = t
-	g.con.Resumed() // it has booted before its log begins
+	g.con.init = -1 // it has booted before its log begins
 	o.Console, o.Preface = g.con, wire.ForkMark(g.id(twin))+"\n"
+	if t.bare { // nothing else shows the boot to whoever reads the log
+		log, err := os.ReadFile(t.log)
+		if err != nil {
+			return nil, fmt.Errorf("read the log of the boot: %w", err)
+		}
+		o.Preface = string(log) + o.Preface
+	}
 	var err error
 	if g.vm, err = t.frozen.Fork(ctx, &m.Host, o); err != nil {
 		return nil, err
@@ -180,9 +188,11 @@ func (g *guest) thaw(twin bool) error {
 	send := wire.NewWriter(g.vm.Port(wire.PortControl))
 	seed := make([]byte, wire.SeedSize)
 	_, _ = rand.Read(seed) // never fails
-	return send.Send(wire.Message{Thaw: &wire.Thaw{
-		ID: g.id(twin), UnixNS: time.Now().UnixNano(), Seed: seed,
-	}})
+	t := &wire.Thaw{ID: g.id(twin), UnixNS: time.Now().UnixNano(), Seed: seed}
+	if g.from.bare {
+		t.ID = "" // it has the name of a machine that was booted, which /etc/hosts knows
+	}
+	return send.Send(wire.Message{Thaw: t})
 }
 
 // kept is what is kept of a template beside its machine and its log.
@@ -219,7 +229,7 @@ func (m *Machine) Template(ctx context.Context, p Program) (*Template, Outcome, 
 	if err != nil || len(out.Splats)+len(out.kernelTests.failed) > 0 {
 		return t, out, err // a splat is to be seen each time
 	}
-	if err := t.save(ctx, slot, p); err != nil && ctx.Err() == nil {
+	if err := m.save(ctx, t, slot, p); err != nil && ctx.Err() == nil {
 		m.Say("the next run will boot: %v", err)
 	}
 	return t, out, nil
@@ -243,7 +253,7 @@ func (m *Machine) slot(ctx context.Context, p Program) (*machine.Slot, error) {
 }
 
 // save keeps the template in its slot.
-func (t *Template) save(ctx context.Context, slot *machine.Slot, p Program) error {
+func (m *Machine) save(ctx context.Context, t *Template, slot *machine.Slot, p Program) error {
 	log, err := os.ReadFile(t.log)
 	if err != nil {
 		return err
@@ -256,6 +266,9 @@ func (t *Template) save(ctx context.Context, slot *machine.Slot, p Program) erro
 		return err
 	}
 	about := fmt.Sprintf("template of %s, suite %s", p.Kernel.Release, p.Spec.Name)
+	if p.bare {
+		about = fmt.Sprintf("warm machine of %s, %d MiB, %d CPUs", p.Kernel.Release, cmp.Or(m.MemoryMiB, p.Spec.MemoryMiB, vmtest.DefaultMemoryMiB), cmp.Or(m.CPUs, p.Spec.CPUs, vmtest.DefaultCPUs))
+	}
 	return slot.Save(ctx, t.frozen, machine.Kept{State: state, Log: log, About: about})
 }
 
@@ -266,7 +279,7 @@ func loadTemplate(slot *machine.Slot, p Program) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Template{frozen: frozen, log: filepath.Join(p.Dir, p.log())}
+	t := &Template{frozen: frozen, log: filepath.Join(p.Dir, p.log()), bare: p.bare}
 	var k kept
 	if err = json.Unmarshal(about.State, &k); err == nil {
 		err = output.Save(t.log, about.Log)

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -46,6 +48,15 @@ KUnit's results in the kernel log: a failed, missing or unplanned test makes the
 exit status 1, whatever the program says. So does a kernel splat, and
 a plan whose tests are all skipped or none (1..0), unless -allow-nothing is given.
 
+Nothing boots where a VM was booted before for the same kernel, VM, QEMU and build of
+kvmrun: it was frozen when it was ready, and the program's VM goes on from there, with
+the program, its files and modules, the time and random numbers of its own. What all
+programs then share was decided at that boot: the kernel's address (KASLR), and what
+the kernel drew from its random numbers until then. A splat in the boot fails every
+run. The kernel log begins with the boot's, result.json says "boot": "warm", or "cold"
+and why. -boot cold boots, for a program that cares. So do -vmcore and the faults of
+the host's side, and KVM, under which a boot is short.
+
 ` + faultHelp + `
 
 Exit status: the program's; 128+N when signal N killed it; 126 and 127 when it
@@ -62,12 +73,14 @@ type guestFlags struct {
 	v                   vmFlags
 	files, modules, env front.Multi
 	dir                 string
+	boot                string
 }
 
 func (g *guestFlags) register(fs *flag.FlagSet) {
 	g.v.register(fs, false)
 	fs.Var(&g.files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
 	fs.Var(&g.modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
+	fs.StringVar(&g.boot, "boot", bootAuto, "`where` the VM comes from: auto forks it from one that was booted before for this kernel and size, or boots one for that; cold boots; warm makes that machine and runs nothing")
 	fs.StringVar(&g.dir, "o", "", "keep the kernel log in this `directory`; default: in the cache")
 }
 
@@ -76,8 +89,18 @@ func (g *guestFlags) Check() error {
 	if err := g.v.Check(); err != nil {
 		return err
 	}
+	if !slices.Contains([]string{bootAuto, bootCold, bootWarm}, g.boot) {
+		return front.Usagef("-boot %s: want auto, cold or warm", g.boot)
+	}
 	return front.CheckEnv(g.env)
 }
+
+// What -boot takes.
+const (
+	bootAuto = "auto"
+	bootCold = "cold"
+	bootWarm = "warm"
+)
 
 func execFlags(fs *flag.FlagSet) action {
 	var g guestFlags
@@ -88,7 +111,10 @@ func execFlags(fs *flag.FlagSet) action {
 	front.Explain(fs, "timeout", "limit for the program, e.g. `5m`; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
 	return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
-		if fs.NArg() == 0 {
+		switch {
+		case g.boot == bootWarm && fs.NArg() > 0:
+			return front.Usagef("exec: -boot warm makes the machine that programs go on from and runs none: leave out %s", words.Quote(fs.Arg(0)))
+		case g.boot != bootWarm && fs.NArg() == 0:
 			return front.Usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
 		}
 		if err := check(&g, &p); err != nil {
@@ -108,6 +134,9 @@ func doExec(ctx context.Context, io IO, flags guestFlags, p front.Policy, argv [
 		return err
 	}
 	g := guestProgram{guestFlags: flags, argv: argv, policy: p, allow: known}
+	if g.boot == bootWarm {
+		return g.warm(ctx, io)
+	}
 	doc := ktap.NewParser(ktap.Config{})
 	g.stdout = teeWriter(io.Out, doc)
 	out, err := g.run(ctx, io)
@@ -133,19 +162,54 @@ type guestProgram struct {
 	onReady func(wire.Ready)
 }
 
-func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
+// prepare examines the kernel, and returns what decides about the machine.
+func (g *guestProgram) prepare(ctx context.Context, io IO) (*runner.Machine, runner.Program, error) {
 	ui := newProgress(io.Err)
-	var none runner.Outcome
+	var none runner.Program
 	m, err := g.v.machine(ui.say)
 	if err != nil {
-		return none, err
+		return nil, none, err
 	}
 	m.Allow, m.VMCore = g.allow, machine.CoreFormat(g.policy.VMCore)
 	ks, err := g.v.open(ctx, io, m)
 	if err != nil {
-		return none, err
+		return nil, none, err
 	}
 	self, err := os.Executable()
+	if err != nil {
+		return nil, none, err
+	}
+	return m, runner.Program{Kernel: ks[0], Init: self, Shell: true}, nil
+}
+
+// makeDir makes the directory of the run's logs.
+func (g *guestProgram) makeDir(m *runner.Machine) (err error) {
+	if g.dir == "" {
+		g.dir, err = m.NewRunDir("exec")
+		return err
+	}
+	return os.MkdirAll(g.dir, 0o755)
+}
+
+// warm makes the machine that programs go on from.
+func (g *guestProgram) warm(ctx context.Context, io IO) error {
+	m, p, err := g.prepare(ctx, io)
+	if err != nil {
+		return err
+	}
+	if err := g.makeDir(m); err != nil {
+		return err
+	}
+	p.Dir = front.Absolute(g.dir)
+	if err := m.Warm(ctx, p); err != nil {
+		return fmt.Errorf("make a warm machine: %w", err)
+	}
+	return nil
+}
+
+func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
+	var none runner.Outcome
+	m, p, err := g.prepare(ctx, io)
 	if err != nil {
 		return none, err
 	}
@@ -153,14 +217,12 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err != nil {
 		return none, err
 	}
-	if err := ks[0].CheckFaults(ctx, &m.Host, g.policy.Faults.Plan, nil); err != nil {
+	if err := p.Kernel.CheckFaults(ctx, &m.Host, g.policy.Faults.Plan, nil); err != nil {
 		return none, front.Usage(err)
 	}
-	p := runner.Program{
-		Kernel: ks[0], Init: self, Faults: g.policy.Faults.Plan, Modules: g.modules, Shell: true,
-		Timeout: g.policy.Timeout, Stdin: programInput(io.In), Stdout: g.stdout, Stderr: io.Err, Resize: g.resize, OnReady: g.onReady,
-		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty},
-	}
+	p.Faults, p.Modules, p.Timeout = g.policy.Faults.Plan, g.modules, g.policy.Timeout
+	p.Stdin, p.Stdout, p.Stderr, p.Resize, p.OnReady = programInput(io.In), g.stdout, io.Err, g.resize, g.onReady
+	p.Run = wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, TTY: g.tty}
 	if f, ok := io.Out.(*os.File); ok && g.tty == nil {
 		if e, ok := io.Err.(*os.File); ok && sameFile(f, e) {
 			p.Run.Merge = true // keeps the order of both, as on a terminal here
@@ -169,11 +231,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 	if err := g.pack(&p, wd); err != nil {
 		return none, front.Usage(err)
 	}
-	if g.dir == "" {
-		if g.dir, err = m.NewRunDir("exec"); err != nil {
-			return none, err
-		}
-	} else if err := os.MkdirAll(g.dir, 0o755); err != nil {
+	if err := g.makeDir(m); err != nil {
 		return none, err
 	}
 	p.Dir = front.Absolute(g.dir)
@@ -189,7 +247,11 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 		ctx, cancel = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGHUP)
 		defer cancel()
 	}
-	out := m.Exec(ctx, p)
+	exec := m.ExecWarm
+	if g.boot == bootCold {
+		exec = m.Exec
+	}
+	out := exec(ctx, p)
 	if g.v.vm.MemoryMiB > 0 && errors.Is(out.Infra, vmtest.ErrTooLittleMemory) {
 		return none, front.Usagef("-memory: %w", out.Infra)
 	}
@@ -323,6 +385,8 @@ type execResult struct {
 	Reason   string         `json:"reason,omitempty"`
 	ExitCode int            `json:"exit_code"`
 	Program  *execEnd       `json:"program"`
+	// Boot says where the machine came from: warm, or cold and maybe why.
+	Boot string `json:"boot"`
 }
 
 type execEnd struct {
@@ -333,7 +397,7 @@ type execEnd struct {
 // conclude turns facts into an exit status, and says in result.json whose it is.
 func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) error {
 	verdict, reason, err := g.judge(io, out, doc, tap)
-	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: result.ExitPass}
+	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: result.ExitPass, Boot: cmp.Or(out.Start, bootCold)}
 	var exit *front.Error
 	switch {
 	case errors.As(err, &exit):

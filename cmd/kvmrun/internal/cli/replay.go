@@ -12,7 +12,6 @@ import (
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/runner"
-	"github.com/kvmrun/kvmrun/vmtest"
 )
 
 var replayCommand = command{
@@ -65,14 +64,12 @@ func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string
 	}
 	ui := newProgress(io.Err)
 	defer ui.close()
-	m, err := runner.NewMachine(r.vm.Cache, vmtest.AccelAuto)
+	m, err := runner.NewMachine(r.vm.Cache, rec.Accel)
 	if err != nil {
 		return err
 	}
 	m.Progress = ui.say
-	if err := rec.Machine(m); err != nil {
-		return front.Usage(err)
-	}
+	rec.Machine(m)
 	if y.Dir = r.dir; y.Dir == "" {
 		if y.Dir, err = m.NewRunDir("replay"); err != nil {
 			return err
