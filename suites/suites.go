@@ -12,6 +12,7 @@
 package suites
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path"
@@ -56,6 +57,8 @@ type Spec struct {
 	Disks []Disk `json:"disks,omitempty"`
 	// Files are taken from the host into the guest.
 	Files []File `json:"files,omitempty"`
+	// C are programs and shared libraries that the host compiles for the guest.
+	C []CProgram `json:"c,omitempty"`
 	// Isolate is how far the suite's tests are kept apart unless the user says
 	// otherwise; empty is by suite.
 	//
@@ -132,21 +135,45 @@ type File struct {
 	Optional bool `json:"optional,omitempty"`
 }
 
+// CProgram is a program or a shared library in C, for what cannot be Go: what a
+// process with one thread does, or a library that others load. The host compiles it
+// once, with cc; a kvmrun that was installed has it compiled already.
+type CProgram struct {
+	// Source is the text of its only file.
+	Source string `json:"source"`
+	// Flags are the compiler's, beside -O2: {"-shared", "-fPIC", "-lpam"}.
+	Flags []string `json:"flags,omitempty"`
+	// Guest is its absolute path in the guest.
+	Guest string `json:"guest"`
+	// Needs are the header files and libraries that compiling it takes.
+	Needs []HostNeed `json:"needs,omitempty"`
+}
+
+// Key names what the program is compiled from: 32 hexadecimal digits, the same for
+// the same source and flags.
+func (c CProgram) Key() string {
+	h := sha256.New()
+	for _, s := range append([]string{c.Source}, c.Flags...) {
+		fmt.Fprintf(h, "%d %s\n", len(s), s)
+	}
+	return fmt.Sprintf("%x", h.Sum(nil)[:16])
+}
+
 // HostNeed is one thing that the host must have so that a suite's VM can be made: a
 // command or a file.
 type HostNeed struct {
 	// Command is a host program by its name, "" for a file.
-	Command string
+	Command string `json:"command,omitempty"`
 	// Files are glob patterns of absolute host paths, of which one must match; empty
 	// for a command.
-	Files []string
+	Files []string `json:"files,omitempty"`
 	// Package is the Debian package that provides it, "" where the Spec names none.
-	Package string
+	Package string `json:"package,omitempty"`
 }
 
 // HostNeeds lists what the host must have for the suite, each thing once: the
 // commands that make and check its disks, then its files that are not optional, in
-// the Spec's order.
+// the Spec's order. See BuildNeeds for those of its C programs.
 func (s Spec) HostNeeds() []HostNeed {
 	var out []HostNeed
 	seen := map[string]bool{}
@@ -161,6 +188,25 @@ func (s Spec) HostNeeds() []HostNeed {
 	for _, f := range s.Files {
 		if !f.Optional {
 			out = append(out, HostNeed{Files: f.Host, Package: f.Package})
+		}
+	}
+	return out
+}
+
+// BuildNeeds lists what the host must have to compile the suite's C programs, each
+// thing once, the compiler first; nil without any.
+func (s Spec) BuildNeeds() []HostNeed {
+	if len(s.C) == 0 {
+		return nil
+	}
+	out := []HostNeed{{Command: "cc", Package: "gcc"}}
+	seen := map[string]bool{}
+	for _, c := range s.C {
+		for _, n := range c.Needs {
+			if key := strings.Join(append([]string{n.Command}, n.Files...), " "); !seen[key] {
+				seen[key] = true
+				out = append(out, n)
+			}
 		}
 	}
 	return out
@@ -215,6 +261,14 @@ func (s Spec) Validate() error {
 		}
 		if f.Guest != "" && !path.IsAbs(f.Guest) {
 			bad("suite %s: guest file %q: want an absolute path", s.Name, f.Guest)
+		}
+	}
+	for _, c := range s.C {
+		if !path.IsAbs(c.Guest) {
+			bad("suite %s: C program %q: want an absolute path in the guest", s.Name, c.Guest)
+		}
+		if c.Source == "" {
+			bad("suite %s: C program %s: no source", s.Name, c.Guest)
 		}
 	}
 	if _, err := ParseIsolation(string(s.Isolate)); err != nil {

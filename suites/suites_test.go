@@ -101,4 +101,20 @@ func TestHostNeeds(t *testing.T) {
 		{Command: "mkfs.ext4", Package: "e2fsprogs"}, {Command: "e2fsck", Package: "e2fsprogs"}, {Files: []string{"/a", "/b"}, Package: "ab"},
 	})
 	assert.Assert(t, Spec{}.HostNeeds() == nil)
+
+	got = Spec{C: []CProgram{
+		{Needs: []HostNeed{{Files: []string{"/h"}, Package: "h-dev"}}},
+		{Needs: []HostNeed{{Files: []string{"/h"}, Package: "h-dev"}, {Files: []string{"/i"}}}},
+	}}.BuildNeeds()
+	assert.DeepEqual(t, got, []HostNeed{{Command: "cc", Package: "gcc"}, {Files: []string{"/h"}, Package: "h-dev"}, {Files: []string{"/i"}}})
+	assert.Assert(t, Spec{}.BuildNeeds() == nil)
+}
+
+// TestCProgramKey: source and flags, and where one ends and the next begins.
+func TestCProgramKey(t *testing.T) {
+	a := CProgram{Source: "int x;", Flags: []string{"-a", "-b"}}
+	assert.Equal(t, a.Key(), CProgram{Source: "int x;", Flags: []string{"-a", "-b"}, Guest: "/x"}.Key())
+	for _, b := range []CProgram{{Source: "int y;", Flags: a.Flags}, {Source: a.Source, Flags: []string{"-a-b"}}, {Source: a.Source, Flags: []string{"-b", "-a"}}} {
+		assert.Check(t, a.Key() != b.Key(), "%+v", b)
+	}
 }

@@ -41,10 +41,11 @@ func TestSetupInstallsWhatTheSuitesNeed(t *testing.T) {
 		assert.Check(t, len(strings.Fields(l)) >= 3, l)
 	}
 	for _, s := range catalog.Specs() {
-		for _, n := range s.HostNeeds() {
+		for _, n := range append(s.HostNeeds(), s.BuildNeeds()...) {
 			assert.Check(t, n.Package != "", "suite %s: no package for %s%v: give it in the Spec", s.Name, n.Command, n.Files)
 		}
 	}
 	assert.Check(t, lines["command e2fsprogs mkfs.ext4"] && lines["command e2fsprogs e2fsck"], "%s", out)
 	assert.Check(t, strings.Contains(string(out), "file libpam-cap /lib/*-linux-gnu/security/pam_cap.so /usr/lib"), "%s", out)
+	assert.Check(t, lines["command gcc cc"] && lines["file libpam0g-dev /usr/include/security/pam_modules.h"], "%s", out)
 }

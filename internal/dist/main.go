@@ -15,6 +15,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/initramfs/busybox"
+	"github.com/kvmrun/kvmrun/internal/catalog"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/shipped"
 )
@@ -77,12 +78,24 @@ func dist(ctx context.Context, program, dir string) error {
 		os.Chmod(tmp, 0o755), //nolint:gosec // for all users of the program
 		os.Mkdir(filepath.Join(tmp, shipped.Busybox), 0o755), //nolint:gosec // as above
 		os.Mkdir(filepath.Join(tmp, shipped.Suites), 0o755),  //nolint:gosec // as above
+		os.Mkdir(filepath.Join(tmp, shipped.C), 0o755),       //nolint:gosec // as above
 		copyFile(filepath.Join(tools, initramfs.BusyboxBinary), filepath.Join(tmp, shipped.Busybox, initramfs.BusyboxBinary), 0o755),
 		copyFile(filepath.Join(tools, initramfs.BusyboxList), filepath.Join(tmp, shipped.Busybox, initramfs.BusyboxList), 0o644),
 		cmd.Run(),
 		os.WriteFile(filepath.Join(tmp, shipped.Stamp), []byte(id+"\n"), 0o644), //nolint:gosec // as above
 	); err != nil {
 		return err
+	}
+	for _, s := range catalog.Specs() {
+		for _, c := range s.C {
+			path, err := m.CompileC(ctx, c)
+			if err == nil {
+				err = copyFile(path, filepath.Join(tmp, shipped.C, c.Key()), 0o755)
+			}
+			if err != nil {
+				return err
+			}
+		}
 	}
 	if err := os.RemoveAll(abs); err != nil {
 		return err

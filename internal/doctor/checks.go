@@ -282,7 +282,11 @@ var fedora = map[string]string{"libpam0g": "pam-libs", "libpam-modules": "pam", 
 func checkSuite(h Host, inst install, s suites.Spec) (Check, bool) {
 	c := Check{Name: "suite " + s.Name}
 	var have, missing, debian, other []string
-	for _, n := range s.HostNeeds() {
+	needs := s.HostNeeds()
+	if !h.Compiled {
+		needs = append(needs, s.BuildNeeds()...)
+	}
+	for _, n := range needs {
 		what := n.Command
 		found := false
 		if n.Command != "" {

@@ -26,11 +26,13 @@ type fakeHost struct {
 	output map[string]string // by base name; "!" for a failure
 	files  map[string]string
 	kvm    error
-	denied string // directory that cannot be written
-	space  map[string]uint64
-	accel  []string // accel, reason, error
-	walls  Confinement
-	broken error // of Confine
+	// compiles: the suites' C programs were not installed with kvmrun.
+	compiles bool
+	denied   string // directory that cannot be written
+	space    map[string]uint64
+	accel    []string // accel, reason, error
+	walls    Confinement
+	broken   error // of Confine
 }
 
 // good is a machine where everything is right.
@@ -48,6 +50,7 @@ func good() *fakeHost {
 			"/lib/x86_64-linux-gnu/security/pam_cap.so":    "",
 			"/lib/x86_64-linux-gnu/security/pam_permit.so": "",
 			"/lib/x86_64-linux-gnu/security/pam_deny.so":   "",
+			"/lib/x86_64-linux-gnu/security/pam_debug.so":  "",
 		},
 		space: map[string]uint64{"/": 78 << 30, "/home/me": 100 << 30},
 		accel: []string{"kvm", "", ""},
@@ -58,6 +61,7 @@ func good() *fakeHost {
 func (f *fakeHost) host() Host {
 	return Host{
 		CacheDir: "/home/me/.cache/kvmrun",
+		Compiled: !f.compiles,
 		LookPath: func(name string) (string, error) {
 			for _, t := range f.tools {
 				if t == name {
@@ -171,15 +175,16 @@ func TestChecks(t *testing.T) {
 
 		{"no mkfs", func(f *fakeHost) { f.tools = []string{"e2fsck"} }, "suite ext4", Fail, "mkfs.ext4: not installed", "sudo apt-get install e2fsprogs"},
 		{"no e2fsprogs", func(f *fakeHost) { f.tools = nil }, "suite uffdwp", Fail, "mkfs.ext4 and e2fsck: not installed", "sudo apt-get install e2fsprogs"},
-		{"no pam", func(f *fakeHost) { f.files = nil }, "suite pamcap", Fail, "pam_cap.so, pam_permit.so, pam_deny.so and libpam.so.0: not installed", "sudo apt-get install libpam-cap libpam-modules libpam0g"},
+		{"no pam", func(f *fakeHost) { f.files = nil }, "suite pamcap", Fail, "pam_cap.so, pam_permit.so, pam_deny.so, pam_debug.so and libpam.so.0: not installed", "sudo apt-get install libpam-cap libpam-modules libpam0g"},
 		{"no pam on fedora", func(f *fakeHost) { f.files, f.tools = nil, []string{"dnf"} }, "suite pamcap", Fail, "not installed", "sudo dnf install libcap pam pam-libs"},
 		{"no pam_cap", func(f *fakeHost) { delete(f.files, "/lib/x86_64-linux-gnu/security/pam_cap.so") }, "suite pamcap", Fail, "pam_cap.so: not installed", "sudo apt-get install libpam-cap"},
+		{"no compiler", func(f *fakeHost) { f.compiles = true }, "suite pamcap", Fail, "cc, stdio.h, pam_modules.h and capability.h: not installed", "sudo apt-get install gcc libc6-dev libpam0g-dev libcap-dev"},
 		{"pam on fedora", func(f *fakeHost) {
 			f.files = map[string]string{}
-			for _, name := range []string{"libpam.so.0", "security/pam_cap.so", "security/pam_permit.so", "security/pam_deny.so"} {
+			for _, name := range []string{"libpam.so.0", "security/pam_cap.so", "security/pam_permit.so", "security/pam_deny.so", "security/pam_debug.so"} {
 				f.files["/usr/lib64/"+name] = ""
 			}
-		}, "suite pamcap", OK, "pam_cap.so, pam_permit.so, pam_deny.so and libpam.so.0: installed", ""},
+		}, "suite pamcap", OK, "pam_cap.so, pam_permit.so, pam_deny.so, pam_debug.so and libpam.so.0: installed", ""},
 
 		{"no go", func(f *fakeHost) { f.tools = nil }, "Go", Warn, "not installed", "https://go.dev/dl"},
 		{"older go", func(f *fakeHost) { f.output["go"] = "go version go1.22.2 linux/amd64" }, "Go", Warn, "version 1.22.2", "go downloads the newer toolchain"},

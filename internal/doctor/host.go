@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/shipped"
 )
 
 // Host is everything the checks ask about a machine. All functions are
@@ -37,6 +39,10 @@ type Host struct {
 	// Space returns the size and the free bytes of the file system at path.
 	Space func(path string) (size, free uint64, err error)
 
+	// Compiled says that the suites' C programs were installed with kvmrun, which
+	// otherwise compiles them here.
+	Compiled bool
+
 	// Accel boots something to find out which accelerator works, "kvm" or
 	// "tcg", and why not KVM. Nil when nobody can tell; then only the
 	// preconditions of KVM are looked at.
@@ -56,8 +62,10 @@ type Confinement struct {
 
 // LocalHost is the machine this runs on.
 func LocalHost(cacheDir string, accel func(ctx context.Context) (accel, reason string, err error)) Host {
+	beside, _ := shipped.Dir()
 	return Host{
 		CacheDir: cacheDir,
+		Compiled: beside != "",
 		LookPath: lookPath,
 		Output: func(ctx context.Context, name string, args ...string) (string, error) {
 			out, err := exec.CommandContext(ctx, name, args...).Output()

@@ -34,6 +34,8 @@ type Recipe struct {
 	Files     []initramfs.File
 	HostFiles []suites.File
 	Shell     bool
+	// C are compiled on this host.
+	C []suites.CProgram
 	// Modules are loaded by the agent, with what they depend on.
 	Modules []string
 	Disks   []suites.Disk
@@ -251,6 +253,13 @@ func (h *Host) archive(ctx context.Context, r Recipe) (initramfs.Spec, error) {
 			return s, err
 		}
 		s.Files = append(s.Files, files...)
+	}
+	for _, c := range r.C {
+		path, err := h.CompileC(ctx, c)
+		if err != nil {
+			return s, err
+		}
+		s.Files = append(s.Files, initramfs.File{Host: path, Guest: c.Guest, Mode: 0o755})
 	}
 	s.ModulesDir = r.Kernel.ModulesDir
 	for _, name := range r.Modules {

@@ -226,7 +226,7 @@ func (p Program) options() machine.Options {
 // recipe is what the program's machine is made of.
 func (m *Machine) recipe(p Program) (machine.Recipe, error) {
 	r := machine.Recipe{
-		Kernel: p.Kernel, KernelFile: p.kernelFile, Init: p.Init, Files: slices.Clone(p.Files), HostFiles: p.Spec.Files, Shell: p.Shell,
+		Kernel: p.Kernel, KernelFile: p.kernelFile, Init: p.Init, Files: slices.Clone(p.Files), HostFiles: p.Spec.Files, C: p.Spec.C, Shell: p.Shell,
 		Modules: slices.Concat(p.Spec.Modules, p.Modules), Disks: p.Spec.Disks, Cmdline: slices.Concat(agentParams, p.Spec.Cmdline),
 		MemoryMiB: p.Spec.MemoryMiB, CPUs: p.Spec.CPUs, Ports: wire.Ports,
 	}

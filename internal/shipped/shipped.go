@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package shipped finds what was installed beside the kvmrun program, so that it
-// needs no Go toolchain, no network and no checkout: the guest's tools and the
-// suites' test binaries. make dist and make install put them there.
+// needs no Go toolchain, no C compiler, no network and no checkout: the guest's
+// tools, the suites' test binaries and their C programs. make dist and make install
+// put them there.
 //
 // They count only when they were made together with this very program, by its
 // build ID: a test binary is the guest's agent as well, and of another version it
@@ -18,11 +19,13 @@ import (
 )
 
 // What is in the directory: the build ID of its program, the guest's tools as
-// initramfs.Spec.Busybox wants them, and NAME.test of each suite.
+// initramfs.Spec.Busybox wants them, NAME.test of each suite, and the suites' C
+// programs by their key (suites.CProgram).
 const (
 	Stamp   = "build-id"
 	Busybox = "busybox"
 	Suites  = "suites"
+	C       = "c"
 )
 
 // Dir returns the directory that belongs to the running program, "" when there

@@ -9,6 +9,6 @@ import (
 	"github.com/kvmrun/kvmrun/suites/testmain"
 )
 
-var helpers = kit.Helpers{"state": helpState, "pam": helpPAM}
+var helpers = kit.Helpers{"state": helpState}
 
 func TestMain(m *testing.M) { testmain.Run(m, Spec, helpers) }

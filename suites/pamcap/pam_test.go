@@ -15,29 +15,40 @@ import (
 	"gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
+	"github.com/kvmrun/kvmrun/suites/pamcap/capbound"
 )
 
-// The configuration's language is that of libcap since 2.29 (2020), in which
-// an IAB tuple names ambient (^), inheritable (% or nothing) and dropped (!)
-// capabilities and the first matching line counts; see capability.conf(5) and
-// pam_cap(8). Titles of the form "seed: ..." are features of the module's
-// patch of 2007 that added the bounding set, in today's words.
+// Where nothing else is said, a test is about pam_cap.so, whose language is that of
+// libcap since 2.29 (2020); see capability.conf(5) and pam_cap(8). Those that begin
+// with TestCapbound are about this project's own module, and TestPAMRules is about
+// both.
 
 const pamCap = "pam_cap.so"
 
 var services atomic.Int32
 
-// service installs a PAM service with pam_cap.so and these arguments and
-// returns its name.
-func service(t testing.TB, args string) string {
+// Controls of pam.conf(5). With returned, the application gets what the module
+// returned: libpam's word for it is the module's own.
+const (
+	required = "required"
+	returned = "[default=done]"
+)
+
+// service installs a PAM service and returns its name. Module and its arguments are
+// its first auth module.
+func service(t testing.TB, control, module string, args ...string) string {
 	t.Helper()
-	undo, err := writeEtc()
-	t.Cleanup(func() { assert.NilError(t, undo()) })
-	assert.NilError(t, err)
+	line := control + " " + strings.Join(append([]string{module}, args...), " ")
+	return serviceOf(t, "auth "+line, "auth required pam_permit.so", "account required pam_permit.so")
+}
+
+// serviceOf installs a PAM service of these lines.
+func serviceOf(t testing.TB, lines ...string) string {
+	t.Helper()
+	writeEtc(t)
 	name := fmt.Sprintf("kvmrun-%d", services.Add(1))
 	path := filepath.Join("/etc/pam.d", name)
-	text := fmt.Sprintf("auth required %s %s\nauth required pam_permit.so\naccount required pam_permit.so\n", pamCap, args)
-	assert.NilError(t, os.WriteFile(path, []byte(text), 0o644))
+	assert.NilError(t, os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
 	t.Cleanup(func() { assert.NilError(t, os.Remove(path)) })
 	return name
 }
@@ -53,24 +64,41 @@ func conf(t testing.TB, lines ...string) string {
 // login is authenticate and setcred through libpam.
 func login(t testing.TB, user string, args ...string) sessionResult {
 	t.Helper()
-	return kit.Call[sessionResult](t, "pam", session{
-		Service: service(t, strings.Join(args, " ")), User: user,
+	return drive(t, session{
+		Service: service(t, required, pamCap, args...), User: user,
 		Steps: []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "end"}},
 	})
 }
 
-// direct calls the module's two functions without libpam's judgement of what
-// they return.
+// direct logs in and returns what pam_cap.so itself returned, whatever libpam would
+// make of it.
 func direct(t testing.TB, s session, args ...string) (auth, cred stepResult) {
 	t.Helper()
-	s.Service = service(t, "")
-	s.Steps = []step{
-		{Call: "authenticate", Module: pamCap, Args: args},
-		{Call: "setcred", Module: pamCap, Args: args, Flags: pamEstablish},
-		{Call: "end"},
+	return directTo(t, pamCap, s, args...)
+}
+
+func directTo(t testing.TB, module string, s session, args ...string) (auth, cred stepResult) {
+	t.Helper()
+	s.Service = returning(t, module, args...)
+	s.Steps = []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "end"}}
+	r := drive(t, s)
+	return r.Steps[0], returnedBy(r.Steps[1])
+}
+
+// returning is a service whose application gets what the module returned. libpam
+// makes nothing of PAM_IGNORE from pam_setcred where pam_authenticate succeeded, and
+// goes on to the next module: pam_debug says so with a code that no other has.
+func returning(t testing.TB, module string, args ...string) string {
+	t.Helper()
+	return serviceOf(t, "auth "+returned+" "+strings.Join(append([]string{module}, args...), " "), "auth required pam_debug.so cred=maxtries")
+}
+
+// returnedBy is what the module of such a service returned from pam_setcred.
+func returnedBy(cred stepResult) stepResult {
+	if cred.RC == pamMaxTries {
+		cred.RC = pamIgnore
 	}
-	r := kit.Call[sessionResult](t, "pam", s)
-	return r.Steps[0], r.Steps[1]
+	return cred
 }
 
 // rc compares a PAM return code.
@@ -108,87 +136,39 @@ func TestPAMLogin(t *testing.T) {
 	}
 }
 
-// TestPAMRules is about which line applies to whom and what it does.
+// TestPAMRules: which line applies to whom and what it does, in both dialects.
 func TestPAMRules(t *testing.T) {
-	const raw, kill, chroot, module, bind, pacct = unix.CAP_NET_RAW, unix.CAP_KILL, unix.CAP_SYS_CHROOT, unix.CAP_SYS_MODULE, unix.CAP_NET_BIND_SERVICE, unix.CAP_SYS_PACCT
-	for _, c := range []struct {
-		name          string
-		conf          []string
-		user          string
-		start         set // inheritable before
-		i, a, dropped set
-		ignored       bool // the module has nothing to say
-	}{
-		{name: "seed: capabilities of a user", conf: []string{"cap_net_raw,cap_kill kaigai"}, user: "kaigai", i: caps(raw, kill)},
-		{name: "seed: other inheritable ones are cleared", conf: []string{"cap_net_raw kaigai"}, user: "kaigai", start: caps(chroot, kill), i: caps(raw)},
-		{name: "percent sign", conf: []string{"%cap_net_raw kaigai"}, user: "kaigai", i: caps(raw)},
-		{name: "seed: prefix of another dialect", conf: []string{"i:cap_net_raw kaigai"}, user: "kaigai", start: caps(kill), i: caps(kill), ignored: true},
-		{name: "seed: bounding set, first of two users", conf: []string{"!cap_sys_chroot ymj tak"}, user: "ymj", dropped: caps(chroot)},
-		{name: "seed: bounding set, second of two users", conf: []string{"!cap_sys_chroot ymj tak"}, user: "tak", dropped: caps(chroot)},
-		{name: "seed: bounding set, another user", conf: []string{"!cap_sys_chroot ymj tak"}, user: "kaigai", ignored: true},
-		{name: "dropped and inheritable", conf: []string{"!%cap_net_raw kaigai"}, user: "kaigai", i: caps(raw), dropped: caps(raw)},
-		{name: "ambient", conf: []string{"^cap_net_raw kaigai"}, user: "kaigai", i: caps(raw), a: caps(raw)},
-		{name: "a mix", conf: []string{"^cap_kill,cap_net_raw,!cap_sys_chroot kaigai"}, user: "kaigai", i: caps(kill, raw), a: caps(kill), dropped: caps(chroot)},
-		{name: "seed: group by membership", conf: []string{"cap_net_bind_service @webadm"}, user: "tak", i: caps(bind)},
-		{name: "seed: group by primary group", conf: []string{"cap_net_bind_service @users"}, user: "tak", i: caps(bind)},
-		{name: "group of others", conf: []string{"cap_net_bind_service @webadm"}, user: "kaigai", ignored: true},
-		{name: "unknown group", conf: []string{"cap_kill @nosuch", "cap_net_raw kaigai"}, user: "kaigai", i: caps(raw)},
-		{name: "group among users", conf: []string{"cap_net_raw ymj @webadm"}, user: "tak", i: caps(raw)},
-		{name: "seed: rules on several lines: the first alone", conf: []string{"cap_sys_pacct tak", "cap_net_bind_service @webadm", "!cap_sys_chroot @users", "!cap_sys_module tak"}, user: "tak", i: caps(pacct)},
-		{name: "wildcard", conf: []string{"cap_kill ymj", "cap_net_raw *"}, user: "tak", i: caps(raw)},
-		{name: "wildcard comes first", conf: []string{"cap_net_raw *", "cap_kill tak"}, user: "tak", i: caps(raw)},
-		{name: "none clears", conf: []string{"none *"}, user: "tak", start: caps(kill), i: 0},
-		{name: "all changes nothing", conf: []string{"all *"}, user: "tak", start: caps(kill), i: caps(kill)},
-		{name: "comments and empty lines", conf: []string{"# cap_kill tak", "", " \t", "cap_net_raw tak"}, user: "tak", i: caps(raw)},
-		{name: "comment without a space", conf: []string{"#cap_kill tak", "cap_net_raw tak"}, user: "tak", i: caps(raw)},
-		{name: "a comment behind a rule is user names", conf: []string{"cap_net_raw kaigai # and tak"}, user: "tak", i: caps(raw)},
-		{name: "tabs", conf: []string{"\tcap_net_raw\tkaigai\ttak"}, user: "tak", i: caps(raw)},
-		{name: "capability without users", conf: []string{"cap_kill", "cap_net_raw tak"}, user: "tak", i: caps(raw)},
-		{name: "unknown capability for others", conf: []string{"cap_nosuch ymj", "cap_net_raw tak"}, user: "tak", i: caps(raw)},
-		{name: "unknown capability", conf: []string{"cap_nosuch tak", "cap_net_raw *"}, user: "tak", start: caps(kill), i: caps(kill), ignored: true},
-		{name: "a user's name is not a prefix", conf: []string{"cap_kill ta taka", "cap_net_raw tak"}, user: "tak", i: caps(raw)},
-		{name: "module", conf: []string{"!cap_sys_module,!cap_sys_chroot tak"}, user: "tak", dropped: caps(module, chroot)},
-		{name: "an unterminated last line", conf: []string{"cap_kill ymj\ncap_net_raw tak"}, user: "tak", i: caps(raw)},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, cred := direct(t, session{User: c.user, I: c.start}, conf(t, c.conf...))
-			wantRC := pamSuccess
-			if c.ignored {
-				wantRC = pamIgnore
+	var sessions []session
+	var names []string
+	var wants []capbound.Expect
+	for _, c := range capbound.Rules {
+		for _, dialect := range []capbound.Dialect{capbound.Libcap, capbound.Bound} {
+			e, said := c.Want(dialect)
+			module := pamCap
+			if dialect == capbound.Bound {
+				module = capbound.ModulePath
 			}
-			rc(t, "pam_sm_setcred", cred, wantRC)
-			iab(t, cred.State, c.i, c.a, c.dropped)
-		})
+			if !said {
+				continue
+			}
+			sessions = append(sessions, session{
+				Service: returning(t, module, conf(t, c.Config(dialect))), User: c.User, I: set(c.Start),
+				Steps: []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}},
+			})
+			names, wants = append(names, c.Name+"/"+string(dialect)), append(wants, e)
+		}
 	}
-}
-
-// TestPAMVectors are the vectors of libcap's own sudotest (pam_cap/Makefile).
-func TestPAMVectors(t *testing.T) {
-	rules := []string{
-		"all root",
-		"!cap_chown beta",
-		"cap_setuid,cap_chown @three",
-		"cap_chown beta gamma",
-		"!cap_chown,cap_setuid @one",
-		"^cap_setuid alpha",
-		"^cap_chown,^cap_setgid,!cap_setuid delta",
-		"cap_setuid @four",
-	}
-	for _, c := range []struct {
-		user    string
-		a, b, i set
-	}{
-		{"root", 0, 0, 0},
-		{"alpha", 0, 0x1, 0x80},
-		{"beta", 0, 0x1, 0},
-		{"gamma", 0, 0, 0x81},
-		{"delta", 0x41, 0x80, 0x41},
-	} {
-		t.Run(c.user, func(t *testing.T) {
-			auth, cred := direct(t, session{User: c.user}, conf(t, rules...))
-			rc(t, "pam_sm_authenticate", auth, pamSuccess)
-			rc(t, "pam_sm_setcred", cred, pamSuccess)
-			iab(t, cred.State, c.i, c.a, c.b)
+	all := full(t)
+	for i, r := range driveAll(t, sessions) {
+		t.Run(names[i], func(t *testing.T) {
+			auth, cred, e := r.Steps[0], returnedBy(r.Steps[1]), wants[i]
+			rc(t, "pam_sm_authenticate", auth, e.Auth)
+			rc(t, "pam_sm_setcred", cred, e.Cred)
+			want(t, "CapInh", cred.State.I, set(e.I)&all)
+			want(t, "CapAmb", cred.State.A, set(e.A))
+			want(t, "missing from CapBnd", all&^cred.State.B, set(e.Dropped)&all)
+			want(t, "CapPrm", cred.State.P, all)
+			want(t, "CapEff", cred.State.E, all)
 		})
 	}
 }
@@ -205,10 +185,8 @@ func TestPAMNoMatch(t *testing.T) {
 // TestPAMSufficient is what TestPAMNoMatch is about, through libpam.
 func TestPAMSufficient(t *testing.T) {
 	for user, want := range map[string]bool{"ymj": true, "tak": false} {
-		name := service(t, "")
-		text := fmt.Sprintf("auth sufficient %s %s\nauth required pam_deny.so\n", pamCap, conf(t, "cap_kill ymj"))
-		assert.NilError(t, os.WriteFile("/etc/pam.d/"+name, []byte(text), 0o644))
-		r := kit.Call[sessionResult](t, "pam", session{Service: name, User: user, Steps: []step{{Call: "authenticate"}}})
+		name := serviceOf(t, "auth sufficient "+pamCap+" "+conf(t, "cap_kill ymj"), "auth required pam_deny.so")
+		r := drive(t, session{Service: name, User: user, Steps: []step{{Call: "authenticate"}}})
 		if want {
 			rc(t, "authentication of "+user, r.Steps[0], pamSuccess)
 		} else {
@@ -285,8 +263,8 @@ func TestPAMDefer(t *testing.T) {
 		{"failure in the child", pamAuthErr | pamDataSilent, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := kit.Call[sessionResult](t, "pam", session{
-				Service: service(t, conf(t, "cap_net_raw tak")+" defer"), User: "tak",
+			r := drive(t, session{
+				Service: service(t, required, pamCap, conf(t, "cap_net_raw tak"), "defer"), User: "tak",
 				Steps: []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "end", Flags: c.flags}},
 			})
 			iab(t, r.Steps[1].State, 0, 0, 0)
@@ -299,8 +277,8 @@ func TestPAMDefer(t *testing.T) {
 // capabilities, although the application changes to him after pam_setcred.
 func TestPAMDeferAmbient(t *testing.T) {
 	raw := caps(unix.CAP_NET_RAW)
-	r := kit.Call[sessionResult](t, "pam", session{
-		Service: service(t, conf(t, "^cap_net_raw tak")+" defer keepcaps"), User: "tak",
+	r := drive(t, session{
+		Service: service(t, required, pamCap, conf(t, "^cap_net_raw tak"), "defer keepcaps"), User: "tak",
 		Steps: []step{
 			{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish},
 			{Call: "become", Flags: 1001}, {Call: "end", Flags: pamDataSilent},
@@ -310,8 +288,8 @@ func TestPAMDeferAmbient(t *testing.T) {
 	iab(t, r.Steps[2].State, 0, 0, 0)
 	iab(t, r.Steps[3].State, raw, raw, 0)
 	// Without defer, the change of user clears them.
-	r = kit.Call[sessionResult](t, "pam", session{
-		Service: service(t, conf(t, "^cap_net_raw tak")+" keepcaps"), User: "tak",
+	r = drive(t, session{
+		Service: service(t, required, pamCap, conf(t, "^cap_net_raw tak"), "keepcaps"), User: "tak",
 		Steps: []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "become", Flags: 1001}},
 	})
 	iab(t, r.Steps[1].State, raw, raw, 0)
@@ -332,12 +310,12 @@ func TestPAMSetcredFlags(t *testing.T) {
 		{"reinitialize", pamReinitialize, pamSuccess, raw},
 		{"delete", pamDelete, pamIgnore, 0},
 		{"refresh", pamRefresh, pamIgnore, 0},
-		{"none", 0, pamIgnore, 0},
+		{"none, which libpam makes establish", 0, pamSuccess, raw},
 	} {
 		t.Run(f.name, func(t *testing.T) {
-			r := kit.Call[sessionResult](t, "pam", session{
-				Service: service(t, ""), User: "tak",
-				Steps: []step{{Call: "setcred", Module: pamCap, Args: []string{c}, Flags: f.flags}},
+			r := drive(t, session{
+				Service: returning(t, pamCap, c), User: "tak",
+				Steps: []step{{Call: "setcred", Flags: f.flags}},
 			})
 			rc(t, "pam_sm_setcred", r.Steps[0], f.rc)
 			iab(t, r.Steps[0].State, f.i, 0, 0)
@@ -347,16 +325,16 @@ func TestPAMSetcredFlags(t *testing.T) {
 
 // TestPAMSetcredTwice: again, and pam_end after it, without a crash.
 func TestPAMSetcredTwice(t *testing.T) {
-	for _, args := range []string{"", " defer", " defer keepcaps"} {
-		r := kit.Call[sessionResult](t, "pam", session{
-			Service: service(t, conf(t, "cap_net_raw,!cap_kill tak")+args), User: "tak",
+	for _, args := range []string{"", "defer", "defer keepcaps"} {
+		r := drive(t, session{
+			Service: service(t, required, pamCap, conf(t, "cap_net_raw,!cap_kill tak"), args), User: "tak",
 			Steps: []step{
 				{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "setcred", Flags: pamReinitialize},
 				{Call: "setcred", Flags: pamDelete}, {Call: "end", Flags: pamDataSilent},
 			},
 		})
 		for i, s := range r.Steps {
-			rc(t, fmt.Sprintf("step %d with%q", i, args), s, pamSuccess)
+			rc(t, fmt.Sprintf("step %d with %q", i, args), s, pamSuccess)
 		}
 		iab(t, r.Steps[4].State, caps(unix.CAP_NET_RAW), 0, caps(unix.CAP_KILL))
 	}
@@ -371,12 +349,9 @@ func TestPAMWithoutSetpcap(t *testing.T) {
 	iab(t, cred.State, caps(unix.CAP_NET_RAW), 0, caps(unix.CAP_KILL))
 	kit.Want(t, cred.State.E&caps(unix.CAP_SETPCAP) == 0, "CAP_SETPCAP was left effective")
 
-	r := kit.Call[sessionResult](t, "pam", session{
-		Service: service(t, ""), User: "tak",
-		Steps: []step{
-			{Call: "become", Flags: 1001},
-			{Call: "setcred", Module: pamCap, Args: []string{conf(t, "cap_net_raw,!cap_kill tak")}, Flags: pamEstablish},
-		},
+	r := drive(t, session{
+		Service: returning(t, pamCap, conf(t, "cap_net_raw,!cap_kill tak")), User: "tak",
+		Steps: []step{{Call: "become", Flags: 1001}, {Call: "setcred", Flags: pamEstablish}},
 	})
 	rc(t, "not permitted", r.Steps[1], pamIgnore)
 	iab(t, r.Steps[1].State, 0, 0, 0)
@@ -385,10 +360,8 @@ func TestPAMWithoutSetpcap(t *testing.T) {
 // TestPAMSession: the module has no session functions; a service that lists it
 // as a session module fails to open one.
 func TestPAMSession(t *testing.T) {
-	name := service(t, "")
-	text := fmt.Sprintf("session required %s %s\nsession required pam_permit.so\n", pamCap, conf(t, "cap_net_raw *"))
-	assert.NilError(t, os.WriteFile("/etc/pam.d/"+name, []byte(text), 0o644))
-	r := kit.Call[sessionResult](t, "pam", session{Service: name, User: "tak", Steps: []step{{Call: "open_session"}}})
+	name := serviceOf(t, "session required "+pamCap+" "+conf(t, "cap_net_raw *"), "session required pam_permit.so")
+	r := drive(t, session{Service: name, User: "tak", Steps: []step{{Call: "open_session"}}})
 	rc(t, "pam_open_session", r.Steps[0], pamModuleUnknown)
 	iab(t, r.Steps[0].State, 0, 0, 0)
 }
@@ -459,12 +432,10 @@ func TestPAMEndToEnd(t *testing.T) {
 		{"forced, but dropped", "!cap_net_raw tak", forced, 0, "execve: EPERM"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var s state
-			err := kit.NewHelper(t, "pam", session{
-				Service: service(t, conf(t, c.rule, "none *")), User: "tak",
-				Steps: []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "end"}},
-				Exec:  c.prog, ExecUID: 1001,
-			}).Run(t, &s)
+			s, err := driveExec(t, session{
+				Service: service(t, required, pamCap, conf(t, c.rule, "none *")), User: "tak",
+				Steps: []step{{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}},
+			}, 1001, c.prog)
 			if c.err != "" {
 				assert.ErrorContains(t, err, c.err)
 				return

@@ -8,14 +8,15 @@
 // The package itself holds only the suite's [Spec], for the host. The tests
 // need root in a VM of their own: they write /etc/passwd, /etc/group and
 // /etc/pam.d. Capabilities belong to a thread; tests change those of a thread
-// that ends with them, and PAM, which is not made for several threads, runs on
-// the first thread of a helper process.
+// that ends with them, and PAM runs in a program in C with one thread, as
+// pam_cap(8) demands.
 package pamcap
 
 import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/suites"
+	"github.com/kvmrun/kvmrun/suites/pamcap/capbound"
 )
 
 // FeatureGroupNeedsAt and the following are versions of pam_cap.so's
@@ -40,8 +41,10 @@ var Spec = suites.Spec{
 		pamModule("pam_cap.so", "libpam-cap"),
 		pamModule("pam_permit.so", "libpam-modules"),
 		pamModule("pam_deny.so", "libpam-modules"),
+		pamModule("pam_debug.so", "libpam-modules"),
 		{Host: libDirs("libpam.so.0"), Package: "libpam0g"},
 	},
+	C:       capbound.Programs(),
 	Timeout: 2 * time.Minute,
 }
 

@@ -14,7 +14,7 @@ import (
 func main() {
 	seen := map[string]bool{}
 	for _, s := range catalog.Specs() {
-		for _, n := range s.HostNeeds() {
+		for _, n := range append(s.HostNeeds(), s.BuildNeeds()...) {
 			line := "command " + n.Package + " " + n.Command
 			if n.Command == "" {
 				line = "file " + n.Package + " " + strings.Join(n.Files, " ")
