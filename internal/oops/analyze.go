@@ -20,7 +20,7 @@ const (
 // analyze makes a report of the lines collected.
 func (p *pending) analyze() *Report {
 	own := p.texts(false)
-	if n := p.mixedAt - p.first; p.mixedAt > p.first && n < len(own) && !stackIn(own[:n]) {
+	if n := p.mixedAt - p.first; p.mixedAt > p.first && n < len(own) {
 		own = own[:n]
 	}
 	r, f := p.read(own)

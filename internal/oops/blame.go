@@ -133,7 +133,7 @@ func blamePC(b *body, named string) string {
 func blameWarning(b *body, named string) string {
 	t := b.trace()
 	confirmed := b.pc != nil && baseName(b.pc.Func) == baseName(named)
-	if t == nil && confirmed || !b.has(secTrace) && b.opened && len(b.lines) > 1 {
+	if t == nil && confirmed || !b.has(secTrace) && b.opened && slices.ContainsFunc(b.lines, modulesRe.MatchString) {
 		return guilty(named)
 	}
 	if t == nil || len(reliable(t.frames)) == 0 {
@@ -163,6 +163,10 @@ func warningBeyond(extra string) rule {
 		return ""
 	}
 }
+
+// modulesRe matches the line that follows the first one, where it is whole
+// (print_modules in kernel/module/main.c).
+var modulesRe = compile(`^Modules linked in: +\S`)
 
 func blamePCOr(b *body, named string) string {
 	if fn := guilty(named); fn != "" {
@@ -200,25 +204,15 @@ func blameHead(b *body, named string) string {
 	return blameTrace(b, named)
 }
 
-// lockPrimitive matches what lockdep may name although its caller took the lock.
-var lockPrimitive = compile(alternation([][]string{never[3]}))
-
-// blameLock takes the function that took the lock, as lockdep names it.
+// blameLock takes the function that took the lock, as lockdep names it: it is
+// given the address that the lock's own function returns to, so that a primitive
+// stands there only where it takes the lock of its own queue (down_trylock), or is
+// what the circle is about (might_fault, flush_work).
 func blameLock(b *body, named string) string {
-	if named != "" && !lockPrimitive.MatchString(baseName(named)) {
+	if named != "" {
 		return baseName(named)
 	}
-	if fn := blameNamed(b, named); fn != "" || named == "" || b.has(secTrace) {
-		return fn
-	}
-	// The report ends before its stack: the lock held already was not taken by a
-	// primitive, or else the primitive is all there is.
-	for _, text := range b.lines {
-		if m := atLine.FindStringSubmatch(text); m != nil && guilty(m[1]) != "" {
-			return guilty(m[1])
-		}
-	}
-	return baseName(named)
+	return blameNamed(b, named)
 }
 
 // blameUsage takes the stack of a lock that is used in two ways, else the
@@ -232,8 +226,6 @@ func blameUsage(b *body, named string) string {
 	}
 	return blameNamed(b, named)
 }
-
-var atLine = re(`\bat: {{FUNC}}\+0x`)
 
 // blameIRQLock takes the function that took the lock in the interrupt. That is
 // one place, while the code that closes the circle can be anywhere.
@@ -284,7 +276,7 @@ var anchors = compile(alternation([][]string{
 	// Files and sockets.
 	{`^_*vfs_(read|write|readv|writev|ioctl|iter_|fsync|copy_file|splice|fallocate)`, `^do_vfs_ioctl`, `^_*((x64|ia32|arm64|riscv|s390x?|se|do|x32)_)?(k|compat_)?sys_(ioctl|read|write|readv|writev|pread64|pwrite64)`, `^(compat_)?S[yY][sS]C?_(ioctl|read|write|readv|writev)`, `^do_iter_(read|write|readv_writev)`, `^do_iter_readv_writev`, `^do_loop_readv_writev`, `^call_(read|write)_iter`, `^new_sync_(read|write)`, `^call_mmap`, `^mmap_region`, `^_*fput$`, `^task_work_run`, `^exit_to_user`, `^tracehook_notify_resume`, `^do_notify_resume`, `^sock_(sendmsg|ioctl|do_ioctl|close|write_iter|common_[gs]etsockopt)`, `^compat_sock_ioctl`, `^_*sock_(release|create|sendmsg)`, `^_*sys_(setsockopt|getsockopt|listen|accept4?|socketpair|connect)`, `^sk_common_release`, `^kernel_(setsockopt|getsockopt|listen|accept)`, `^nfnetlink_rcv_msg`, `^rtnetlink_rcv_msg`, `^genl_(family_)?rcv_msg`},
 	// Work queues, soft interrupts, timers, threads, idle.
-	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^tasklet_(hi_)?action`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^do_idle`, `^rest_init`, `^do_one_initcall`, `^kernel_init`},
+	{`^process_(one_work|scheduled_works)`, `^worker_thread`, `^kthread$`, `^ret_from_fork`, `^_*netif_receive_skb`, `^_*do_softirq`, `^handle_softirqs`, `^tasklet_(hi_)?action`, `^_stext$`, `^call_timer_fn`, `^expire_timers`, `^_*run_timers`, `^run_timer_softirq`, `^_*run_timer_base`, `^run_ksoftirqd`, `^smpboot_thread_fn`, `^irq_exit`, `^_*irq_exit_rcu`, `^start_(secondary|kernel)`, `^cpu_startup_entry`, `^rest_init`, `^do_one_initcall`, `^kernel_init`},
 }))
 
 // stallBucket groups the places where a CPU waits for others.

@@ -199,6 +199,12 @@ func (o *oops) known(msg []byte, pos int) bool {
 	return f != nil && !f.loose()
 }
 
+// oneLine reports whether a line with the header at pos is all of its report.
+func (o *oops) oneLine(msg []byte, pos int) bool {
+	f := o.format(string(bytes.TrimRight(msg[pos:], " \t")))
+	return f != nil && f.noStack && f.rule == nil && f.body == nil && !f.loose()
+}
+
 // loose reports whether the row accepts any text after the header.
 func (f *format) loose() bool {
 	switch f.title {

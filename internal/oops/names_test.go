@@ -47,10 +47,6 @@ func TestTitlesCanBeBlamed(t *testing.T) {
 			t.Errorf("%s: %s can never be blamed (helper %v, pattern %q)", title, fn, isHelper(fn), neverRe.FindStringSubmatch(fn))
 			continue
 		}
-		if kindOf(title) == Lockdep && innocent(fn) && lockPrimitive.MatchString(fn) {
-			t.Errorf("%s: %s is a primitive", title, fn)
-			continue
-		}
 		if kindOf(title) == Unknown && !untyped.MatchString(title) {
 			t.Errorf("%s has no kind", title)
 			continue

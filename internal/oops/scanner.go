@@ -181,7 +181,7 @@ func (s *Scanner) line(l line) {
 	}
 	for _, p := range s.queue {
 		if begin && !p.done && p.owns(l.caller) {
-			p.overtaken(len(l.caller) > 0)
+			p.overtaken(len(l.caller) > 0, h.pattern.oops.oneLine(l.msg, h.pos))
 		}
 		if !p.done {
 			p.add(&l)
@@ -485,8 +485,12 @@ func (p *pending) finish() {
 }
 
 // overtaken is told that another report begins in the same context. known says
-// that the context is certain.
-func (p *pending) overtaken(known bool) {
+// that the context is certain, oneLine that the other has no stack: what follows it
+// is still this one's.
+func (p *pending) overtaken(known, oneLine bool) {
+	if oneLine && !p.whole {
+		return
+	}
 	if p.whole || known && p.frames || p.oops.repeat {
 		p.finish()
 		return

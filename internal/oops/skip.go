@@ -12,7 +12,7 @@ import (
 var never = [][]string{
 	// Printing and reporting.
 	{
-		`^_*dump_(stack|backtrace|page|header|cpu_task)`, `^_*show_(stack|trace|regs)`, `^walk_stackframe`, `^unwind_(backtrace|next_frame)`,
+		`^_*dump_(stack|backtrace|page|header|cpu_task)`, `^_*show_(stack|trace|regs)`, `^walk_stackframe`, `^unwind_backtrace`,
 		`^print_`, `^_*v?printk`, `^vprintk`, `^_*(dev|netdev)_(err|warn|info|printk|crit|alert|emerg|notice)`,
 		`^_*warn(_|$)`, `^warn_slowpath`, `report_bug`, `^_*panic`, `^nmi_panic`, `^check_panic_on_warn`, `^fixup_bug`, `^handle_bug`, `^bug_(handler|brk)`, `^(exc_|asm_exc_|do_)?invalid_op`,
 		`^_*k?cfi_`, `report_cfi`, `ubsan`, `^val_to_string`, `^stack_trace_`, `^save_(stack|trace)`, `^arch_stack_walk`, `^(stack_)?depot_`, `^stack_depot`, `^bad_page$`, `^__stack_chk_fail`,
@@ -68,12 +68,12 @@ var never = [][]string{
 	// What the table of helpers (helper.go) lists under the names that kernels
 	// before 6.1 had for it.
 	{
-		`^crypto_\w*(?:cipher|hash)_(?:encrypt|decrypt|crypt|digest|update|final|finup|setkey|op)`, `^a?blkcipher_walk`, `^skcipher_crypt_a?blkcipher`, `^aesti?_(?:en|de)crypt`, `^(?:poly_hash|ghash|chacha20|poly1305|salsa20|sha\d+|crct10dif)_\w*(?:update|final|transform|block|crypt|asm|avx|ssse3)`,
+		`^crypto_\w*(?:cipher|hash)_(?:encrypt|decrypt|crypt|digest|update|final|finup|setkey|op)`, `^skcipher_crypt_a?blkcipher`, `^aesti?_(?:en|de)crypt`, `^(?:poly_hash|ghash|chacha20|poly1305|salsa20|sha\d+|crct10dif)_\w*(?:update|final|transform|block|crypt|asm|avx|ssse3)`,
 		`^unregister_netdev`, `^rollback_registered`, `^crc\d+|^crc_(?:itu|ccitt)`,
 	},
 	// Tracing, fault injection and coverage.
 	{
-		`^trace_event_(raw|buffer)`, `^_*traceiter`, `^perf_(trace_run|trace_buf|tp_event|swevent)`, `^_*should_fail`, `^fail_dump`, `^_*kcov`, `^write_comp_data`, `^check_kcov_mode`,
+		`^trace_event_(raw|buffer)`, `^_*traceiter`, `^perf_trace_(run|buf)`, `^_*should_fail`, `^fail_dump`, `^_*kcov`, `^write_comp_data`, `^check_kcov_mode`,
 	},
 }
 
