@@ -20,16 +20,17 @@ const (
 // analyze makes a report of the lines collected.
 func (p *pending) analyze() *Report {
 	own := p.texts(false)
-	if n := p.mixedAt - p.first; p.mixedAt > p.first && n < len(own) {
-		own = own[:n]
+	mixed := p.mixedAt > p.first && p.mixedAt-p.first < len(own)
+	if mixed { // what follows is another report's, and nothing tells the two apart
+		own = own[:p.mixedAt-p.first]
 	}
-	r, f := p.read(own)
+	r, f := p.read(own, mixed)
 	if p.dropped() {
 		r.corrupt("the console dropped lines of the report")
 	}
-	if r.Corrupted && f.allContexts && len(p.lines) > len(own)+p.first {
+	if r.Corrupted && f.allContexts && !mixed && len(p.lines) > len(own)+p.first {
 		// Other CPUs print parts of this kind of report in their own context.
-		if all, _ := p.read(p.texts(true)); !all.Corrupted {
+		if all, _ := p.read(p.texts(true), false); !all.Corrupted {
 			r = all
 		}
 	}
@@ -77,8 +78,9 @@ func (p *pending) raw() []byte {
 	return b.Bytes()
 }
 
-// read finds the row that fits the text and fills in the report.
-func (p *pending) read(texts []string) (*Report, *format) {
+// read finds the row that fits the text and fills in the report. mixed says that
+// another report begins behind the text.
+func (p *pending) read(texts []string, mixed bool) (*Report, *format) {
 	head := strings.TrimRight(texts[0], " \t")
 	rest := strings.Join(texts[1:min(len(texts), bodyLines)], "\n")
 	var f *format
@@ -110,6 +112,9 @@ func (p *pending) read(texts []string) (*Report, *format) {
 	}
 	b := parseBody(texts)
 	b.opened = p.first > 0 && !p.dumped
+	// The other one may open with some lines before the one that tells its kind.
+	const opening = 6
+	b.cut = mixed && slices.ContainsFunc(texts[max(0, len(texts)-opening):], frameLook)
 	r := &Report{CPU: -1, PID: -1}
 	named := ""
 	if f.named > 0 && f.named < len(groups) {
@@ -207,18 +212,6 @@ func (p *pending) mixed(b *body, fn string) string {
 		}
 	}
 	return "mixed with the dump of another task"
-}
-
-// stackIn reports whether the lines hold a program counter or a frame after the
-// first. Where another report begins before there was one, and the log carries
-// no printk callers, what follows cannot be told apart.
-func stackIn(lines []string) bool {
-	for _, text := range lines[1:] {
-		if _, ok := parsePC(text); ok || frameLook(text) || pcAnyRe.MatchString(text) {
-			return true
-		}
-	}
-	return false
 }
 
 // dropped reports whether printk lost lines between those of the report, which

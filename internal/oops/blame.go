@@ -70,7 +70,7 @@ func blameTrace(b *body, named string) string {
 			return fn
 		}
 	}
-	if b.trace() == nil && named != "" {
+	if b.trace() == nil && named != "" && !b.cut {
 		return baseName(named)
 	}
 	return ""
@@ -262,6 +262,9 @@ func blameLeak(b *body, _ string) string {
 			return name
 		}
 	}
+	if b.cut {
+		return ""
+	}
 	return first
 }
 
@@ -348,7 +351,7 @@ func blameLoop(b *body, _ string) string {
 	if t == nil || len(reliable(t.frames)) == 0 {
 		return ""
 	}
-	if fn := anchored(frames); fn != "" {
+	if fn := anchored(frames); fn != "" || b.cut {
 		return fn
 	}
 	return pick(frames)
@@ -361,7 +364,7 @@ func blameDeep(b *body, named string) string {
 		if len(reliable(t.frames)) == 0 {
 			return "" // the unwinder, which has no stack to walk, guessed them all
 		}
-		if fn := anchored(t.frames); fn != "" {
+		if fn := anchored(t.frames); fn != "" || b.cut {
 			return fn
 		}
 	}

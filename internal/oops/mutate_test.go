@@ -24,6 +24,8 @@ type mutation struct {
 	// apply returns the changed log and title, or nil where the change does not fit
 	// the log.
 	apply func(m *mutator) ([]string, string)
+	// mixed says that a report which tells that it is corrupted is right as well.
+	mixed bool
 }
 
 // mutator is a log on its way through a mutation.
@@ -161,27 +163,27 @@ var plainNames = []string{
 const suffixes = ".isra.0|.part.17|.constprop.0|.cold|.llvm.10836273458745125|.constprop.0.isra.0|.isra.41.part.42|.cold.9|.part.0.isra.0.cold"
 
 var mutations = []mutation{
-	{"another function", func(m *mutator) ([]string, string) {
+	{name: "another function", apply: func(m *mutator) ([]string, string) {
 		if strings.HasPrefix(m.report.Frame, "smp_call") || strings.Contains(strings.Join(m.lines, ""), "compat_") && m.report.Kind == oops.Hang {
 			return nil, "" // names that mean something
 		}
 		to := plainNames[m.rnd.IntN(len(plainNames))]
 		return m.renamed(to), m.titled(to)
 	}},
-	{"a clone of the function", func(m *mutator) ([]string, string) {
+	{name: "a clone of the function", apply: func(m *mutator) ([]string, string) {
 		list := strings.Split(suffixes, "|")
 		return m.suffixed(list[m.rnd.IntN(len(list))]), m.report.Title
 	}},
-	{"helpers above", func(m *mutator) ([]string, string) {
+	{name: "helpers above", apply: func(m *mutator) ([]string, string) {
 		list := []string{"_raw_spin_lock_irqsave", "__kmalloc_cache_noprof", "memcpy", "dump_stack_lvl", "refcount_warn_saturate", "__list_add_valid_or_report", "strscpy", "kfree", "_copy_from_user", "__asan_memset", "queue_work_on", "kobject_put"}
 		m.rnd.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 		return m.inserted(list[:1+m.rnd.IntN(3)]...), m.report.Title
 	}},
-	{"guesses above", func(m *mutator) ([]string, string) {
+	{name: "guesses above", apply: func(m *mutator) ([]string, string) {
 		list := []string{"? __pfx_foo_bar", "? ext4_fill_super", "? usb_probe_interface", "? tcp_v4_rcv", "? lock_release"}
 		return m.inserted(list[:1+m.rnd.IntN(len(list))]...), m.report.Title
 	}},
-	{"modules", func(m *mutator) ([]string, string) {
+	{name: "modules", apply: func(m *mutator) ([]string, string) {
 		list := []string{" [snd_usb_audio]", " [zfs(POE)]", " [nvidia (OE)]", " [ext4 0123456789abcdef0123456789abcdef01234567]"}
 		mod := list[m.rnd.IntN(len(list))]
 		return m.each(func(f []string) string {
@@ -191,7 +193,7 @@ var mutations = []mutation{
 			return f[0] + mod
 		}), m.report.Title
 	}},
-	{"addresses before frames", func(m *mutator) ([]string, string) {
+	{name: "addresses before frames", apply: func(m *mutator) ([]string, string) {
 		return m.each(func(f []string) string {
 			if f[2] != "" || strings.HasSuffix(f[1], ".") || strings.Contains(f[1], "[c0") {
 				return f[0]
@@ -203,22 +205,22 @@ var mutations = []mutation{
 			return fmt.Sprintf("%s[<ffffffff%08x>] %s%s+0x%s/0x%s%s", f[1], m.rnd.Uint32(), guess, f[3], f[4], f[5], f[6])
 		}), m.report.Title
 	}},
-	{"comm", func(m *mutator) ([]string, string) {
+	{name: "comm", apply: func(m *mutator) ([]string, string) {
 		list := []string{"kworker/u8:3", "a b/c", "(sd-pam)", "tokio-runtime-w", "Web Content", "[x]", "systemd-udevd", "0", "x: y", "Comm"}
 		return m.replaced(commWord, "Comm: "+list[m.rnd.IntN(len(list))]+" $2"), m.report.Title
 	}},
-	{"task", func(m *mutator) ([]string, string) {
+	{name: "task", apply: func(m *mutator) ([]string, string) {
 		if strings.Contains(m.report.Title, "at addr") || strings.Contains(m.report.Title, "KASAN") && m.report.Corrupted {
 			return nil, ""
 		}
 		list := []string{"kworker/u8:3", "a b/c", "(sd-pam)", "Web Content", "0", "syz.0.17"}
 		return m.replaced(byTaskWord, "by task "+list[m.rnd.IntN(len(list))]+"/1"), m.report.Title
 	}},
-	{"hung task", func(m *mutator) ([]string, string) {
+	{name: "hung task", apply: func(m *mutator) ([]string, string) {
 		list := []string{"kworker/u8:3", "a b", "(sd-pam)", "jbd2/sda1-8", "x:y"}
 		return m.replaced(infoTask, "INFO: task "+list[m.rnd.IntN(len(list))]+":$2 "), m.report.Title
 	}},
-	{"noise before", func(m *mutator) ([]string, string) {
+	{name: "noise before", apply: func(m *mutator) ([]string, string) {
 		var noise []string
 		for i := range 40 {
 			noise = append(noise, fmt.Sprintf("[    0.%06d] pci 0000:00:%02x.0: BAR 0: assigned [mem 0xfebc0000-0xfebc3fff]", i, i))
@@ -228,14 +230,14 @@ var mutations = []mutation{
 		}
 		return append(noise, m.lines...), m.report.Title
 	}},
-	{"another report after", func(m *mutator) ([]string, string) {
+	{name: "another report after", apply: func(m *mutator) ([]string, string) {
 		if m.report.Corrupted {
 			return nil, "" // what is missing may be found in the other
 		}
 		other := m.others[m.rnd.IntN(len(m.others))]
 		return append(append(slices.Clone(m.lines), "[ 9999.000001] x", "[ 9999.100001] y"), other...), m.report.Title
 	}},
-	{"messages of other tasks between", func(m *mutator) ([]string, string) {
+	{name: "messages of other tasks between", apply: func(m *mutator) ([]string, string) {
 		if m.report.Context == "" {
 			return nil, ""
 		}
@@ -249,7 +251,7 @@ var mutations = []mutation{
 		}
 		return out, m.report.Title
 	}},
-	{"messages between", func(m *mutator) ([]string, string) {
+	{name: "messages between", apply: func(m *mutator) ([]string, string) {
 		var out []string
 		for _, l := range m.lines {
 			out = append(out, l)
@@ -262,7 +264,7 @@ var mutations = []mutation{
 		}
 		return out, m.report.Title
 	}},
-	{"cut after the blamed frame", func(m *mutator) ([]string, string) {
+	{name: "cut after the blamed frame", apply: func(m *mutator) ([]string, string) {
 		at := m.stackAt()
 		if at < 0 || m.report.Frame == "" || m.report.Kind == oops.Hang || m.report.Corrupted || strings.Contains(m.report.Title, "stack") || strings.Contains(m.report.Title, "usb_submit_urb") {
 			return nil, ""
@@ -278,14 +280,37 @@ var mutations = []mutation{
 		}
 		return nil, ""
 	}},
-	{"carriage returns", func(m *mutator) ([]string, string) {
+	{name: "another report between", apply: func(m *mutator) ([]string, string) {
+		if m.report.Context != "" || m.report.Corrupted {
+			return nil, ""
+		}
+		other := slices.Clone(m.others[m.rnd.IntN(len(m.others))])
+		for i, l := range other {
+			other[i] = callerField.ReplaceAllStringFunc(l, func(f string) string { return f[:strings.Index(f, "]")+1] })
+		}
+		if strings.Contains(strings.Join(other, ""), "Kernel panic") {
+			return nil, "" // it could be this report's
+		}
+		start := strings.Count(strings.Join(m.lines, "\n")[:m.report.Start], "\n") + 8
+		out, at := []string{}, 0
+		for i, l := range m.lines {
+			out = append(out, l)
+			if i > start {
+				n := min(len(other)-at, m.rnd.IntN(3))
+				out = append(out, other[at:at+n]...)
+				at += n
+			}
+		}
+		return out, m.report.Title
+	}, mixed: true},
+	{name: "carriage returns", apply: func(m *mutator) ([]string, string) {
 		out := slices.Clone(m.lines)
 		for i := range out[:len(out)-1] {
 			out[i] += "\r"
 		}
 		return out, m.report.Title
 	}},
-	{"inlined frames", func(m *mutator) ([]string, string) {
+	{name: "inlined frames", apply: func(m *mutator) ([]string, string) {
 		at := m.stackAt()
 		if at < 0 {
 			return nil, ""
@@ -332,7 +357,7 @@ func TestMutations(t *testing.T) {
 				continue
 			}
 			got := oops.ParseFirst([]byte(strings.Join(lines, "\n")))
-			ok := got != nil && got.Title == want
+			ok := got != nil && (got.Title == want || got.Corrupted && mut.mixed)
 			s.add(ok)
 			switch {
 			case got == nil:

@@ -109,8 +109,12 @@ var bottoms = byteList("entry_SYS", "ret_from_fork", " el0_", " el0t_", "ret_fas
 
 // isEndMark reports whether after the line only a panic or registers follow.
 func isEndMark(msg []byte) bool {
-	return bytes.HasPrefix(msg, []byte("---[ end trace")) ||
-		bytes.HasPrefix(msg, []byte("====================")) && len(bytes.Trim(msg, "= \t")) == 0
+	return bytes.HasPrefix(msg, []byte("---[ end trace")) || isRule(msg)
+}
+
+// isRule reports whether the line is one of "=", as reports begin and end with.
+func isRule(msg []byte) bool {
+	return bytes.HasPrefix(msg, []byte("====================")) && len(bytes.Trim(msg, "= \t")) == 0
 }
 
 // isOver reports whether the line is the last a kernel prints.

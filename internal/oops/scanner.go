@@ -445,6 +445,7 @@ type pending struct {
 	foreignLines bool // lines of other contexts are kept as well
 	frames       bool // a stack frame was seen
 	whole        bool // the stack came to its end
+	ruled        bool // the last line was a rule: the end of this report, or the beginning of another
 	ended        bool // the end mark was seen
 	overlap      int  // lines since another report began in the same stream
 	mixedAt      int  // index of the first of them
@@ -531,9 +532,10 @@ func (p *pending) add(l *line) {
 	if text := p.lines[len(p.lines)-1].text; !p.frames && frameLook(text) {
 		_, p.frames = parseFrame(text)
 	}
-	if p.frames && (isBottom(l.msg) || isEndMark(l.msg) || p.idle > 3) {
+	if p.ruled || p.frames && (isBottom(l.msg) || isEndMark(l.msg) && !isRule(l.msg) || p.idle > 3) {
 		p.whole = true
 	}
+	p.ruled = p.frames && isRule(l.msg)
 	if isEndMark(l.msg) && p.last > p.first+2 {
 		p.ended = true
 	}

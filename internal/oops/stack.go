@@ -43,6 +43,8 @@ type body struct {
 	sections []section
 	// opened says that "[ cut here ]" stood before the first line.
 	opened bool
+	// cut says that another report begins in the middle of the last stack.
+	cut bool
 	// pc is the first program counter in the report.
 	pc *Frame
 }
