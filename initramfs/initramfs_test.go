@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -185,8 +187,39 @@ func TestOverlay(t *testing.T) {
 	assert.DeepEqual(t, overlay(s), map[string]string{
 		"etc/content": "100644 changed", "etc/mode": "100600 mode", "etc/hosts": "100644 own hosts", "tmp/below": "40755 ", "tmp/below/new": "100644 new",
 	})
-	_, err := initramfs.Overlay(context.Background(), io.Discard, s, initramfs.Spec{}, initramfs.Options{CacheDir: filepath.Join(dir, "cache")})
+	// The init of a machine that is already there stays, or is another one.
+	init, keeps := base.Init, base
+	keeps.Init = ""
+	assert.DeepEqual(t, overlay(keeps), map[string]string{})
+	base.Init, keeps.Init = "", init
+	assert.DeepEqual(t, slices.Sorted(maps.Keys(overlay(keeps))), []string{"init"})
+
+	o := initramfs.Options{CacheDir: filepath.Join(dir, "cache")}
+	_, err := initramfs.Overlay(context.Background(), io.Discard, s, initramfs.Spec{Arch: "vax"}, o)
 	assert.ErrorContains(t, err, "its base")
+}
+
+// TestHash: what is only there because of a program does not count without it.
+func TestHash(t *testing.T) {
+	dir := t.TempDir()
+	hash := func(s initramfs.Spec) string {
+		h, err := initramfs.Hash(context.Background(), s, initramfs.Options{CacheDir: filepath.Join(dir, "cache")})
+		assert.NilError(t, err)
+		return h
+	}
+	s := initramfs.Spec{Arch: "amd64", Files: []initramfs.File{{Data: []byte("x"), Guest: "/x"}}}
+	without := hash(s)
+	seen := map[string]bool{without: true}
+	for i := range 2 {
+		s.Init = write(t, filepath.Join(dir, "init"), fakeELF(x86)+strings.Repeat("x", i), 0o755)
+		h := hash(s)
+		assert.Assert(t, !seen[h] && hash(s) == h)
+		seen[h] = true
+	}
+	s.Init = ""
+	assert.Equal(t, hash(s), without)
+	s.Files[0].Data = []byte("y")
+	assert.Assert(t, !seen[hash(s)])
 }
 
 // TestReproducible: only contents and modes count.

@@ -4,8 +4,6 @@ package initramfs
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -120,12 +118,14 @@ func Build(ctx context.Context, s Spec, o Options) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("build initramfs: %w", err)
 	}
+	if s.Init == "" {
+		return "", errors.New("build initramfs: no init program given")
+	}
 	t, err := plan(ctx, s, c, progress)
 	if err != nil {
 		return "", fmt.Errorf("build initramfs: %w", err)
 	}
-	sum := sha256.Sum256(t.contents())
-	dir, hit, err := c.Get(ctx, "initramfs", hex.EncodeToString(sum[:]), func(ctx context.Context, tmp string) error {
+	dir, hit, err := c.Get(ctx, "initramfs", t.hash(), func(ctx context.Context, tmp string) error {
 		return t.writeFile(ctx, filepath.Join(tmp, archiveName))
 	})
 	if err != nil {
@@ -137,10 +137,30 @@ func Build(ctx context.Context, s Spec, o Options) (string, error) {
 	return filepath.Join(dir, archiveName), nil
 }
 
+// Hash returns a name for the content of the archive that Build would make for s, in
+// hexadecimal digits, without making it. Init may be empty: what is in the archive
+// because of it does not count then.
+//
+// Errors are those of Build.
+func Hash(ctx context.Context, s Spec, o Options) (string, error) {
+	c, progress, err := o.open()
+	if err != nil {
+		return "", fmt.Errorf("hash initramfs: %w", err)
+	}
+	t, err := plan(ctx, s, c, progress)
+	if err != nil {
+		return "", fmt.Errorf("hash initramfs: %w", err)
+	}
+	return t.hash(), nil
+}
+
 // Overlay writes an archive, of the same format as Build's, of what a machine that
 // was booted with Build's archive for base lacks or has otherwise than one for s.
 // Unpacked there it makes the files the same, but for those that only base has. It
 // returns the number of bytes.
+//
+// With an empty Init of s the machine keeps its own. With an empty one of base, that of
+// s is always written: which base has is not known.
 //
 // Errors are those of Build, and those of w.
 func Overlay(ctx context.Context, w io.Writer, s, base Spec, o Options) (int64, error) {
@@ -189,9 +209,6 @@ const (
 
 // plan resolves s into a tree.
 func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*tree, error) {
-	if s.Init == "" {
-		return nil, errors.New("no init program given")
-	}
 	if s.Arch == "" {
 		s.Arch = runtime.GOARCH
 	}
@@ -223,10 +240,12 @@ func plan(ctx context.Context, s Spec, c *cache.Cache, progress func(string)) (*
 	}
 
 	libs := newLibraries(machine, s.Arch)
-	if err := t.hostFile("/init", s.Init, 0o755); err != nil {
-		add(fmt.Errorf("init: %w", err))
-	} else {
-		add(libs.needInit(s.Init))
+	if s.Init != "" {
+		if err := t.hostFile("/init", s.Init, 0o755); err != nil {
+			add(fmt.Errorf("init: %w", err))
+		} else {
+			add(libs.needInit(s.Init))
+		}
 	}
 	for _, f := range s.Files {
 		guest := f.Guest

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -261,6 +262,12 @@ func (t *tree) contents() []byte {
 		b.WriteByte('\n')
 	}
 	return b.Bytes()
+}
+
+// hash is that of the contents.
+func (t *tree) hash() string {
+	sum := sha256.Sum256(t.contents())
+	return hex.EncodeToString(sum[:])
 }
 
 // writeFile writes the archive.

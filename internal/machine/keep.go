@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -72,11 +73,34 @@ type Slot struct {
 func (h *Host) Slot(ctx context.Context, r Recipe, state any) (*Slot, error) {
 	disks, inlet := r.Disks, r.Inlet
 	r.Disks, r.Inlet = nil, "" // to be made only when they are needed
-	prep, err := h.prepare(ctx, r, Options{Log: "-"})
-	if err != nil {
-		return nil, err
+	var cfg vmtest.Config
+	var initrd string
+	if inlet != "" && r.AgentID != "" {
+		// Which program the agent is in does not matter, and none is packed for a
+		// template that is there.
+		var err error
+		if cfg, err = h.config(ctx, r); err != nil {
+			return nil, err
+		}
+		s, err := h.archive(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		s.Init, cfg.Initrd = "", "initrd"
+		if initrd, err = initramfs.Hash(ctx, s, h.archives()); err != nil {
+			return nil, err
+		}
+		initrd += r.AgentID
+	} else {
+		prep, err := h.prepare(ctx, r, Options{Log: "-"})
+		if err != nil {
+			return nil, err
+		}
+		cfg = prep.config
+		if initrd, err = h.Cache.HashFile(cfg.Initrd); err != nil {
+			return nil, err
+		}
 	}
-	cfg := prep.config
 	for _, d := range disks {
 		cfg.Disks = append(cfg.Disks, vmtest.Disk{Serial: d.Name})
 	}
@@ -86,10 +110,6 @@ func (h *Host) Slot(ctx context.Context, r Recipe, state any) (*Slot, error) {
 	machine := cfg
 	machine.Kernel, machine.Initrd, machine.ConsoleFile, machine.Disks = "", "", "", nil
 	kernel, err := h.Cache.HashFile(cfg.Kernel)
-	if err != nil {
-		return nil, err
-	}
-	initrd, err := h.Cache.HashFile(cfg.Initrd)
 	if err != nil {
 		return nil, err
 	}

@@ -27,8 +27,10 @@ type Recipe struct {
 	Kernel *Kernel
 	// KernelFile is booted in place of Kernel's own file, when set.
 	KernelFile string
-	// Init is the host's binary that becomes /init in the guest: the agent.
-	Init string
+	// Init is the host's binary that becomes /init in the guest: the agent, whose build
+	// AgentID names. A recipe that is given to a fork may have none: the fork has the
+	// /init of its template then.
+	Init, AgentID string
 	// Files and HostFiles are what the initramfs has beside; HostFiles are looked
 	// for on this host. Shell adds u-root's tools.
 	Files     []initramfs.File
@@ -53,16 +55,18 @@ type Recipe struct {
 // the agent and the guest's tools, and an Inlet of that serial. Programs, files,
 // modules and whatever else is in the initramfs only are given to the fork.
 //
-// A recipe with disks has none: a running guest cannot be told of their number and
-// sizes.
-func (r Recipe) Bare(inlet string) (Recipe, error) {
-	if len(r.Disks) > 0 {
-		return Recipe{}, errors.New("the machine has disks of its own")
-	}
-	return Recipe{
-		Kernel: r.Kernel, KernelFile: r.KernelFile, Init: r.Init, Shell: r.Shell, Modules: []string{"virtio_blk"},
+// Its disks have the number, names and sizes of the recipe's, which a running guest
+// cannot be told, and nothing on them: a kernel keeps nothing of a disk that nobody has
+// open (block/bdev.c: blkdev_flush_mapping).
+func (r Recipe) Bare(inlet string) Recipe {
+	b := Recipe{
+		Kernel: r.Kernel, KernelFile: r.KernelFile, Init: r.Init, AgentID: r.AgentID, Shell: r.Shell, Modules: []string{"virtio_blk"},
 		Cmdline: r.Cmdline, MemoryMiB: r.MemoryMiB, CPUs: r.CPUs, Ports: r.Ports, Inlet: inlet,
-	}, nil
+	}
+	for _, d := range r.Disks {
+		b.Disks = append(b.Disks, suites.Disk{Name: d.Name, SizeMiB: d.SizeMiB})
+	}
+	return b
 }
 
 // inletBytes is the size of every Inlet, which a running guest cannot be told: more
@@ -95,6 +99,7 @@ func (h *Host) give(ctx context.Context, to *os.File, r, template Recipe) (int64
 	if err != nil {
 		return 0, err
 	}
+	base.Init = "" // that of the template may be of another program
 	return initramfs.Overlay(ctx, to, s, base, h.archives())
 }
 
@@ -135,23 +140,8 @@ func (p *prepared) closeInlet() {
 // prepare makes kernel, initramfs and disks, at the same time. What it made before
 // an error, the disks, is the caller's to close.
 func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, error) {
-	out := &prepared{config: vmtest.Config{
-		QEMU:      h.QEMU,
-		Accel:     h.Accel,
-		Cmdline:   r.Cmdline,
-		MemoryMiB: r.MemoryMiB,
-		CPUs:      r.CPUs,
-		Ports:     r.Ports,
-		Log:       h.Log,
-		// Beside the verdict's other evidence.
-		ConsoleFile: filepath.Join(o.Dir, o.Log),
-	}}
-	if h.MemoryMiB > 0 {
-		out.config.MemoryMiB = h.MemoryMiB
-	}
-	if h.CPUs > 0 {
-		out.config.CPUs = h.CPUs
-	}
+	out := &prepared{config: h.shape(r)}
+	out.config.ConsoleFile = filepath.Join(o.Dir, o.Log) // beside the verdict's other evidence
 	g, gctx := errgroup.WithContext(ctx)
 	var errs *multierror.Error
 	var mu sync.Mutex
@@ -217,6 +207,25 @@ func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, err
 		return out, err
 	}
 	return out, nil
+}
+
+// shape is the configuration of a machine of the recipe, but for files.
+func (h *Host) shape(r Recipe) vmtest.Config {
+	return vmtest.Config{
+		QEMU: h.QEMU, Accel: h.Accel, Cmdline: r.Cmdline, Ports: r.Ports, Log: h.Log,
+		MemoryMiB: cmp.Or(h.MemoryMiB, r.MemoryMiB), CPUs: cmp.Or(h.CPUs, r.CPUs),
+	}
+}
+
+// config is the configuration with the kernel.
+func (h *Host) config(ctx context.Context, r Recipe) (vmtest.Config, error) {
+	c := h.shape(r)
+	c.Kernel = r.KernelFile
+	var err error
+	if c.Kernel == "" {
+		c.Kernel, err = r.Kernel.bootable(ctx, h.Cache)
+	}
+	return c, err
 }
 
 // oneOrAll unwraps a single error: a list of one reads badly.

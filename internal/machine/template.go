@@ -53,11 +53,17 @@ func (t *Template) Fork(ctx context.Context, h *Host, o Options) (*VM, error) {
 		vm.Close()
 		return nil, err
 	}
-	for _, d := range t.disks {
+	for i, d := range t.disks {
 		if o.Disks != nil {
 			break
 		}
-		c, err := d.clone(o.Dir)
+		var c *Disk
+		var err error
+		if o.Give != nil {
+			c, err = makeDisk(ctx, o.Dir, o.Give.Disks[i])
+		} else {
+			c, err = d.clone(o.Dir)
+		}
 		if err != nil {
 			return fail(err)
 		}
@@ -75,11 +81,7 @@ func (t *Template) Fork(ctx context.Context, h *Host, o Options) (*VM, error) {
 		}
 		defer f.Close() //nolint:errcheck // QEMU's duplicate is what is read
 		if o.Give != nil {
-			base, err := o.Give.Bare(t.inlet)
-			if err == nil {
-				vm.Given, err = h.give(ctx, f, *o.Give, base)
-			}
-			if err == nil {
+			if vm.Given, err = h.give(ctx, f, *o.Give, o.Give.Bare(t.inlet)); err == nil {
 				err = h.roomFor(*o.Give, vm.Given)
 			}
 			if err != nil {

@@ -187,6 +187,9 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 			if err != nil {
 				return nil, err
 			}
+			if !slices.Contains(p.Run.Argv, "/init") {
+				r.Init = "" // nobody asks for it
+			}
 			o.Give = &r
 		}
 		g, err := p.From.fork(ctx, m, o, p.Twin)
@@ -237,7 +240,8 @@ func (m *Machine) recipe(p Program) (machine.Recipe, error) {
 		r.Files = append(r.Files, initramfs.File{Data: allow, Guest: suites.GuestAllowFile})
 	}
 	if p.bare {
-		return r.Bare(wire.FilesDisk)
+		r.AgentID = agentID()
+		return r.Bare(wire.FilesDisk), nil
 	}
 	return r, nil
 }

@@ -115,8 +115,6 @@ func (m *Machine) cannotWarm(p Program) string {
 		return "a memory dump needs a machine that was booted for it"
 	case len(p.Faults.Host()) > 0:
 		return "a fault of the host's side needs a machine that was booted with it"
-	case len(p.Spec.Disks) > 0:
-		return "it has disks of its own"
 	}
 	if kvm := m.Accel == vmtest.AccelKVM || m.Accel != vmtest.AccelTCG && vmtest.KVMProblem() == ""; kvm {
 		return "under KVM a boot is as fast"

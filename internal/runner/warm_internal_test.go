@@ -15,7 +15,6 @@ import (
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
-	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -30,7 +29,6 @@ func TestCannotWarm(t *testing.T) {
 		{name: "nothing against it"},
 		{name: "vmcore", core: "elf", want: "a memory dump"},
 		{name: "host's fault", p: Program{Faults: fault.Plan{{Kind: fault.Balloon}}}, want: "a fault of the host's side"},
-		{name: "disks", p: Program{Spec: suites.Spec{Disks: []suites.Disk{{Name: "x"}}}}, want: "disks"},
 		{name: "hidden", p: Program{Files: []initramfs.File{{Guest: "/tmp/../dev/x"}}}, want: "/dev/x is hidden"},
 		{name: "not hidden", p: Program{Files: []initramfs.File{{Guest: "/devices/x"}}}},
 		{name: "KVM", kvm: true, want: "under KVM"},

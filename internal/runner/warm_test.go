@@ -19,6 +19,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/suites"
 )
 
 // warmHost is a machine with an empty cache, and what it says.
@@ -69,11 +70,12 @@ func templates(t *testing.T, m *runner.Machine) []string {
 // machine, and compares what they find there with what they find after a boot.
 func TestWarm(t *testing.T) {
 	m, said := warmHost(t)
-	bin := goBuild(t, "build", "./testdata/tell")
 	kernel := kernelFor(t, m)
 	var kept os.FileInfo
 	var random []string
 	for i := range 3 {
+		// Another program, with the same agent.
+		bin := goBuild(t, "build", fmt.Sprintf("-ldflags=-X main.version=%d", i), "./testdata/tell")
 		where := fmt.Sprintf("/tmp/run %d/tell", i)
 		p := runner.Program{
 			Kernel: kernel, Init: bin,
@@ -83,8 +85,12 @@ func TestWarm(t *testing.T) {
 			},
 			Run: wire.Run{Argv: []string{where, strconv.Itoa(i)}, Env: []string{fmt.Sprintf("NUMBER=%d", i)}, Dir: fmt.Sprintf("/srv/%d", i)},
 		}
+		p.Spec.Disks = []suites.Disk{{Name: "scratch", SizeMiB: 16}}
+		p.Spec.Modules = []string{"virtio_blk"}
 		if i == 2 {
 			p.Modules = []string{"dm-verity"}
+			p.Run.Argv = []string{"/init"}
+			p.Spec.Disks[0].Mkfs = []string{"mkfs.ext4", "-q"}
 		}
 		began := time.Now()
 		warm, out, log := tell(t, m, p, false)
@@ -94,9 +100,11 @@ func TestWarm(t *testing.T) {
 		cold, out, log := tell(t, m, p, true)
 		assert.Equal(t, out.Start, "")
 		assert.Equal(t, strings.Count(log, wire.ForkMark("")), 0)
-		for _, key := range []string{"hostname", "args", "env", "dir", "given", "mounts", "files"} {
+		for _, key := range []string{"version", "disk", "hostname", "args", "env", "dir", "given", "mounts", "files"} {
 			assert.Check(t, warm[key] != "" && warm[key] == cold[key], "%s: %q when warm, %q when cold", key, warm[key], cold[key])
 		}
+		assert.Equal(t, warm["version"], strconv.Itoa(i))
+		assert.Equal(t, warm["disk"], []string{"0000", "0000", "53ef"}[i])
 		for _, mod := range strings.Fields(cold["modules"]) {
 			assert.Check(t, cmp.Contains(strings.Fields(warm["modules"]), mod))
 		}

@@ -16,6 +16,8 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs/guest"
 )
 
+var version = "none" // set by the linker
+
 func main() {
 	if guest.IsInit() {
 		guest.Main()
@@ -38,6 +40,8 @@ func main() {
 	say("env", fmt.Sprintf("%q", os.Environ()))
 	dir, _ := os.Getwd()
 	say("dir", dir)
+	say("version", version)
+	say("disk", disk())
 	say("given", read("/etc/given"))
 	var mounts []string
 	for line := range strings.Lines(read("/proc/mounts")) {
@@ -63,4 +67,26 @@ func main() {
 		return nil
 	})
 	say("files", strings.Join(files, ", "))
+}
+
+// disk is the magic number of the file system on the disk "scratch"
+// (struct ext4_super_block: s_magic).
+func disk() string {
+	names, _ := filepath.Glob("/sys/block/*/serial")
+	for _, name := range names {
+		if serial, err := os.ReadFile(name); err != nil || strings.TrimSpace(string(serial)) != "scratch" {
+			continue
+		}
+		f, err := os.Open("/dev/" + filepath.Base(filepath.Dir(name)))
+		if err != nil {
+			return err.Error()
+		}
+		defer f.Close()
+		magic := make([]byte, 2)
+		if _, err := f.ReadAt(magic, 1024+56); err != nil {
+			return err.Error()
+		}
+		return fmt.Sprintf("%x", magic)
+	}
+	return "none"
 }
