@@ -36,8 +36,8 @@
 //
 // Tolerance never turns into a pass: a test that was planned and has no
 // result is missing, and that, like a bail-out, a number used twice, no plan, a
-// group without an end, a line that the input ends within, or totals that do not
-// add up, makes [Doc.Failed] true. The halves of a "not ok" that was broken in two
+// group without an end, without a beginning or without results, a line that the
+// input ends within, or totals that do not add up, makes [Doc.Failed] true. The halves of a "not ok" that was broken in two
 // are put together before anything else sees an "ok".
 //
 // Input may come from a hostile guest. Memory is bounded by [Config] whatever

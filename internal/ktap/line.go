@@ -309,6 +309,7 @@ type embedded struct {
 	line   string // the whole line
 	at     int    // where the result begins in it
 	host   *Test  // the result that begins the line, or nil
+	group  bool   // it may be the result of a group whose line was broken
 }
 
 // findEmbedded returns the results that may begin within line, not at its

@@ -259,7 +259,7 @@ func (d *Doc) count(c *Counts) {
 				continue
 			}
 		}
-		if s == StatusPass && t.Sub != nil && t.Sub.Failed() {
+		if s != StatusXFail && t.Sub != nil && t.Sub.Failed() {
 			s = StatusFail // what was below it is lost
 		}
 		switch s {
@@ -283,7 +283,7 @@ func (d *Doc) Failed() bool {
 	}
 	for _, t := range d.Tests {
 		s := t.Status()
-		if s == StatusFail || s == StatusPass && t.Sub != nil && t.Sub.Failed() {
+		if s == StatusFail || s != StatusXFail && t.Sub != nil && t.Sub.Failed() {
 			return true
 		}
 	}

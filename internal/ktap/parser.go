@@ -66,8 +66,9 @@ type Parser struct {
 
 	// begun is what a line ended with that may be the beginning of "not ok"
 	// on the next one, and whose it was.
-	begun  string
-	begunS *stream
+	begun      string
+	begunS     *stream
+	begunLines int // foreign lines since
 
 	// passed is the result of the line before, if it passes without a
 	// directive, and passedBlank whether that line ended in a blank.
@@ -81,7 +82,7 @@ type Parser struct {
 	said   map[uint64]struct{}
 	latest int64
 
-	begunLines bool // there was a line
+	started bool // there was a line
 
 	tests int // results kept
 	text  int // bytes kept
@@ -125,6 +126,7 @@ type frame struct {
 	assumed  map[*Test]int // the numbers of those that have none
 	todo     []int         // from the plan
 	found    []embedded    // results within its other lines
+	strays   string        // the first line of a group that nothing began
 	claims   claims
 
 	output  []byte // lines since the last result
@@ -189,7 +191,7 @@ func (f *frame) reset() {
 	f.trailing, f.version, f.numbered, f.number = false, false, false, 0
 	f.seen, f.assumed, f.todo, f.found = make(map[int]*Test), nil, nil, nil
 	f.claims = claims{tests: -1, pass: -1, fail: -1}
-	f.last, f.brace, f.after = nil, nil, nil
+	f.last, f.brace, f.after, f.strays = nil, nil, nil, ""
 }
 
 // Write parses b. It takes all of it and returns no error.
@@ -269,18 +271,27 @@ func (p *Parser) KernelLog(r io.Reader) error {
 }
 
 func (s *stream) finish() *Doc {
-	s.closeTo(0)
-	root := s.frames[0]
+	root, depth := s.frames[0], 0
+	if len(s.frames) > 1 && s.frames[1].whole(root) {
+		root, depth = s.frames[1], 1 // all of it is indented
+	}
+	s.closeTo(depth)
 	s.endSegment(root, 0)
 	root.doc.Output = root.takeOutput()
 	return root.doc
 }
 
+// whole reports whether f is a document of its own, and not a group of outer, which
+// has nothing else.
+func (f *frame) whole(outer *frame) bool {
+	return outer.doc.Empty() && f.headless && f.version && f.name == "" && strings.Trim(f.prefix, " \t") == ""
+}
+
 func (p *Parser) endLine(ends bool) {
 	raw := p.line
-	if !p.begunLines {
+	if !p.started {
 		raw = bytes.TrimPrefix(raw, []byte("\ufeff")) // of an editor on Windows
-		p.begunLines = true
+		p.started = true
 	}
 	if n := len(raw); n > 0 && raw[n-1] == '\r' {
 		raw = raw[:n-1]
@@ -329,8 +340,12 @@ func (p *Parser) whole(s *stream, line string) {
 			return
 		}
 		if of == s {
-			p.begun = ""
-			s.handle(begun)
+			if p.begunLines++; p.begunLines == 1 {
+				s.handle(begun)
+			}
+			if p.begunLines > 3 || isTAP(t) {
+				p.begun = "" // otherwise a foreign line came in between
+			}
 		}
 	}
 	head := line
@@ -342,7 +357,7 @@ func (p *Parser) whole(s *stream, line string) {
 		}
 		switch strings.TrimSpace(strings.TrimLeft(head, " \t#")) {
 		case "n", "no", "not", "not o":
-			p.begun, p.begunS = strings.Clone(head), s
+			p.begun, p.begunS, p.begunLines = strings.Clone(head), s, 0
 			if inner != "" {
 				c := carry(inner)
 				p.kernel.ends = s.ends
@@ -478,7 +493,7 @@ func (s *stream) opens(f *frame, line string) (prefix, rest string, ok bool) {
 	}
 	// KUnit in the kernel's log may lack its beginning. Elsewhere anything else
 	// might be a program's own words unless TAP is spoken here.
-	spoken := !f.doc.Empty() || s == s.kernel || s.frames[len(s.frames)-1] != f
+	spoken := !f.doc.Empty() || f.name != "" || s == s.kernel || s.frames[len(s.frames)-1] != f
 	if strings.HasPrefix(rest, "# Subtest: ") {
 		return prefix, rest, spoken || !comment
 	}
@@ -486,7 +501,10 @@ func (s *stream) opens(f *frame, line string) (prefix, rest string, ok bool) {
 		return prefix, rest, true
 	}
 	if _, _, _, ok := parsePlan(rest, false); ok {
-		return prefix, rest, spoken || f.next != ""
+		if spoken = spoken || f.next != ""; !spoken && !comment {
+			s.stray(f, line)
+		}
+		return prefix, rest, spoken
 	}
 	// A comment that looks like a result is one only in a document that was
 	// begun properly.
@@ -495,13 +513,27 @@ func (s *stream) opens(f *frame, line string) (prefix, rest string, ok bool) {
 	case !ok, comment:
 		return "", "", false
 	case t.Number > 0:
-		return prefix, rest, spoken || !t.OK || f.next != ""
+		if spoken = spoken || !t.OK || f.next != ""; !spoken {
+			s.stray(f, line)
+		}
+		return prefix, rest, spoken
 	case f.next != "":
 		return prefix, rest, true
 	}
 	// Without a number it needs a dash, or to be nothing else.
 	dashed := strings.HasPrefix(rest, "ok - ") || strings.HasPrefix(rest, "not ok - ") || rest == "not ok"
+	if dashed && f.doc.Empty() {
+		s.stray(f, line)
+	}
 	return prefix, rest, dashed && !f.doc.Empty()
+}
+
+// stray remembers the first indented line that would be TAP in a group, where nothing
+// began one. It is a program's own words unless f turns out to have results.
+func (p *Parser) stray(f *frame, line string) {
+	if f.strays == "" {
+		f.strays = p.keep(clip(line))
+	}
 }
 
 // content handles a line of f without its prefix. Only lines that mean
@@ -521,7 +553,7 @@ func (s *stream) content(depth int, f *frame, line string) {
 		if v, ok := parseVersion(line); ok {
 			s.closeTo(depth)
 			if f.planned >= 0 || f.version || len(f.doc.Tests) > f.first {
-				s.endSegment(f, depth)
+				f = s.another(depth)
 			}
 			f.escapes, f.version, f.last = v == "TAP 14" || v == "TAP 13", true, nil
 			if f.doc.Version == "" {
@@ -558,6 +590,9 @@ func (s *stream) content(depth int, f *frame, line string) {
 			s.endBrace(depth, f)
 			return
 		}
+		if depth+1 < len(s.frames) && strings.TrimRight(line, " \t") == "}" {
+			s.problem(f, "the end of subtests that nothing began")
+		}
 	case '{':
 		// node-tap: after the result and its diagnostics.
 		if f.last != nil && strings.TrimRight(line, " \t") == "{" && f.last.Sub == nil {
@@ -572,7 +607,7 @@ func (s *stream) content(depth int, f *frame, line string) {
 	if f.strict && strings.TrimSpace(line) != "" {
 		s.problem(f, "strict, and no TAP: "+clip(line))
 	}
-	s.look(f, line, nil)
+	s.look(f, line, nil, depth+1 < len(s.frames) && !s.frames[depth+1].doc.Empty())
 	s.output(f, line)
 }
 
@@ -619,20 +654,25 @@ func (p *Parser) late(s *stream, line string) {
 	p.passed = nil
 	text := strings.TrimLeft(line, " \t")
 	rest := ""
-	if strings.HasPrefix(text, "#") {
-		if !blank && !isBlank(line[0]) {
-			return
+	switch {
+	case strings.HasPrefix(text, "#"):
+		if blank || isBlank(line[0]) {
+			rest = strings.TrimLeft(text[1:], " \t")
 		}
-		rest = strings.TrimLeft(text[1:], " \t")
-	} else if !isTAP(text) && len(findEmbedded(line)) == 0 {
+	case isTAP(text), len(findEmbedded(line)) > 0:
+		return
+	default:
 		_, after, _ := cutComment(text, true)
 		rest = strings.TrimLeft(after, " \t")
-		if p.passedLines++; p.passedLines < 3 {
-			p.passed = t // it may be broken more than once
-		}
+	}
+	if p.passedLines++; p.passedLines < 3 {
+		p.passed = t // foreign lines may come in between
 	}
 	if d, reason := parseDirective(rest); d != None {
 		t.Directive, t.Reason = d, p.keep(reason)
+		p.passed = nil
+	} else if rest != "" && cutDirective(" #"+rest) {
+		t.OK, t.Reason = false, p.keep("the directive is cut: "+clip(line))
 		p.passed = nil
 	}
 }
@@ -642,7 +682,7 @@ func (s *stream) plan(depth int, f *frame, n int, skip string, todo []int) {
 	switch {
 	case f.planned < 0:
 	case f.planned == saw && f.planned > 0:
-		s.endSegment(f, depth) // of a document that was complete
+		f = s.another(depth) // the one before was complete
 		saw = 0
 	case f.planned == n:
 		return
@@ -690,6 +730,8 @@ func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
 	case s.ends && t.Status() == StatusPass:
 		// The number, the name or a directive may be cut.
 		t.OK, t.Reason = false, "the output ends within this line: "+clip(line)
+	case t.OK && t.Directive == None && endsInDirective(untilPrintk(line), f.escapes) != None:
+		t.Directive, t.Reason = endsInDirective(untilPrintk(line), f.escapes), "" // the console wrote behind its word
 	case t.OK && t.Directive == None && (cutDirective(line) || cutDirective(untilPrintk(line))):
 		t.OK, t.Reason = false, "the directive is cut: "+clip(line)
 	}
@@ -717,8 +759,8 @@ func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
 		s.closeTo(depth + 1)
 		sub := s.frames[depth+1]
 		switch {
-		case sub.belongsBefore(t):
-			s.closeTo(depth)
+		case braced, sub.belongsBefore(t):
+			s.closeTo(depth) // not this test's, whose subtests are yet to come
 		default:
 			s.endSegment(sub, depth+1)
 			sub.doc.Output = sub.takeOutput()
@@ -747,10 +789,10 @@ func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
 		switch {
 		case t.Number == 0:
 			number = 0
-		case guessed && before.OK:
+		case guessed && before.OK && before.Sub == nil:
 			// The line without a number was none.
 			f.doc.Tests = slices.DeleteFunc(f.doc.Tests, func(t *Test) bool { return t == before })
-		case guessed:
+		case guessed && before.Sub == nil:
 		case before.Name == t.Name && before.OK == t.OK && before.Directive == t.Directive && t.Sub == nil:
 			// A process that forks with text in its stdio buffer prints it
 			// twice. Nothing is lost with the copy.
@@ -789,8 +831,28 @@ func (s *stream) result(depth int, f *frame, t *Test, line string) bool {
 	if braced {
 		f.brace, f.last = t, nil
 	}
-	s.look(f, line, t)
+	s.look(f, line, t, false)
 	return true
+}
+
+// another begins a document behind the one at depth, which has ended, and returns its
+// frame. Only programs print several in a row; of two groups the first lacks its
+// result.
+func (s *stream) another(depth int) *frame {
+	f := s.frames[depth]
+	if depth == 0 || strings.Contains(f.prefix, "#") {
+		s.endSegment(f, depth)
+		return f
+	}
+	s.closeTo(depth - 1)
+	next := newFrame(f.prefix)
+	outer := s.frames[depth-1]
+	next.name, next.escapes, next.strict, outer.next = outer.next, outer.escapes, outer.strict, ""
+	if n := len(outer.doc.Tests); n > outer.first {
+		next.begin = outer.doc.Tests[n-1]
+	}
+	s.frames = append(s.frames, next)
+	return next
 }
 
 // belongsBefore reports whether f is the group of the result before it rather
@@ -809,6 +871,15 @@ func untilPrintk(line string) string {
 		}
 	}
 	return line
+}
+
+// endsInDirective returns the directive of a result line, or of the beginning of one.
+func endsInDirective(line string, escapes bool) Directive {
+	t, ok := parseResult(line, escapes)
+	if !ok {
+		return None
+	}
+	return t.Directive
 }
 
 // cutDirective reports whether a line's comment is the beginning of a directive
@@ -834,7 +905,8 @@ func cutDirective(line string) bool {
 func (s *stream) endBrace(depth int, f *frame) {
 	t := f.brace
 	f.brace = nil
-	if depth+1 >= len(s.frames) {
+	if depth+1 >= len(s.frames) || s.frames[depth+1].doc.Empty() {
+		s.closeTo(depth)
 		s.problem(f, fmt.Sprintf("test %d has no subtests", t.Number))
 		return
 	}
@@ -882,8 +954,9 @@ func (p *Parser) keep(s string) string {
 	return strings.Clone(s)
 }
 
-// look remembers the results within a line, should they be missing later.
-func (p *Parser) look(f *frame, line string, host *Test) {
+// look remembers the results within a line, should they be missing later. group is
+// whether one may be that of a group that is open.
+func (p *Parser) look(f *frame, line string, host *Test, group bool) {
 	if len(f.found) >= maxRemarks {
 		return
 	}
@@ -892,7 +965,7 @@ func (p *Parser) look(f *frame, line string, host *Test) {
 		return
 	}
 	for _, e := range found {
-		e.host = host
+		e.host, e.group = host, group
 		f.found = append(f.found, e)
 	}
 }
@@ -910,6 +983,9 @@ func (s *stream) comment(depth int, f *frame, line string) {
 		if f.name == "" && f.doc.justVersion() && f.prefix != "" {
 			f.name = s.keep(name)
 		} else {
+			if depth+1 < len(s.frames) && s.frames[depth+1].name != name {
+				s.closeTo(depth) // the group before it lacks its result
+			}
 			f.next = s.keep(name)
 		}
 		return
@@ -1159,6 +1235,13 @@ func (s *stream) endSegment(f *frame, depth int) {
 	} else if saw != promised {
 		s.problem(f, fmt.Sprintf("planned %d, saw %d", promised, saw))
 	}
+	if f.strays != "" && saw > 0 {
+		s.problem(f, "indented as in a group, and nothing begins one: "+f.strays)
+	}
+	if f.next != "" && saw > 0 {
+		s.problem(f, "the subtest "+clip(f.next)+" has no result")
+	}
+	f.next = ""
 	missing := max(promised-saw, 0)
 	if f.running != "" && (f.planned < 0 || missing > 0) {
 		t := &Test{Name: f.running, Reason: "did not finish", Output: f.takeOutput()}
@@ -1219,7 +1302,7 @@ func (s *stream) settle(f *frame) {
 	fits := len(f.doc.Tests)-f.first == f.planned
 	f.doc.Tests = slices.DeleteFunc(f.doc.Tests, func(t *Test) bool {
 		n, guessed := f.assumed[t]
-		drop := guessed && t.OK && (!fits || n > f.planned)
+		drop := guessed && t.OK && t.Sub == nil && (!fits || n > f.planned)
 		if drop && f.seen[n] == t {
 			delete(f.seen, n)
 		}
@@ -1318,6 +1401,12 @@ func (p *Parser) salvage(f *frame) {
 		t, ok := parseResult(e.line[e.at:], f.escapes)
 		if !ok || !p.add(f, t) {
 			continue
+		}
+		if t.OK && (e.group || strings.HasSuffix(t.Name, " {")) {
+			t.OK, t.Reason = false, "its subtests are missing"
+		}
+		if t.OK && t.Directive == None && cutDirective(e.line[e.at:]) {
+			t.OK, t.Reason = false, "the directive is cut: "+clip(e.line)
 		}
 		f.seen[e.number] = t
 		p.note(f, fmt.Sprintf("result %d was found within another line", e.number))

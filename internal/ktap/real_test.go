@@ -98,3 +98,44 @@ func TestProducers(t *testing.T) {
 		})
 	}
 }
+
+// TestKUnitLogs reads the logs with which the kernel tests kunit_parser.py, from
+// tools/testing/kunit/test_data of Linux 6.12. The counts are those of
+// kunit_tool_test.py where it has them; where a plan is missing we are stricter.
+func TestKUnitLogs(t *testing.T) {
+	for file, want := range map[string]string{
+		"config_printk_time":                      "10 0 0 0 0 ok",
+		"interrupted_tap_output":                  "10 0 0 0 0 ok",
+		"multiple_prefixes":                       "10 0 0 0 0 ok",
+		"pound_sign":                              "10 0 0 0 0 ok",
+		"pound_no_prefix":                         "10 0 0 0 0 ok", // indented as a whole
+		"output_with_prefix_isolated_correctly":   "10 0 0 0 0 failed",
+		"output_isolated_correctly":               "2 0 0 0 0 failed",
+		"is_test_passed-all_passed":               "10 0 0 0 0 ok",
+		"is_test_passed-all_passed_nested":        "7 0 0 0 0 ok",
+		"is_test_passed-failure":                  "9 1 0 0 0 failed",
+		"is_test_passed-kselftest":                "4 0 0 0 0 ok",
+		"is_test_passed-missing_plan":             "10 0 0 0 0 failed",
+		"is_test_passed-no_tests_no_plan":         "0 1 0 0 0 failed",
+		"is_test_passed-no_tests_run_no_header":   "0 0 0 0 0 empty",
+		"is_test_passed-no_tests_run_with_header": "0 0 0 0 0 ok",
+		"kernel_panic_interrupt":                  "8 0 0 0 2 failed",
+		"parse_attributes":                        "1 0 0 0 0 ok",
+		"parse_ktap_output":                       "3 0 0 0 0 ok",
+		"parse_subtest_header":                    "1 0 0 0 0 ok",
+		"skip_all_tests":                          "0 0 5 0 0 ok",
+		"skip_tests":                              "4 0 1 0 0 ok",
+		"strip_hyphen":                            "2 0 0 0 0 ok",
+	} {
+		t.Run(file, func(t *testing.T) {
+			in, err := os.ReadFile(filepath.Join("testdata/kunit", file+".log"))
+			assert.NilError(t, err)
+			if in[len(in)-1] != '\n' {
+				in = append(in, '\n') // kunit.py reads lines, and these lack their end
+			}
+			d := parseString(t, string(in))
+			assert.Equal(t, short(d), want, "%s", dump(d))
+			checkLaws(t, in)
+		})
+	}
+}

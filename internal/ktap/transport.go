@@ -277,8 +277,10 @@ func dateLen(s string) (int, prefixKind) {
 		if i == len(s) {
 			return i, prefixDate
 		}
-		// LAVA has two blanks.
-		i = blank(s, blank(s, i))
+		lava := s[10] == 'T' && !strings.ContainsAny(s[19:i], ",+-Z")
+		if i = blank(s, i); lava {
+			i = blank(s, i) // it has two
+		}
 		switch rest := s[i:]; {
 		case strings.HasPrefix(rest, "| "):
 			i += 2 // Zuul
@@ -494,7 +496,7 @@ func learn(s string) learned {
 		if at <= 0 || at > maxPrefix {
 			continue
 		}
-		if _, ok := parseVersion(s[at:]); ok && strings.Trim(s[:at], " \t#") != "" && isBlank(s[at-1]) {
+		if _, ok := parseVersion(s[at:]); ok && strings.Trim(s[:at], " \t#") != "" && isBlank(s[at-1]) && !isTAP(strings.TrimLeft(s, " \t")) {
 			return learned(strings.Clone(s[:at]))
 		}
 	}
