@@ -80,6 +80,10 @@ type Config struct {
 	Accel Accel
 	// CPUs is the number of processors, 0 meaning DefaultCPUs.
 	CPUs int
+	// HZ is the kernel's CONFIG_HZ, timer ticks a second, 0 when it is not known.
+	// With it the processors' delay loops need not be measured, which goes wrong
+	// on a busy host.
+	HZ int
 	// MemoryMiB is the guest's memory, 0 meaning DefaultMemoryMiB.
 	MemoryMiB int
 	// Disks become virtio-blk devices, in this order: vda, vdb and so on as
@@ -177,7 +181,7 @@ func (c Config) withDefaults() (Config, args.Arch, error) {
 func (c Config) shape(arch args.Arch, accel string) args.Spec {
 	s := args.Spec{
 		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
-		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB,
+		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, HZ: c.HZ,
 		Inspect: c.OnEnd != nil, Balloon: c.Balloon,
 	}
 	for _, name := range c.Ports {

@@ -57,12 +57,15 @@
 // boots, and in processor time:
 //
 //	q35                                2.33   2.27
-//	q35,sata=off,smbus=off (default)   2.16   2.18
+//	q35,sata=off,smbus=off             2.16   2.18
 //	  with two processors              2.00   2.44
 //	  with hpet=off, or with qboot     2.16   2.19
 //	pc                                 2.61   2.44
 //	microvm                            2.32   2.41, but 3 of 5 boots hung
 //	bzImage instead of vmlinux        +0.60  +0.79
+//
+// The default is the second with i8042=off: on a host with a load of 9 to 16, one
+// boot of 87 with two processors stopped while the kernel probed that controller.
 //
 // One processor is the default because the second one costs a quarter more
 // processor time for a boot that is not noticeably faster. Processor models made

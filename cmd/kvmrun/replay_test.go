@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/kvmrun/kvmrun/internal/result"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 )
@@ -219,4 +221,47 @@ func TestTemplatesInTheCache(t *testing.T) {
 	// The memory of templates is not bounded by a file system's size.
 	logs := t.TempDir()
 	assert.Check(t, read(small(t, "/dev/shm", "64k", args(logs)...), logs) != first, "the template is gone")
+}
+
+var sampleBinary = goBuild("sample.test", "test", "-c", "-ldflags=-s -w", sampleSuite)
+
+// TestReplayOfACopiedResult: what one process wrote of its jobs is all that another
+// one needs, wherever it has been moved: the verdict is the same, by its allow-list
+// too, whose file is gone.
+func TestReplayOfACopiedResult(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first, copied, allow := filepath.Join(dir, "first"), filepath.Join(dir, "copied"), filepath.Join(dir, "allow")
+	assert.NilError(t, os.WriteFile(allow, []byte("title: KASAN: slab-use-after-free* | reason: a test | link: https://example.org/1 | expires: 2099-01-01\n"), 0o600))
+	got := finish(t, command(t, "run", "-kernel", kernel(t), "-suite", must(t, sampleBinary), "-o", first, "-allow", allow,
+		"-isolate", "test", "-run", "TestPass|TestZFail|TestZSplat"))
+	assert.Equal(t, got.code, 1, "%s%s", got.stdout, got.stderr)
+	text, err := os.ReadFile(filepath.Join(first, "result.json"))
+	assert.NilError(t, err)
+	var run result.Run
+	assert.NilError(t, json.Unmarshal(text, &run))
+	assert.NilError(t, os.CopyFS(copied, os.DirFS(first)))
+	assert.NilError(t, os.RemoveAll(first))
+	assert.NilError(t, os.Remove(allow))
+	want := map[string]int{"TestPass": 0, "TestZFail": 1, "TestZSplat": 0}
+	assert.Equal(t, len(run.Jobs), 1)
+	assert.Equal(t, len(run.Jobs[0].Cases), len(want), "%s", text)
+	for _, c := range run.Jobs[0].Cases {
+		t.Run(c.Name, func(t *testing.T) {
+			assert.Equal(t, c.Status == result.StatusPass, want[c.Name] == 0, "%+v", c)
+			for _, where := range []string{copied, filepath.Join(copied, "result.json")} {
+				again := finish(t, command(t, "replay", "-o", t.TempDir(), where, c.Name))
+				assert.Check(t, is.Equal(again.code, want[c.Name]), "%s%s", again.stdout, again.stderr)
+				assert.Check(t, is.Contains(again.stdout, c.Name+" ("))
+			}
+		})
+	}
+	// Nobody has to trust what was changed on the way.
+	file := filepath.Join(copied, filepath.Base(run.Jobs[0].Dir), "replay.json")
+	text, err = os.ReadFile(file)
+	assert.NilError(t, err)
+	assert.NilError(t, os.WriteFile(file, []byte(strings.Replace(string(text), "reason: a test", "reason: b test", 1)), 0o600))
+	again := finish(t, command(t, "replay", copied, "TestPass"))
+	assert.Equal(t, again.code, 2, "%s%s", again.stdout, again.stderr)
+	assert.Check(t, is.Contains(again.stderr, "changed by hand"))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/bisect"
 	"github.com/kvmrun/kvmrun/internal/kbuild"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
 
@@ -303,7 +304,7 @@ func (h *Hunt) openSuite(ctx context.Context, name string) error {
 		return refuse(err)
 	}
 	h.suite = suites[0]
-	if _, err := h.t.Machine.RunMatrix(ctx, runner.Matrix{Suites: suites, Run: h.q.Symptom.Run}); err != nil {
+	if _, err := h.t.Machine.RunMatrix(ctx, runner.Matrix{Suites: suites, Selection: plan.Selection{Run: h.q.Symptom.Run}}); err != nil {
 		return refuse(err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/bisect"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites"
@@ -34,11 +35,12 @@ func (h *Hunt) Test(ctx context.Context, _ string, b bisect.Build) (bisect.Obser
 	from, done := h.repeater(b.Path, k).Begin(ctx, dir)
 	defer done()
 	run, err := h.t.Machine.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*machine.Kernel{k}, Suites: []runner.Suite{h.suite}, Run: h.q.Symptom.Run, Timeout: h.q.Timeout, Jobs: 1, Dir: dir, From: from,
+		Kernels: []*machine.Kernel{k}, Suites: []runner.Suite{h.suite}, Jobs: 1, Dir: dir, From: from,
+		Command:   h.t.Again,
+		Selection: plan.Selection{Run: h.q.Symptom.Run},
 		// A suite's own isolation would have all runs go on from one boot, which must
 		// not decide for all of them.
-		Isolate: suites.IsolateSuite,
-		Command: h.t.Again,
+		Policy: plan.Policy{Timeout: h.q.Timeout, Isolate: suites.IsolateSuite},
 	})
 	if err != nil {
 		return bisect.Observation{}, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/kvmrun/kvmrun/initramfs"
@@ -139,6 +140,15 @@ func (k *Kernel) bootable(ctx context.Context, c *cache.Cache) (string, error) {
 func (k *Kernel) builtIn(module string) bool {
 	sym := strings.ToUpper(strings.ReplaceAll(module, "-", "_"))
 	return k.Config[sym] == "y" || k.Config["BLK_DEV_"+sym] == "y"
+}
+
+// hz is the kernel's CONFIG_HZ, or 0 when its configuration is not known.
+func (k *Kernel) hz() int {
+	n, err := strconv.Atoi(k.Config["HZ"])
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // Extras are the kernel's own files for the guest.

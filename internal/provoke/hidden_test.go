@@ -14,6 +14,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/initramfs"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -96,8 +97,8 @@ func TestProvocationsHidden(t *testing.T) {
 	s := p.suite
 	s.Spec.CPUs = 4
 	job := p.m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: "flooded", Kernel: p.kernel, Suite: s, Dir: dir, Timeout: 5 * time.Minute,
-		Args: []string{"-test.v=test2json", "-test.run=^TestFlooded$"},
+		ID: "flooded", Kernel: p.kernel, Suite: s, Dir: dir,
+		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestFlooded$"}, Policy: plan.Policy{Timeout: 5 * time.Minute}},
 	})
 	assert.Check(t, job.Verdict == result.VerdictKernelFailed, "%v: %s %q; logs in %s", job.Verdict, job.Reason, job.Notes, dir)
 	assert.Check(t, len(job.Cases) == 1 && job.Cases[0].Status == result.StatusFail, "%+v", job.Cases)

@@ -24,6 +24,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 )
@@ -165,7 +166,8 @@ func (p *proof) leftOut(r row) string {
 func (p *proof) checkList() {
 	dir := p.mkdir("list")
 	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
-		ID: "list", Kernel: p.kernel, Suite: p.suite, Dir: dir, Timeout: vmTimeout, Args: []string{"-test.v=test2json", "-test.run=^TestList$"},
+		ID: "list", Kernel: p.kernel, Suite: p.suite, Dir: dir,
+		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestList$"}, Policy: plan.Policy{Timeout: vmTimeout}},
 	})
 	assert.Equal(p.t, job.Verdict, result.VerdictPass, "%s: logs in %s", job.Reason, dir)
 	_, list, ok := strings.Cut(job.Cases[0].Output, "crash types: ")
@@ -221,9 +223,7 @@ func (p *proof) run(number int, b batch) {
 	var order []string // of beginning
 	begun := map[string]time.Time{}
 	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
-		ID: filepath.Base(dir), Kernel: p.kernel, Suite: p.suite, Dir: dir, Timeout: b.timeout, Cmdline: b.cmdline, Repro: "again",
-		KeepGoing: b.together,
-		Args:      []string{"-test.v=test2json", "-test.run=^(" + strings.Join(run, "|") + ")$"},
+		ID: filepath.Base(dir), Kernel: p.kernel, Suite: p.suite, Dir: dir, Repro: "again",
 		OnEvent: func(e gotest.Event) {
 			if e.Action != gotest.ActionRun {
 				return
@@ -234,6 +234,7 @@ func (p *proof) run(number int, b batch) {
 				killQEMU(p.t)
 			}
 		},
+		Task: plan.Task{Cmdline: b.cmdline, Args: []string{"-test.v=test2json", "-test.run=^(" + strings.Join(run, "|") + ")$"}, Policy: plan.Policy{Timeout: b.timeout, KeepGoing: b.together}},
 	})
 	finished := time.Now()
 	p.mu.Lock()

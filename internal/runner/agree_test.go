@@ -19,6 +19,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -102,8 +103,8 @@ func TestDeclaredIsolation(t *testing.T) {
 	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
 	drawDifferently(t, job.Cases, false)
 	for _, j := range []runner.SuiteJob{
-		{Isolate: suites.IsolateSuite},
-		{Args: []string{"-test.shuffle=1"}},
+		{Task: plan.Task{Policy: plan.Policy{Isolate: suites.IsolateSuite}}},
+		{Task: plan.Task{Args: []string{"-test.shuffle=1"}}},
 	} {
 		j.Kernel, j.Suite = k, s
 		job, log := runApart(t, m, j)
@@ -208,7 +209,7 @@ func TestIsolationWithoutForks(t *testing.T) {
 			}}}
 			c.machine(t, m)
 			n := strings.Count(c.tests, "Test")
-			job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Args: []string{"-test.run=" + c.tests}})
+			job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Task: plan.Task{Args: []string{"-test.run=" + c.tests}}})
 			assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
 			assert.Equal(t, result.Count(job.Cases).Run, n)
 			assert.Equal(t, strings.Count(log, wire.ForkMark("")), 0)
@@ -228,7 +229,7 @@ func TestFaultsInIsolatedTests(t *testing.T) {
 	f, err := fault.Parse(spec)
 	assert.NilError(t, err)
 	s := apart(t)
-	job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Faults: fault.Plan{f}})
+	job, log := runApart(t, m, runner.SuiteJob{Kernel: k, Suite: s, Task: plan.Task{Policy: plan.Policy{Faults: fault.Plan{f}}}})
 	assert.Equal(t, job.Verdict, result.VerdictPass, "%+v", job)
 	assert.Equal(t, strings.Count(log, wire.ForkMark("")), 3)
 	for _, c := range job.Cases {
@@ -246,7 +247,8 @@ func verdicts(t *testing.T, m *runner.Machine, k *machine.Kernel, s runner.Suite
 	dir := filepath.Join(t.TempDir(), string(how))
 	assert.NilError(t, os.Mkdir(dir, 0o755))
 	job := m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: s.Spec.Name, Kernel: k, Suite: s, Dir: dir, Isolate: how, Args: append([]string{"-test.v=test2json"}, args...),
+		ID: s.Spec.Name, Kernel: k, Suite: s, Dir: dir,
+		Task: plan.Task{Args: append([]string{"-test.v=test2json"}, args...), Policy: plan.Policy{Isolate: how}},
 	})
 	t.Logf("-isolate %s: %d tests in %v: %s %s %q", how, len(job.Cases), job.Elapsed, job.Verdict, job.Reason, job.Notes)
 	titles := func(splats []result.Splat) (out []string) {

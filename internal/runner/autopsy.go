@@ -36,7 +36,7 @@ const (
 // added to that reason, is returned.
 func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
 	s.vm.Dump() // before anybody has touched it
-	s.con.beginAutopsy()
+	s.con.BeginAutopsy()
 	ctx, cancel := context.WithTimeout(context.Background(), s.scale(5*answerLimit))
 	defer cancel()
 	// The kernel first: a Go program that answers SIGQUIT is gone afterwards.
@@ -58,7 +58,7 @@ func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
 	}
 	// A Go program answers with its goroutines' stacks, and ends.
 	talk.LastWords(ctx, int(syscall.SIGQUIT), s.scale(autopsyLimit))
-	kernel, program := s.con.postMortem(), talk.Tail()
+	kernel, program := s.con.PostMortem(), talk.Tail()
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", why)
 	for _, sec := range append(sections, []struct{ title, text string }{
@@ -73,7 +73,7 @@ func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
 	} else {
 		s.out.Notes = append(s.out.Notes, "stacks of all CPUs, tasks and goroutines: "+file)
 	}
-	if _, _, _, running := s.con.progressOf(); len(running) > 0 {
+	if _, _, _, running := s.con.Progress(); len(running) > 0 {
 		essence += ", in " + strings.Join(running, ", ")
 		if at := testAt(program, running[len(running)-1]); at != "" {
 			essence += " at " + at

@@ -15,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 )
 
@@ -85,9 +86,9 @@ func TestHangIsAutopsied(t *testing.T) {
 	assert.NilError(t, err)
 	dir := t.TempDir()
 	job := m.RunSuite(t.Context(), SuiteJob{
-		ID: "hang", Kernel: k, Suite: s[0], Dir: dir, Timeout: 5 * time.Second,
+		ID: "hang", Kernel: k, Suite: s[0], Dir: dir,
 		// No -test.timeout: the test binary has no limit of its own.
-		Args: []string{"-test.v=test2json", "-test.run=TestZHang$"},
+		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=TestZHang$"}, Policy: plan.Policy{Timeout: 5 * time.Second}},
 	})
 	assert.Equal(t, job.Verdict, result.VerdictHung, "%s %v", job.Reason, job.Notes)
 	assert.Check(t, is.Contains(job.Reason, "in TestZHang at sample_test.go:"))
@@ -102,8 +103,7 @@ func TestHangIsAutopsied(t *testing.T) {
 	dir = t.TempDir()
 	begun := false
 	job = m.RunSuite(t.Context(), SuiteJob{
-		ID: "still", Kernel: k, Suite: s[0], Dir: dir, Timeout: 10 * time.Minute, Idle: 3 * time.Second,
-		Args: []string{"-test.v=test2json", "-test.run=TestZSilent$"},
+		ID: "still", Kernel: k, Suite: s[0], Dir: dir,
 		// That a silent test has begun is told at once, not when it is given up.
 		OnEvent: func(e gotest.Event) {
 			if e.Action == gotest.ActionRun {
@@ -111,6 +111,7 @@ func TestHangIsAutopsied(t *testing.T) {
 				begun = err == nil && !strings.Contains(string(log), "sysrq: ")
 			}
 		},
+		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=TestZSilent$"}, Policy: plan.Policy{Timeout: 10 * time.Minute, Idle: 3 * time.Second}},
 	})
 	assert.Check(t, begun)
 	assert.Equal(t, job.Verdict, result.VerdictHung, "%s %v", job.Reason, job.Notes)

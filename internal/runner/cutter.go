@@ -51,7 +51,7 @@ func newCutter(ctx context.Context, m *Machine, j SweepJob) (*cutter, error) {
 	}
 	c.tmpl = tmpl
 	for _, sp := range out.Splats {
-		if !sp.excused() {
+		if !sp.Excused() {
 			return nil, errors.Join(fmt.Errorf("boot the machine to sweep in: kernel splat without any fault: %s", sp.Title), c.close())
 		}
 	}

@@ -252,7 +252,7 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 	if !p.Marks {
 		g.tests = ""
 	}
-	g.con.tell(g.tests, p.OnTest)
+	g.con.Tell(g.tests, p.OnTest)
 	s := m.converse(p, g, out)
 	s.agent.Talk(ctx)
 	g.vm.AwaitDump(ctx)
@@ -283,37 +283,37 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	if e := out.Exited; e != nil {
 		out.Faults = e.Faults
 	}
-	con.close()
+	con.Close()
 	out.Accel, out.Args = s.vm.Accel(), s.vm.Args()
 	out.Notes = append(out.Notes, m.Remark(s.vm.Note())...)
 	out.Notes = append(out.Notes, s.vm.DumpNotes()...)
-	if why := con.problem(); why != "" {
+	if why := con.Problem(); why != "" {
 		s.out.Incomplete(why)
 	}
-	out.kernelTests = con.kernelTests()
-	out.Splats = con.splats()
+	out.kernelTests = newKernelTests(con.Results())
+	out.Splats = con.Splats()
 	for i := range out.Splats {
-		out.Splats[i].log = p.log()
+		out.Splats[i].Log = p.log()
 	}
 	s.witness()
 	for i := range out.Splats {
-		if sp := &out.Splats[i]; p.Test != "" && sp.phase != "boot" {
-			sp.test, sp.phase = p.Test, ""
-			sp.expected = sp.expected || con.expected(*sp)
+		if sp := &out.Splats[i]; p.Test != "" && sp.Phase != "boot" {
+			sp.Test, sp.Phase = p.Test, ""
+			sp.Expected = sp.Expected || con.Announced(*sp)
 		}
 		if e := m.Allow.Allow(out.Splats[i].Report, time.Now()); e != nil {
-			out.Splats[i].allowed = e.Why()
+			out.Splats[i].Allowed = e.Why()
 		}
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
 	m.symbolize(ctx, p.Kernel, out.Splats)
-	out.Ended, out.Failed, out.Skipped, out.Running = con.progressOf()
+	out.Ended, out.Failed, out.Skipped, out.Running = con.Progress()
 	// Whatever ended it then: a fork is killed when it is done.
 	out.Panicked = out.Panicked || out.Exit.GuestPanicked
 	if out.Exit.ConsoleErr != nil {
 		out.Fail(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
 	}
-	out.LastWords, out.Acks = con.lastWords(), con.acks
+	out.LastWords, out.Acks = con.LastWords(), con.Acks()
 	s.explain()
 	out.BootFailed = out.Ready == nil && !s.agent.Spoken() && ctx.Err() == nil && out.Exit.Cause != vmtest.Crashed
 }
@@ -369,7 +369,7 @@ func (m *Machine) freeze(p Program, g *guest, out *Outcome) *session {
 func (s *session) config() agent.Config {
 	p, g := s.p, s.guest
 	c := agent.Config{
-		Machine: machineOf{g.vm}, LogEnded: g.con.ended, Started: g.vm.Started, Nonce: g.nonce,
+		Machine: machineOf{g.vm}, LogEnded: g.con.Ended(), Started: g.vm.Started, Nonce: g.nonce,
 		Limits: agent.Limits{
 			Boot: s.bootLimit(), Program: p.Timeout, Idle: p.Idle, Drain: s.scale(drainTimeout), Finish: s.scale(drainTimeout),
 			Aftermath: aftermathTime, PowerOff: s.scale(powerOffLimit),
@@ -453,13 +453,14 @@ func (s *session) explain() {
 			s.out.Hung = "the VM ended by itself after the program's end: " + e.String()
 		}
 	}
-	if s.con.fatal != "" {
-		s.out.Claim("the guest cannot be used: " + visible.Short(s.con.fatal))
+	fatal, early := s.con.Fatal()
+	if fatal != "" {
+		s.out.Claim("the guest cannot be used: " + visible.Short(fatal))
 		return
 	}
 	// Nothing but the agent has run by then.
-	if s.out.Ready == nil && s.con.early != "" {
-		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", visible.Short(s.con.early))
+	if s.out.Ready == nil && early != "" {
+		s.out.Infra = fmt.Errorf("the guest cannot be used: %s", visible.Short(early))
 		return
 	}
 	if s.out.EndMarker || s.out.Infra != nil || s.out.GuestFault != "" || s.out.Deadline != "" || s.out.Hung != "" {
@@ -480,7 +481,7 @@ func (s *session) explain() {
 func (s *session) wentWrong() string {
 	said := ""
 	for _, sp := range s.out.Splats {
-		if !sp.excused() {
+		if !sp.Excused() {
 			said = ": " + sp.Title
 			break
 		}
@@ -489,7 +490,7 @@ func (s *session) wentWrong() string {
 }
 
 func (s *session) lastLine() string {
-	w := s.con.lastWords()
+	w := s.con.LastWords()
 	for i := len(w) - 1; i >= 0; i-- {
 		if strings.TrimSpace(w[i]) != "" {
 			return visible.Short(w[i])

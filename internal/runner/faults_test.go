@@ -17,6 +17,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/sweep"
@@ -53,9 +54,9 @@ func TestFaultsInAProgram(t *testing.T) {
 		t.Run(c.spec, func(t *testing.T) {
 			p, err := fault.Parse(c.spec)
 			assert.NilError(t, err)
-			plan := fault.Plan{p}
-			assert.NilError(t, k.CheckFaults(t.Context(), &m.Host, plan, nil))
-			out := execPipes(t, m, k, plan)
+			faulty := fault.Plan{p}
+			assert.NilError(t, k.CheckFaults(t.Context(), &m.Host, faulty, nil))
+			out := execPipes(t, m, k, faulty)
 			assert.NilError(t, out.Infra)
 			assert.Equal(t, len(out.Splats), 0, "a fault's own message is no splat")
 			assert.Equal(t, out.stdout, c.out)
@@ -79,12 +80,12 @@ type piped struct {
 	stdout string
 }
 
-func execPipes(t *testing.T, m *runner.Machine, k *machine.Kernel, plan fault.Plan) piped {
+func execPipes(t *testing.T, m *runner.Machine, k *machine.Kernel, faulty fault.Plan) piped {
 	t.Helper()
 	var out bytes.Buffer
 	o := m.Exec(t.Context(), runner.Program{
 		Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Stdout: &out, Stderr: os.Stderr, Dir: logDir(t), Timeout: 2 * time.Minute,
-		Run: wire.Run{Argv: []string{"/init"}}, Faults: plan,
+		Run: wire.Run{Argv: []string{"/init"}}, Faults: faulty,
 	})
 	return piped{o, out.String()}
 }
@@ -102,8 +103,8 @@ func TestPowerCut(t *testing.T) {
 	f, err := fault.Parse("power-cut:e4-4k,nth=24")
 	assert.NilError(t, err)
 	job := m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: "cut", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: dir,
-		Timeout: 5 * time.Minute, Faults: fault.Plan{f},
+		ID: "cut", Kernel: k, Suite: s, Dir: dir,
+		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Policy: plan.Policy{Timeout: 5 * time.Minute, Faults: fault.Plan{f}}},
 	})
 	assert.Equal(t, job.Verdict, result.VerdictPass, "%s %q", job.Reason, job.Notes)
 	assert.Assert(t, cmp.Contains(strings.Join(job.Notes, "\n"), "power cut at write 24 of disk e4-4k, with "))
@@ -203,8 +204,8 @@ func TestFaultsCollide(t *testing.T) {
 		f, err := fault.Parse(spec)
 		assert.NilError(t, err)
 		job := m.RunSuite(t.Context(), runner.SuiteJob{
-			ID: "collide", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestFaultLibrary$"}, Dir: logDir(t),
-			Timeout: 5 * time.Minute, Faults: fault.Plan{f},
+			ID: "collide", Kernel: k, Suite: s, Dir: logDir(t),
+			Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestFaultLibrary$"}, Policy: plan.Policy{Timeout: 5 * time.Minute, Faults: fault.Plan{f}}},
 		})
 		assert.Equal(t, job.Verdict, result.VerdictTestFailed, "%s %q", job.Reason, job.Notes)
 		said := ""
@@ -227,8 +228,8 @@ func TestFaultsOfBlockRequests(t *testing.T) {
 		assert.NilError(t, k.CheckFaults(t.Context(), &m.Host, fault.Plan{f}, s.Spec.Disks))
 		dir := logDir(t)
 		job := m.RunSuite(t.Context(), runner.SuiteJob{
-			ID: "block", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: dir,
-			Timeout: limit, Faults: fault.Plan{f},
+			ID: "block", Kernel: k, Suite: s, Dir: dir,
+			Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Policy: plan.Policy{Timeout: limit, Faults: fault.Plan{f}}},
 		})
 		log, err := os.ReadFile(filepath.Join(dir, "console.log"))
 		assert.NilError(t, err)
@@ -268,11 +269,11 @@ func TestFaultsFromOutside(t *testing.T) {
 	k := kernelFor(t, m)
 	s, err := runner.Describe(t.Context(), goBuild(t, "test", "-c", "../../suites/ext4"))
 	assert.NilError(t, err)
-	plan, err := fault.ParsePlan("disk-full:e4-4k,nth=20\nvcpu-pause,after=1ms,for=50ms,times=2\nnmi,after=1ms\ndisk-read:e4-1k,nth=1000000\n")
+	faulty, err := fault.ParsePlan("disk-full:e4-4k,nth=20\nvcpu-pause,after=1ms,for=50ms,times=2\nnmi,after=1ms\ndisk-read:e4-1k,nth=1000000\n")
 	assert.NilError(t, err)
 	job := m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: "outside", Kernel: k, Suite: s, Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Dir: logDir(t),
-		Timeout: 5 * time.Minute, Faults: plan,
+		ID: "outside", Kernel: k, Suite: s, Dir: logDir(t),
+		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestPowerCut$"}, Policy: plan.Policy{Timeout: 5 * time.Minute, Faults: faulty}},
 	})
 	assert.Assert(t, job.Verdict == result.VerdictTestFailed || job.Verdict == result.VerdictKernelFailed, "%v %s %q", job.Verdict, job.Reason, job.Notes)
 	notes := strings.Join(job.Notes, "\n")

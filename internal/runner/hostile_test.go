@@ -20,6 +20,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -192,8 +193,8 @@ func (b *hostileBench) runSuite(t *testing.T, row hostileGuest) hostileRun {
 		s.Spec.CPUs = row.cpus
 	}
 	j := runner.SuiteJob{
-		ID: row.name, Kernel: b.k, Suite: s, Dir: t.TempDir(), Isolate: row.isolate, KeepGoing: row.keepGoing, Cmdline: row.cmdline,
-		Args: append([]string{"-test.v=test2json", "-test.run=" + row.tests}, row.args...), Timeout: row.timeout, Repro: "again",
+		ID: row.name, Kernel: b.k, Suite: s, Dir: t.TempDir(), Repro: "again",
+		Task: plan.Task{Cmdline: row.cmdline, Args: append([]string{"-test.v=test2json", "-test.run=" + row.tests}, row.args...), Policy: plan.Policy{Isolate: row.isolate, KeepGoing: row.keepGoing, Timeout: row.timeout}},
 	}
 	if len(row.cmdline) == 0 && !row.boots && row.isolate != suites.IsolateTest {
 		j.From, err = b.template(fmt.Sprintf("%s on %d CPUs", row.suite, row.cpus), func() (*runner.Template, error) {

@@ -22,6 +22,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/visible"
@@ -381,7 +382,7 @@ func (x *isolated) join(stop func()) Outcome {
 		if n := u.lostOutput(); n > 0 {
 			x.all.Notes = append(x.all.Notes, fmt.Sprintf("%s printed more than %d MiB before it was its turn: %d bytes of that were not kept", u.name(), spoolLimit>>20, n))
 		}
-		bad := cut || o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s splat) bool { return !s.excused() })
+		bad := cut || o.Exited == nil || o.Exited.Code != 0 || slices.ContainsFunc(o.Splats, func(s klog.Splat) bool { return !s.Excused() })
 		failed = failed || bad
 		x.add(u)
 		if cut {
@@ -459,7 +460,7 @@ func (u *unit) name() string {
 // ending says why a test that began did not end.
 func (o *Outcome) ending() (why, text string) {
 	for _, s := range o.Splats {
-		if o.Exited == nil && (s.test != "" || s.Panicked) {
+		if o.Exited == nil && (s.Test != "" || s.Panicked) {
 			return "the kernel died during this test: " + s.Title, string(s.Raw)
 		}
 	}
@@ -552,10 +553,10 @@ func (x *isolated) joinLog(u *unit, end int64) (int64, error) {
 	}
 	for i := range u.result.Splats {
 		s := &u.result.Splats[i]
-		if s.log != u.log {
+		if s.Log != u.log {
 			continue // the agent's copy, which stays
 		}
-		s.log = x.p.log()
+		s.Log = x.p.log()
 		s.Start += end
 		s.End += end
 	}
@@ -651,7 +652,7 @@ func (s *spool) drop(p []byte) {
 	}
 	for l := range bytes.Lines(s.tail[:gone]) {
 		i := bytes.Index(l, []byte(marker))
-		if i >= 0 && len(l)-i <= maxLine && len(s.ours)+len(l)-i <= spoolOwn {
+		if i >= 0 && len(l)-i <= klog.MaxLine && len(s.ours)+len(l)-i <= spoolOwn {
 			s.ours = append(s.ours, l[i:]...)
 		}
 	}

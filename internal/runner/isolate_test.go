@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
 )
@@ -81,7 +82,7 @@ func TestTimeOfIsolatedTests(t *testing.T) {
 	_, unrun := x.time(start.Add(time.Hour))
 	assert.Equal(t, unrun, "the suite's time of 1m0s was used up 3 times before")
 
-	x = &isolated{p: Program{Timeout: time.Minute}, until: start.Add(time.Minute), j: SuiteJob{NoLimit: true}}
+	x = &isolated{p: Program{Timeout: time.Minute}, until: start.Add(time.Minute), j: SuiteJob{Task: plan.Task{Policy: plan.Policy{NoLimit: true}}}}
 	limit, unrun := x.time(start.Add(50 * time.Second))
 	assert.Equal(t, unrun, "")
 	assert.Equal(t, limit, 10*time.Second)

@@ -16,13 +16,12 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
-	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/words"
-	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -30,24 +29,15 @@ import (
 type Matrix struct {
 	Kernels []*machine.Kernel
 	Suites  []Suite
-	Run     string // -test.run's expression; "" is all tests
-	Skip    string // -test.skip's
-	Short   bool
-	Count   int // -test.count; 0 is 1
-	Timeout time.Duration
-	Idle    time.Duration // limit for saying nothing; zero is none
+	// Selection is the choice of tests, and Policy how all of them are run. A zero
+	// Timeout is each suite's own.
+	plan.Selection
+	plan.Policy
 	// Jobs bounds how many VMs run at once; 0 fits the host's cores. Free
 	// memory bounds it further.
 	Jobs int
 	// Dir gets a directory per job.
 	Dir string
-	// KeepGoing and PanicOnWarn say what happens at a kernel splat: by default
-	// the tests that are left run in a fresh VM.
-	KeepGoing, PanicOnWarn bool
-	// Isolate says how far tests are kept apart, "" leaves it to each suite.
-	Isolate suites.Isolation
-	// Faults is what goes wrong in every VM from the first test on.
-	Faults fault.Plan
 	// From is the jobs' SuiteJob.From, for a matrix of one kernel and one suite.
 	From *Template
 	// Command is the start of the command line that runs a job again: all of it
@@ -77,17 +67,8 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	if err := m.CheckMemory(ctx, x.Kernels, sel); err != nil {
 		return run, err
 	}
-	type item struct {
-		k *machine.Kernel
-		s Suite
-	}
-	var items []item
+	items := m.items(x, sel)
 	ids := map[string]int{}
-	for _, k := range x.Kernels {
-		for _, s := range sel {
-			items = append(items, item{k, s})
-		}
-	}
 	run.Jobs = make([]result.Job, len(items))
 	jobs := x.Jobs
 	if jobs <= 0 {
@@ -98,14 +79,14 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	x.forks = semaphore.NewWeighted(int64(jobs))
 	var wg sync.WaitGroup
 	for i, it := range items {
-		id := fileName(it.k.Release) + "-" + it.s.Spec.Name
+		id := fileName(it.kernel.Release) + "-" + it.suite.Spec.Name
 		if ids[id]++; ids[id] > 1 {
 			id += "-" + strconv.Itoa(ids[id])
 		}
-		need := int64(m.memory(it.s))
+		need := int64(m.memory(it.suite))
 		// In order, so that a big VM is not overtaken for ever by small ones.
 		if err := errors.Join(slots.Acquire(ctx, 1), memory.Acquire(ctx, need)); err != nil {
-			run.Jobs[i] = notRun(x, it.k, it.s, id, err)
+			run.Jobs[i] = notRun(x, it.kernel, it.suite, id, err)
 			continue
 		}
 		wg.Add(1)
@@ -113,7 +94,7 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 			defer wg.Done()
 			defer slots.Release(1)
 			defer memory.Release(need)
-			run.Jobs[i] = m.runItem(ctx, x, i, id, it.k, it.s)
+			run.Jobs[i] = m.runItem(ctx, x, i, id, it)
 			if x.OnDone != nil {
 				x.OnDone(i, run.Jobs[i])
 			}
@@ -122,6 +103,40 @@ func (m *Machine) RunMatrix(ctx context.Context, x Matrix) (result.Run, error) {
 	wg.Wait()
 	run.Elapsed = time.Since(run.Started)
 	return run, nil
+}
+
+// item is one job of a matrix.
+type item struct {
+	spec   plan.JobSpec
+	kernel *machine.Kernel
+	suite  Suite
+}
+
+// items are the jobs of a matrix with the chosen suites.
+func (m *Machine) items(x Matrix, chosen []Suite) []item {
+	var kernels []plan.Kernel
+	for _, k := range x.Kernels {
+		kernels = append(kernels, kernelRef(k))
+	}
+	var programs []plan.Program
+	limits := map[string]time.Duration{}
+	for _, s := range chosen {
+		programs = append(programs, programRef(s))
+		if limits[s.Binary] = x.Timeout; x.Timeout == 0 {
+			limits[s.Binary] = SuiteTimeout(s.Spec, m.Accel)
+		}
+	}
+	var out []item
+	for i, spec := range plan.Jobs(kernels, programs, m.shape(), func(p plan.Program) plan.Task {
+		limit := limits[p.File]
+		t := plan.Task{Args: x.Args(limit), Policy: x.Policy}
+		// The test binary's own limit comes first: it knows which test hangs.
+		t.Timeout = limit + 10*time.Second
+		return t
+	}) {
+		out = append(out, item{spec, x.Kernels[i/len(chosen)], chosen[i%len(chosen)]})
+	}
+	return out
 }
 
 // CheckMemory refuses a size that the user chose and in which a suite cannot
@@ -147,29 +162,19 @@ func (m *Machine) CheckMemory(ctx context.Context, kernels []*machine.Kernel, su
 func notRun(x Matrix, k *machine.Kernel, s Suite, id string, err error) result.Job {
 	j := result.Job{ID: id, Kernel: k.Path, Release: k.Release, Suite: s.Spec.Name, Started: time.Now()}
 	args := []string{"-test.run=" + x.Run, "-test.skip=" + x.Skip}
-	complete(&j, SuiteJob{Suite: s, Args: args}, Outcome{Findings: agent.Findings{Infra: err}})
+	complete(&j, SuiteJob{Suite: s, Task: plan.Task{Args: args}}, Outcome{Findings: agent.Findings{Infra: err}})
 	j.Verdict, j.Reason = result.Judge(result.Facts{InfraErr: "not run: " + err.Error()})
 	return j
 }
 
-func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *machine.Kernel, s Suite) result.Job {
+func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, it item) result.Job {
+	k, s := it.kernel, it.suite
 	dir := filepath.Join(x.Dir, id)
 	if err := output.MkdirAll(x.Dir, dir); err != nil {
 		return notRun(x, k, s, id, err)
 	}
 	if x.OnStart != nil {
 		x.OnStart(i, id)
-	}
-	timeout := x.Timeout
-	if timeout == 0 {
-		timeout = SuiteTimeout(s.Spec, m.Accel)
-	}
-	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.timeout=" + timeout.String()}
-	if x.Count > 1 {
-		args = append(args, "-test.count="+strconv.Itoa(x.Count))
-	}
-	if x.Short {
-		args = append(args, "-test.short")
 	}
 	given := s.Given
 	if given == "" {
@@ -180,23 +185,15 @@ func (m *Machine) runItem(ctx context.Context, x Matrix, i int, id string, k *ma
 		one += " -fault " + words.Quote(f.String())
 	}
 	if x.Skip != "" {
-		args = append(args, "-test.skip="+x.Skip)
 		one += " -skip " + words.Quote(x.Skip)
 	}
 	repro := one
 	if x.Run != "" {
-		args = append(args, "-test.run="+x.Run)
 		repro += " -run " + words.Quote(x.Run)
 	}
 	job := SuiteJob{
-		ID: id, Kernel: k, Suite: s, Args: args, Short: x.Short, Dir: dir, Repro: repro, ReproOne: one,
-		// The test binary's own limit comes first: it knows which test hangs.
-		Timeout: timeout + 10*time.Second,
-	}
-	job.KeepGoing, job.Idle, job.Faults, job.From = x.KeepGoing, x.Idle, x.Faults, x.From
-	job.Isolate, job.Jobs, job.slots = x.Isolate, x.Jobs, x.forks
-	if x.PanicOnWarn {
-		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
+		ID: id, Kernel: k, Suite: s, Task: it.spec.Task, Short: x.Short, Dir: dir, Repro: repro, ReproOne: one,
+		From: x.From, Jobs: x.Jobs, slots: x.forks,
 	}
 	if x.OnEvent != nil {
 		job.OnEvent = func(e gotest.Event) { x.OnEvent(i, e) }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -15,7 +16,7 @@ import (
 // Outcome is what Exec found out: facts, no verdict.
 type Outcome struct {
 	agent.Findings
-	Splats []splat
+	Splats []klog.Splat
 	// kernelTests is what tests in the kernel said. Those of Exec's callers who read
 	// the kernel log themselves see to it on their own.
 	kernelTests kernelTests

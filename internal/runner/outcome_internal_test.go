@@ -9,6 +9,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -24,7 +25,7 @@ func TestOutcomesAddUp(t *testing.T) {
 		"claim":    {Findings: agent.Findings{GuestFault: "no console"}},
 		"deadline": {Findings: agent.Findings{Deadline: "late"}},
 		"hung":     {Findings: agent.Findings{Hung: "silence"}},
-		"splat":    {Splats: []splat{{Report: &oops.Report{Title: "BUG"}}}, Panicked: true},
+		"splat":    {Splats: []klog.Splat{{Report: &oops.Report{Title: "BUG"}}}, Panicked: true},
 		"disk":     {Disks: []machine.DiskCheck{{Disk: "d", Err: errors.New("dirty")}}},
 		"kunit":    {kernelTests: kernelTests{failed: []result.Case{{Name: "kunit/a/b", Status: result.StatusFail}}}},
 		"fault":    {Findings: agent.Findings{Notes: []string{"n"}}, Faults: []wire.Count{{Name: "f", Fired: 1}}},

@@ -15,11 +15,14 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/internal/words"
@@ -27,61 +30,49 @@ import (
 )
 
 // replayFile is what a job's directory keeps so that one of its tests can be run
-// again, and replayFormat its version.
-const (
-	replayFile   = "replay.json"
-	replayFormat = 2
-)
+// again.
+const replayFile = "replay.json"
 
 // Recorded is a suite's job as it was run.
 type Recorded struct {
-	Format int    `json:"format"`
-	Dir    string `json:"-"` // where it was read from
+	plan.JobSpec
+	Dir string // where it was read from
+}
 
-	Kernel    string `json:"kernel"`
-	KernelSum string `json:"kernelSHA256"`
-	Modules   string `json:"modules,omitempty"`
-	Kconfig   string `json:"kconfig,omitempty"`
+// kernelRef names a kernel that was opened.
+func kernelRef(k *machine.Kernel) plan.Kernel {
+	r := plan.Kernel{File: k.Path, Modules: k.ModulesDir}
+	if isFile(k.ConfigSource) {
+		r.Config = k.ConfigSource
+	}
+	return r
+}
 
-	QEMU      string       `json:"qemu,omitempty"`
-	Accel     vmtest.Accel `json:"accel,omitempty"`
-	MemoryMiB int          `json:"memoryMiB,omitempty"`
-	CPUs      int          `json:"cpus,omitempty"`
+// programRef names a suite's test binary.
+func programRef(s Suite) plan.Program {
+	return plan.Program{File: s.Binary, Suite: s.Spec.Name, Tests: s.Tests}
+}
 
-	Binary    string   `json:"binary"`
-	BinarySum string   `json:"binarySHA256"`
-	Tests     []string `json:"tests"`
-	Args      []string `json:"args,omitempty"`
-	Env       []string `json:"env,omitempty"`
-	Merge     bool     `json:"merge,omitempty"`
-	Cmdline   []string `json:"cmdline,omitempty"`
-	Faults    []string `json:"faults,omitempty"`
+// shape is what all VMs of this process have in common.
+func (m *Machine) shape() plan.Shape {
+	return plan.Shape{QEMU: m.QEMU, Accel: string(m.Accel), MemoryMiB: m.MemoryMiB, CPUs: m.CPUs}
 }
 
 // record writes what is to be known of the job into its directory.
 func (m *Machine) record(ctx context.Context, j SuiteJob) error {
-	r := Recorded{
-		Format: replayFormat, Kernel: j.Kernel.Path, Modules: j.Kernel.ModulesDir,
-		QEMU: m.QEMU, Accel: m.Accel, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs,
-		Binary: j.Suite.Binary, Tests: j.Suite.Tests, Args: j.Args, Env: j.Env, Merge: j.Merge, Cmdline: j.Cmdline,
-	}
-	if isFile(j.Kernel.ConfigSource) {
-		r.Kconfig = j.Kernel.ConfigSource
-	}
-	for _, f := range j.Faults {
-		r.Faults = append(r.Faults, f.String())
-	}
+	spec := plan.JobSpec{Kernel: kernelRef(j.Kernel), Program: programRef(j.Suite), Shape: m.shape(), Task: j.Task}
+	spec.Task.Allow = string(m.Allow.Active(time.Now()))
 	var err error
-	if r.KernelSum, err = m.Cache.HashFile(r.Kernel); err == nil {
-		r.BinarySum, err = m.Cache.HashFile(r.Binary)
+	if spec.Kernel.SHA256, err = m.Cache.HashFile(spec.Kernel.File); err == nil {
+		spec.Program.SHA256, err = m.Cache.HashFile(spec.Program.File)
 	}
 	if err == nil && j.Transient {
-		r.Binary, err = m.keepBinary(ctx, r.Binary, r.BinarySum)
+		spec.Program.File, err = m.keepBinary(ctx, spec.Program.File, spec.Program.SHA256)
 	}
-	if err != nil {
-		return fmt.Errorf("record the job: %w", err)
+	var text []byte
+	if err == nil {
+		text, err = spec.Encode()
 	}
-	text, err := json.MarshalIndent(r, "", "  ")
 	if err == nil {
 		err = output.Save(filepath.Join(j.Dir, replayFile), text)
 	}
@@ -143,6 +134,10 @@ func FindRecorded(path, test string) (*Recorded, error) {
 		}
 		dirs = nil
 		for _, j := range run.Jobs {
+			// The file may have been moved with the jobs' directories beside it.
+			if beside := filepath.Join(filepath.Dir(path), filepath.Base(j.Dir)); !isFile(filepath.Join(j.Dir, replayFile)) && isFile(filepath.Join(beside, replayFile)) {
+				j.Dir = beside
+			}
 			dirs = append(dirs, j.Dir)
 		}
 	} else if entries, err := os.ReadDir(path); err != nil {
@@ -164,17 +159,14 @@ func FindRecorded(path, test string) (*Recorded, error) {
 		}
 		r := &Recorded{Dir: d}
 		if err == nil {
-			err = json.Unmarshal(text, r)
-		}
-		if err == nil && r.Format != replayFormat {
-			err = fmt.Errorf("written by another version of kvmrun")
+			r.JobSpec, err = plan.Decode(text)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read results: %s: %w", filepath.Join(d, replayFile), err)
 		}
 		jobs++
-		all = append(all, r.Tests...)
-		if slices.Contains(r.Tests, top) {
+		all = append(all, r.Program.Tests...)
+		if slices.Contains(r.Program.Tests, top) {
 			found = append(found, r)
 		}
 	}
@@ -191,15 +183,21 @@ func FindRecorded(path, test string) (*Recorded, error) {
 		return nil, fmt.Errorf("%d jobs ran %s: name one of %s", len(found), top, strings.Join(names, ", "))
 	}
 	r := found[0]
-	if !isFile(r.Binary) {
-		return nil, fmt.Errorf("the test binary %s is gone (the last %d are kept): run the suite again, and replay that", r.Binary, keepBinaries)
+	if !isFile(r.Program.File) {
+		return nil, fmt.Errorf("the test binary %s is gone (the last %d are kept): run the suite again, and replay that", r.Program.File, keepBinaries)
 	}
 	return r, nil
 }
 
-// Machine returns a machine set up as for the job.
-func (r *Recorded) Machine(m *Machine) {
-	m.QEMU, m.Accel, m.MemoryMiB, m.CPUs = r.QEMU, r.Accel, r.MemoryMiB, r.CPUs
+// Machine sets up a machine as for the job.
+func (r *Recorded) Machine(m *Machine) error {
+	v := r.Shape
+	m.QEMU, m.Accel, m.MemoryMiB, m.CPUs = v.QEMU, vmtest.Accel(v.Accel), v.MemoryMiB, v.CPUs
+	var err error
+	if m.Allow, err = oops.ParseAllowList(filepath.Join(r.Dir, replayFile), []byte(r.Task.Allow)); err != nil {
+		return fmt.Errorf("read results: %w", err)
+	}
+	return nil
 }
 
 // Replay is how a test is run again.
@@ -312,7 +310,7 @@ func (y Replay) added(p Program) Program {
 
 // replayProgram is the job's program for one test.
 func (m *Machine) replayProgram(ctx context.Context, r *Recorded, y Replay) (Program, error) {
-	for _, f := range []struct{ what, path, sum string }{{"kernel", r.Kernel, r.KernelSum}, {"test binary", r.Binary, r.BinarySum}} {
+	for _, f := range []struct{ what, path, sum string }{{"kernel", r.Kernel.File, r.Kernel.SHA256}, {"test binary", r.Program.File, r.Program.SHA256}} {
 		switch sum, err := m.Cache.HashFile(f.path); {
 		case err != nil:
 			return Program{}, fmt.Errorf("find the run's %s: %w", f.what, err)
@@ -320,28 +318,19 @@ func (m *Machine) replayProgram(ctx context.Context, r *Recorded, y Replay) (Pro
 			return Program{}, fmt.Errorf("the %s %s has changed since that run, so the test cannot be run again as it was: run the suite anew, and replay that", f.what, f.path)
 		}
 	}
-	k, err := m.OpenKernel(ctx, r.Kernel, r.Modules, r.Kconfig)
+	k, err := m.OpenKernel(ctx, r.Kernel.File, r.Kernel.Modules, r.Kernel.Config)
 	if err != nil {
 		return Program{}, err
 	}
 	if len(y.Trace) > 0 && !k.Config.Has("EVENT_TRACING=y") {
-		return Program{}, fmt.Errorf("trace events: kernel %s lacks CONFIG_EVENT_TRACING", r.Kernel)
+		return Program{}, fmt.Errorf("trace events: kernel %s lacks CONFIG_EVENT_TRACING", r.Kernel.File)
 	}
-	s, err := Describe(ctx, r.Binary)
+	s, err := Describe(ctx, r.Program.File)
 	if err != nil {
 		return Program{}, err
 	}
-	j := SuiteJob{
-		Kernel: k, Suite: s, Args: r.Args, Env: r.Env, Merge: r.Merge, Cmdline: r.Cmdline, Dir: y.Dir,
-		Timeout: SuiteTimeout(s.Spec, m.Accel),
-	}
-	for _, text := range r.Faults {
-		f, err := fault.Parse(text)
-		if err != nil {
-			return Program{}, fmt.Errorf("read results: %w", err)
-		}
-		j.Faults = append(j.Faults, f)
-	}
+	j := SuiteJob{Kernel: k, Suite: s, Dir: y.Dir, Task: r.Task}
+	j.Timeout, j.Idle = SuiteTimeout(s.Spec, m.Accel), 0 // of one test, which somebody may watch
 	p := j.program()
 	if y.Shell != nil {
 		p.Faults = nil

@@ -14,7 +14,9 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/suites"
@@ -33,7 +35,8 @@ func TestReplay(t *testing.T) {
 	job := filepath.Join(dir, "job")
 	assert.NilError(t, os.Mkdir(job, 0o755))
 	res := m.RunSuite(t.Context(), runner.SuiteJob{
-		ID: "job", Kernel: p.Kernel, Suite: s, Dir: job, Isolate: suites.IsolateTest, Args: []string{"-test.v=test2json"},
+		ID: "job", Kernel: p.Kernel, Suite: s, Dir: job,
+		Task: plan.Task{Args: []string{"-test.v=test2json"}, Policy: plan.Policy{Isolate: suites.IsolateTest}},
 	})
 	assert.Equal(t, res.Verdict, result.VerdictPass, "%+v", res)
 
@@ -46,7 +49,7 @@ func TestReplay(t *testing.T) {
 	for _, path := range []string{job, dir, file} {
 		r, err = runner.FindRecorded(path, "TestFacts/sub")
 		assert.NilError(t, err)
-		assert.Equal(t, r.Kernel, p.Kernel.Path)
+		assert.Equal(t, r.Kernel.File, p.Kernel.Path)
 	}
 
 	replay := func(t *testing.T, y runner.Replay) (runner.Outcome, string) {
@@ -82,7 +85,7 @@ func TestReplay(t *testing.T) {
 			t.Skip("the kernel lacks CONFIG_EVENT_TRACING: use Debian's")
 		}
 		faulty := *r
-		faulty.Faults = []string{"disk-write:scratch,nth=1"}
+		faulty.Task.Faults = fault.Plan{{Kind: fault.DiskWrite, Target: "scratch", Nth: 1}}
 		var out bytes.Buffer
 		y := runner.Replay{Test: "TestFacts", Dir: logDir(t), Trace: []string{"sched:sched_process_exit"}, Stdout: runner.WithoutMarks{W: &out}}
 		o := m.Replay(t.Context(), &faulty, y)
@@ -95,9 +98,9 @@ func TestReplay(t *testing.T) {
 	})
 	t.Run("changed since", func(t *testing.T) {
 		old := *r
-		old.BinarySum = strings.Repeat("0", 64)
+		old.Program.SHA256 = strings.Repeat("0", 64)
 		o := m.Replay(t.Context(), &old, runner.Replay{Test: "TestFacts", Dir: logDir(t)})
-		assert.ErrorContains(t, o.Infra, "the test binary "+r.Binary+" has changed since that run")
+		assert.ErrorContains(t, o.Infra, "the test binary "+r.Program.File+" has changed since that run")
 	})
 }
 
@@ -109,8 +112,9 @@ func TestFindRecorded(t *testing.T) {
 	assert.ErrorContains(t, err, "no such file")
 	for _, job := range []string{"one", "two"} {
 		assert.NilError(t, os.Mkdir(filepath.Join(dir, job), 0o755))
-		text := `{"format":2,"kernel":"/k","binary":"/gone","tests":["TestA","Test` + job + `"]}`
-		assert.NilError(t, os.WriteFile(filepath.Join(dir, job, "replay.json"), []byte(text), 0o600))
+		text, err := plan.JobSpec{Kernel: plan.Kernel{File: "/k"}, Program: plan.Program{File: "/gone", Tests: []string{"TestA", "Test" + job}}}.Encode()
+		assert.NilError(t, err)
+		assert.NilError(t, os.WriteFile(filepath.Join(dir, job, "replay.json"), text, 0o600))
 	}
 	_, err = runner.FindRecorded(dir, "TestA")
 	assert.ErrorContains(t, err, "2 jobs ran TestA: name one of "+filepath.Join(dir, "one")+", ")

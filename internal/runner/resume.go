@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -187,7 +188,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 		s.held = append(s.held, part...)
 		switch {
-		case !s.candidate(s.held) || len(s.held) > maxLine:
+		case !s.candidate(s.held) || len(s.held) > klog.MaxLine:
 			s.flush()
 			s.pass = !ends
 		case s.said():
@@ -202,7 +203,7 @@ func (s *stream) Write(p []byte) (int, error) {
 func (s *stream) put(b []byte) {
 	for rest := b; len(rest) > 0; {
 		part, after, ends := bytes.Cut(rest, []byte("\n"))
-		s.line = append(s.line, part[:min(len(part), maxLine-len(s.line))]...)
+		s.line = append(s.line, part[:min(len(part), klog.MaxLine-len(s.line))]...)
 		if s.tail = append(s.tail, part...); len(s.tail) > 2*len(s.mark+"PASS") {
 			s.tail = append(s.tail[:0], s.tail[len(s.tail)-len(s.mark+"PASS"):]...)
 		}
@@ -214,10 +215,10 @@ func (s *stream) put(b []byte) {
 				}
 			}
 			s.tail = s.tail[:0]
-			if name, ok := strings.CutPrefix(string(s.line), s.mark+runLine); ok && len(s.shown) < maxMarks {
+			if name, ok := strings.CutPrefix(string(s.line), s.mark+runLine); ok && len(s.shown) < klog.MaxMarks {
 				s.shown[name] = true
 			}
-			if name := s.ends(string(s.line)); name != "" && len(s.told) < maxMarks {
+			if name := s.ends(string(s.line)); name != "" && len(s.told) < klog.MaxMarks {
 				s.told[name] = true
 			}
 			s.line = s.line[:0]
@@ -365,7 +366,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	hung := ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
 	lost := ours && out.Exited == nil && !hung && out.Exit.Cause != vmtest.Killed
 	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == wire.ExitPoisoned ||
-		slices.ContainsFunc(out.Splats, func(s splat) bool { return !s.excused() })
+		slices.ContainsFunc(out.Splats, func(s klog.Splat) bool { return !s.Excused() })
 	r.tested = r.tested || slices.ContainsFunc(out.Ended, func(t string) bool { return !slices.Contains(out.Skipped, t) })
 	final := s.end(poisoned, r.bad && out.Exited != nil)
 	cut := ours && j.cutShort(out, final, r.done)
@@ -402,7 +403,7 @@ func (j *SuiteJob) after(s *stream, out *Outcome, r *relayed, last bool) (more [
 	case lost:
 		why = "the VM ended during this test: " + out.Exit.String()
 		for _, sp := range out.Splats {
-			if sp.test != "" || sp.Panicked {
+			if sp.Test != "" || sp.Panicked {
 				why, text = "the kernel died during this test: "+sp.Title, string(sp.Raw)
 				break
 			}

@@ -14,8 +14,10 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
@@ -73,7 +75,7 @@ func TestStreamAgain(t *testing.T) {
 	} {
 		for size := 1; size < 40; size++ {
 			var b bytes.Buffer
-			job := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC"}}, Args: []string{"-test.v=" + c.v}}
+			job := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC"}}, Task: plan.Task{Args: []string{"-test.v=" + c.v}}}
 			s := newStream(&b, job.Args)
 			write := func(text string) {
 				for i := 0; i < len(text); i += size {
@@ -156,8 +158,8 @@ func TestAfter(t *testing.T) {
 		o.Ready = &wire.Ready{}
 		return &o
 	}
-	bug := []splat{{Report: &oops.Report{Title: "BUG"}, test: "TestA"}}
-	wanted := []splat{{Report: &oops.Report{Title: "BUG"}, test: "TestA", expected: true}}
+	bug := []klog.Splat{{Report: &oops.Report{Title: "BUG"}, Test: "TestA"}}
+	wanted := []klog.Splat{{Report: &oops.Report{Title: "BUG"}, Test: "TestA", Expected: true}}
 	exit := func(code int) *wire.Exited { return &wire.Exited{Code: code} }
 	hung := alive(Outcome{Findings: agent.Findings{Hung: "silence"}, Running: []string{"TestA"}})
 	for name, c := range map[string]struct {
@@ -173,13 +175,13 @@ func TestAfter(t *testing.T) {
 		"all well":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: "PASS\n"},
 		"well, no PASS":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), bad: true},
 		"says FAIL":      {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: "FAIL\n", bad: true},
-		"long and PASS":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: strings.Repeat("x", 3*maxLine) + "PASS\nlater\n"},
+		"long and PASS":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}}), said: strings.Repeat("x", 3*klog.MaxLine) + "PASS\nlater\n"},
 		"one failed":     {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB", "TestC"}, Failed: []string{"TestB"}}), said: "PASS\n", bad: true},
 		"exit 0 in last": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: the test binary ended during this test: exit status 0\n"},
 		"exit 0 in B":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), bad: true, more: []string{"TestC"}, contains: "--- FAIL: TestB"},
 		"exit 0 after B": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}}), said: "PASS\n", bad: true, more: []string{"TestC"}},
 		"exit 0 at once": {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}}), said: "PASS\n", bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the test binary ended outside all tests: exit status 0\n"},
-		"exit 0, count":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}}), job: SuiteJob{Args: []string{"-test.count=2"}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
+		"exit 0, count":  {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.count=2"}}}, bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the run ended before"},
 		"raw, exit 0":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(0), EndMarker: true}, Ended: []string{"TestA", "TestB"}, Running: []string{"TestC"}}), job: SuiteJob{Raw: io.Discard}, bad: true, contains: "--- FAIL: TestC"},
 		"raw, exit 7":    {out: alive(Outcome{Findings: agent.Findings{Exited: exit(7), EndMarker: true}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Raw: io.Discard}},
 		"panic":          {out: alive(Outcome{Findings: agent.Findings{Exited: exit(2), EndMarker: true}, Ended: []string{"TestA"}, Failed: []string{"TestA"}}), bad: true, more: []string{"TestB", "TestC"}},
@@ -196,16 +198,16 @@ func TestAfter(t *testing.T) {
 		"half told":      {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "--- PASS: TestA (0.0", more: []string{"TestA", "TestC"}, bad: true},
 		"of a subtest":   {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), said: "    --- PASS: TestA/x (0.00s)\n", more: []string{"TestA", "TestC"}, bad: true},
 		"hung, untold":   {out: alive(Outcome{Findings: agent.Findings{Hung: "silence"}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestA", "TestC"}, bad: true},
-		"quiet":          {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true},
-		"quiet failure":  {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=false"}}, more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
+		"quiet":          {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.v=false"}}}, more: []string{"TestC"}, bad: true},
+		"quiet failure":  {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.v=false"}}}, more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
 		"untold failure": {out: alive(Outcome{Ended: []string{"TestA"}, Failed: []string{"TestA"}, Running: []string{"TestB"}}), more: []string{"TestC"}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: it failed, and the VM ended before what it said had left it\n"},
-		"not resumable":  {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Args: []string{"-test.v=true", "-test.count=2"}}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it\n"},
+		"not resumable":  {out: alive(Outcome{Ended: []string{"TestA"}, Running: []string{"TestB"}}), job: SuiteJob{Task: plan.Task{Args: []string{"-test.v=true", "-test.count=2"}}}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it\n"},
 		"untold at last": {out: alive(Outcome{Findings: agent.Findings{Hung: "x"}, Ended: []string{"TestA"}, Running: []string{"TestB"}}), before: relayed{hangs: maxHangs - 1}, bad: true, contains: "--- FAIL: TestA (0.00s)\n    kvmrun: the VM ended before this test's result had left it, and it was not run again: 3 VMs hung before\n"},
 		"lost outside":   {out: alive(Outcome{}), bad: true, contains: "--- FAIL: TestC (0.00s)\n    kvmrun: not run: the VM ended outside all tests"},
 		"hung":           {out: hung, more: []string{"TestB", "TestC"}, bad: true, contains: "the VM was given up during this test: silence"},
 		"hung again":     {out: hung, before: relayed{hangs: maxHangs - 1}, bad: true, contains: "=== RUN   TestB\n--- FAIL: TestB (0.00s)\n    kvmrun: not run: 3 VMs hung before"},
-		"keep going":     {out: hung, job: SuiteJob{KeepGoing: true}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: the run ended before"},
-		"go test's time": {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), job: SuiteJob{NoLimit: true}, bad: true, contains: "not run: the time was used up"},
+		"keep going":     {out: hung, job: SuiteJob{Task: plan.Task{Policy: plan.Policy{KeepGoing: true}}}, bad: true, contains: "--- FAIL: TestB (0.00s)\n    kvmrun: not run: the run ended before"},
+		"go test's time": {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), job: SuiteJob{Task: plan.Task{Policy: plan.Policy{NoLimit: true}}}, bad: true, contains: "not run: the time was used up"},
 		"late":           {out: alive(Outcome{Findings: agent.Findings{Deadline: "late"}, Running: []string{"TestA"}}), more: []string{"TestB", "TestC"}, bad: true},
 		"too many":       {out: alive(Outcome{Findings: agent.Findings{Exited: exit(wire.ExitPoisoned), EndMarker: true}, Ended: []string{"TestA"}, Splats: bug}), last: true, bad: true, contains: "not run: 25 VMs"},
 		"interrupted":    {out: alive(Outcome{Findings: agent.Findings{Infra: errors.New("x")}, Running: []string{"TestA"}})},
@@ -229,75 +231,14 @@ func TestAfter(t *testing.T) {
 	}
 }
 
-// TestExpectedSplats: only what the test itself announced, and before it came.
-func TestExpectedSplats(t *testing.T) {
-	bug := ""
-	for _, l := range []string{
-		"------------[ cut here ]------------", "WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2",
-		"CPU: 0 UID: 0 PID: 7 Comm: init Not tainted 6.12.0 #1", "RIP: 0010:broken+0x1/0x2", "Call Trace:", " <TASK>",
-		" caller+0x1/0x2", " </TASK>", "---[ end trace 0000000000000000 ]---",
-	} {
-		bug += "[    1.000000] " + l + "\n"
-	}
-	mark := func(line string) string { return "[    0.900000] " + line + "\n" }
-	begin, end := mark(wire.TestMark("T", "TestA", wire.TestBegins, 0)), mark(wire.TestMark("T", "TestA", wire.TestEnds, 0))
-	for name, c := range map[string]struct {
-		log  string
-		want bool
-	}{
-		"announced":       {begin + mark(wire.ExpectMark("T", "TestA", "WARNING in b.*")) + bug + end, true},
-		"by a subtest":    {begin + mark(wire.ExpectMark("T", "TestA/x", "WARNING in b.*")) + bug + end, true},
-		"another title":   {begin + mark(wire.ExpectMark("T", "TestA", "WARNING in b")) + bug + end, false},
-		"too late":        {begin + bug + mark(wire.ExpectMark("T", "TestA", "WARNING in b.*")) + end, false},
-		"by another test": {begin + mark(wire.ExpectMark("T", "TestB", "WARNING in b.*")) + bug + end, false},
-		"outside":         {mark(wire.ExpectMark("T", "", "WARNING in b.*")) + bug, false},
-		"no expression":   {begin + mark(wire.ExpectMark("T", "TestA", "(")) + bug + end, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			con := newConsole("nonce")
-			con.tell("T", nil)
-			_, _ = con.Write([]byte(c.log))
-			con.close()
-			got := con.splats()
-			assert.Equal(t, len(got), 1)
-			assert.Equal(t, got[0].expected, c.want)
-		})
-	}
-}
-
-// TestPhases: who no test is to blame for says when it came.
-func TestPhases(t *testing.T) {
-	const reported = "[    1.000000] WARNING: CPU: 0 PID: 7 at mm/x.c:1 broken+0x1/0x2\n[    1.000000] RIP: 0010:broken+0x1/0x2\n" +
-		"[    1.000000] Call Trace:\n[    1.000000]  <TASK>\n[    1.000000]  caller+0x1/0x2\n[    1.000000]  </TASK>\n[    1.000000] ---[ end trace 0000000000000000 ]---\n"
-	// Each at a time of its own: the same one at the same time is a reprint.
-	second := 0
-	bug := func() string {
-		second++
-		return strings.ReplaceAll(reported, "[    1.", fmt.Sprintf("[%5d.", second))
-	}
-	say := func(text string) string { return fmt.Sprintf("[%5d.000000] %s\n", second, text) }
-	con := newConsole("nonce")
-	con.tell("T", nil)
-	log := bug() + say(startsInit) + bug() + say(wire.TestMark("T", "TestA", wire.TestBegins, 0))
-	log += bug() + say(wire.TestMark("T", "TestA", wire.TestEnds, 0)) + bug()
-	log += say(wire.TestMark("T", "TestB", wire.TestBegins, 0)) + say(wire.TestMark("T", "TestB", wire.TestEnds, 0)) + bug()
-	_, _ = con.Write([]byte(log))
-	con.close()
-	var got []string
-	for _, s := range con.splats() {
-		got = append(got, s.test+s.phase)
-	}
-	assert.DeepEqual(t, got, []string{"boot", "setup", "TestA", "between tests", "shutdown"})
-}
-
 // TestFactsFold counts a splat that comes again and again.
 func TestFactsFold(t *testing.T) {
 	r := func(fp string) *oops.Report {
 		return &oops.Report{Title: fp, Fingerprint: fp, CPU: 1, Comm: "init", PID: 7}
 	}
-	got := Outcome{Splats: []splat{
-		{Report: r("a"), test: "TestA"}, {Report: r("b"), test: "TestA"}, {Report: r("a"), test: "TestA"},
-		{Report: r("a"), test: "TestA"}, {Report: r("a"), test: "TestB"}, {Report: r("a"), test: "TestA", allowed: "known"},
+	got := Outcome{Splats: []klog.Splat{
+		{Report: r("a"), Test: "TestA"}, {Report: r("b"), Test: "TestA"}, {Report: r("a"), Test: "TestA"},
+		{Report: r("a"), Test: "TestA"}, {Report: r("a"), Test: "TestB"}, {Report: r("a"), Test: "TestA", Allowed: "known"},
 	}}.Facts().Splats
 	var short []string
 	for _, s := range got {
@@ -316,7 +257,7 @@ func TestRepro(t *testing.T) {
 		{"", "", ""},
 	} {
 		job := result.Job{}
-		out := Outcome{Splats: []splat{{Report: &oops.Report{Title: "t"}, test: "TestA"}, {Report: &oops.Report{Title: "u"}}}}
+		out := Outcome{Splats: []klog.Splat{{Report: &oops.Report{Title: "t"}, Test: "TestA"}, {Report: &oops.Report{Title: "u"}}}}
 		judge(&job, result.Facts{}, out, SuiteJob{Kernel: &machine.Kernel{}, Repro: c.repro, ReproOne: c.one})
 		assert.Equal(t, job.Splats[0].Repro, c.want)
 		assert.Equal(t, job.Splats[1].Repro, c.repro)
@@ -360,23 +301,6 @@ func TestReproOfTheFailed(t *testing.T) {
 	}
 }
 
-// TestProgressWithoutMarks: what is known of tests does not depend on how many marks
-// there were.
-func TestProgressWithoutMarks(t *testing.T) {
-	con := newConsole("nonce")
-	con.tests = "tests"
-	for range maxMarks {
-		_, _ = con.Write([]byte(wire.TestMark("tests", "TestA", wire.TestBegins, 0) + "\n" + wire.TestMark("tests", "TestA", wire.TestEnds, 0) + "\n"))
-	}
-	_, _ = con.Write([]byte(wire.TestMark("tests", "TestB", wire.TestBegins, 0) + "\n" + wire.TestMark("tests", "TestB", wire.TestSkips, 0) + "\n" + wire.TestMark("tests", "TestC", wire.TestBegins, 0) + "\n"))
-	con.close()
-	ended, failed, skipped, running := con.progressOf()
-	assert.DeepEqual(t, ended, []string{"TestA", "TestB"})
-	assert.Equal(t, len(failed), 0)
-	assert.DeepEqual(t, skipped, []string{"TestB"})
-	assert.DeepEqual(t, running, []string{"TestC"})
-}
-
 // TestUntested: what counts is what -run selects, and what below it ran.
 func TestUntested(t *testing.T) {
 	pass := func(name string) result.Case { return result.Case{Name: name, Status: result.StatusPass} }
@@ -412,7 +336,7 @@ func TestEveryTestHasAVerdict(t *testing.T) {
 		{Name: "TestB", Status: result.StatusFail, Reason: "reported two results: pass, then fail"},
 		{Name: "TestC", Status: result.StatusFail, Reason: "kvmrun: not run: hung", Output: "x"},
 	}}
-	j := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC", "TestD", "TestE"}, Rest: []string{"ExampleA", "FuzzB"}}, Args: []string{"-test.skip=TestE|Fuzz"}}
+	j := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC", "TestD", "TestE"}, Rest: []string{"ExampleA", "FuzzB"}}, Task: plan.Task{Args: []string{"-test.skip=TestE|Fuzz"}}}
 	complete(&job, j, Outcome{Findings: agent.Findings{Exited: &wire.Exited{Code: 2}}, unrun: []missing{{"TestC", "hung"}}, unended: []missing{{"TestB", "it ended"}}})
 	const why = "the test binary ended before: exit status 2"
 	assert.DeepEqual(t, job.Cases, []result.Case{

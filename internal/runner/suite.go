@@ -19,11 +19,12 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
-	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/output"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -55,25 +56,15 @@ type SuiteJob struct {
 	ID     string
 	Kernel *machine.Kernel
 	Suite  Suite
-	// Args are the test binary's arguments in the guest.
-	Args  gotest.Args
-	Env   []string
-	Merge bool
+	// Task is what its test binary is to do, and under which policy. Arguments that
+	// are NotIsolable must have been refused with isolation by test.
+	plan.Task
 	Fetch []Fetch
 	// Raw, when set, gets the binary's standard output as it is, and nothing
 	// is read from it: exit status and kernel log alone decide. Otherwise Args
 	// must ask for -test.v=test2json, and the output is folded into cases.
 	Raw, RawErr io.Writer
-	// Timeout bounds the run in one VM; zero is the Spec's or the default,
-	// scaled. The tests after one that has used it up get another VM, twice at
-	// most, unless NoLimit is set.
-	Timeout time.Duration
-	// Idle bounds how long nothing may be said; zero is no bound.
-	Idle time.Duration
-	// NoLimit says that a zero Timeout means none, and any other the time of all
-	// VMs together.
-	NoLimit bool
-	Short   bool
+	Short       bool
 	// Dir is an existing directory for the logs.
 	Dir string
 	// Transient says that Suite.Binary is gone after the run, as go test's is: a
@@ -82,23 +73,13 @@ type SuiteJob struct {
 	// Repro is a command line that runs the job again, ReproOne that without the
 	// choice of tests by -run, or by ReproRun; empty is the same.
 	Repro, ReproOne, ReproRun string
-	// KeepGoing goes on in the same VM after a splat. Otherwise the tests that
-	// are left run in a fresh one, which a suite with Tests makes possible.
-	KeepGoing bool
-	// Isolate says how far tests are kept apart, "" leaves it to the suite.
-	// Arguments that are NotIsolable must have been refused.
-	Isolate suites.Isolation
 	// Jobs bounds how many VMs run at once with isolation by test; 0 is the
 	// number of the host's processors. Free memory bounds it further.
 	Jobs  int
 	slots *semaphore.Weighted // what Jobs of several jobs share, or nil
-	// Cmdline is added to the kernel's command line.
-	Cmdline []string
-	// Faults is what goes wrong from the beginning of the first test on.
-	Faults fault.Plan
 	// From, when set, is a machine that Machine.SuiteTemplate made for this kernel
-	// and suite: the job goes on from it in place of booting. Not with Cmdline, nor
-	// with faults in the guest, nor with isolation by test: these boot.
+	// and suite: the job goes on from it in place of booting. Not with KernelArgs,
+	// nor with faults in the guest, nor with isolation by test: these boot.
 	From  *Template
 	onCut func() // the test binary of a VM ended without its end; nil is ignored
 	// OnEvent, when set, sees tests begin and end. Not with Raw.
@@ -253,10 +234,10 @@ func (j *SuiteJob) program() Program {
 		p.Run.Hold = wire.HoldStop
 		p.Run.Env = append(p.Run.Env, wire.HoldEnv+"=1")
 	}
-	if len(j.Cmdline) == 0 && p.Run.Hold == "" && j.isolation() != suites.IsolateTest {
+	if len(j.KernelArgs()) == 0 && p.Run.Hold == "" && j.isolation() != suites.IsolateTest {
 		p.From = j.From
 	}
-	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.Cmdline...)
+	p.Spec.Cmdline = append(p.Spec.Cmdline[:len(p.Spec.Cmdline):len(p.Spec.Cmdline)], j.KernelArgs()...)
 	return p
 }
 
@@ -455,7 +436,7 @@ func (o Outcome) Facts() result.Facts {
 	}
 	seen := map[same]int{}
 	for _, s := range o.Splats {
-		key := same{s.test, s.Fingerprint, s.excused()}
+		key := same{s.Test, s.Fingerprint, s.Excused()}
 		if i, again := seen[key]; again && s.Fingerprint != "" {
 			first := &f.Splats[i]
 			first.Count = max(first.Count, 1) + 1
@@ -464,8 +445,8 @@ func (o Outcome) Facts() result.Facts {
 		seen[key] = len(f.Splats)
 		f.Splats = append(f.Splats, result.Splat{
 			Title: s.Title, Kind: string(s.Kind), Frame: s.Frame, Fingerprint: s.Fingerprint,
-			Corrupted: s.Corrupted, Test: s.test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.log,
-			Where: whereabouts(s.Report), Phase: s.phase, Expected: s.expected, Allowed: s.allowed, Report: structured(s),
+			Corrupted: s.Corrupted, Test: s.Test, Raw: string(s.Raw), Start: s.Start, End: s.End, Log: s.Log,
+			Where: whereabouts(s.Report), Phase: s.Phase, Expected: s.Expected, Allowed: s.Allowed, Report: structured(s),
 		})
 	}
 	if o.Infra != nil {
@@ -489,9 +470,9 @@ func (o Outcome) Facts() result.Facts {
 const maxStructured = 256 << 10
 
 // structured is a report as JSON, nil if that is too long.
-func structured(s splat) json.RawMessage {
+func structured(s klog.Splat) json.RawMessage {
 	r := *s.Report
-	r.Suppressed = s.excused()
+	r.Suppressed = s.Excused()
 	b, err := json.Marshal(&r)
 	if err != nil || len(b) > maxStructured {
 		return nil

@@ -120,7 +120,7 @@ func (m *Machine) NewSweeper(ctx context.Context, j SweepJob, listing bool) (*Sw
 		s.Note = fmt.Sprintf("a boot per point: %v", err)
 	}
 	for _, sp := range out.Splats {
-		if !sp.excused() {
+		if !sp.Excused() {
 			return nil, errors.Join(fmt.Errorf("boot the machine to sweep in: kernel splat without any fault: %s", sp.Title), s.closeTemplate())
 		}
 	}
@@ -315,7 +315,7 @@ func factsOf(out Outcome, log string) sweep.Facts {
 		f.Fired = max(f.Fired, c.Fired)
 	}
 	for _, sp := range out.Splats {
-		if sp.excused() {
+		if sp.Excused() {
 			continue
 		}
 		f.Splats = append(f.Splats, sp.Title)

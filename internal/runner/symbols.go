@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/symbolize"
 )
@@ -20,7 +21,7 @@ import (
 // debug information. Without, and for what is not found, the kernel's own text
 // stays. It takes some hundred MiB of memory for a moment, and only after a
 // splat.
-func (m *Machine) symbolize(ctx context.Context, k *machine.Kernel, splats []splat) {
+func (m *Machine) symbolize(ctx context.Context, k *machine.Kernel, splats []klog.Splat) {
 	if len(splats) == 0 {
 		return
 	}

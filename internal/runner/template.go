@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/wire"
@@ -123,7 +124,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 // guest is one VM and what is said with it and in it.
 type guest struct {
 	vm    *machine.VM
-	con   *console
+	con   *klog.Log
 	nonce string
 	tests string    // what the marks of a suite's test binary carry
 	from  *Template // what it was forked from, or nil
@@ -132,7 +133,7 @@ type guest struct {
 // newGuest is that of a VM in which the marks of tests carry the word tests.
 func newGuest(tests string) *guest {
 	g := &guest{nonce: rand.Text(), tests: tests}
-	g.con = newConsole(g.nonce)
+	g.con = klog.New(g.nonce)
 	return g
 }
 
@@ -148,7 +149,7 @@ func (g *guest) close() {
 func (t *Template) fork(ctx context.Context, m *Machine, o machine.Options, twin bool) (*guest, error) {
 	g := newGuest(rand.Text())
 	g.from = t
-	g.con.init = -1 // it has booted before its log begins
+	g.con.Resumed() // it has booted before its log begins
 	o.Console, o.Preface = g.con, wire.ForkMark(g.id(twin))+"\n"
 	if t.bare { // nothing else shows the boot to whoever reads the log
 		log, err := os.ReadFile(t.log)

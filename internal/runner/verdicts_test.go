@@ -14,6 +14,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -38,11 +39,11 @@ func TestOneVerdictEach(t *testing.T) {
 		reasons []string
 	}{
 		{
-			"five, one slow", "TestPass TestCover TestZHang TestZFail TestZZAfter", runner.Matrix{Timeout: 20 * time.Second},
+			"five, one slow", "TestPass TestCover TestZHang TestZFail TestZZAfter", runner.Matrix{Policy: plan.Policy{Timeout: 20 * time.Second}},
 			"pass pass fail fail pass", result.VerdictTestFailed, []string{"panic: test timed out after 20s"},
 		},
 		{
-			"five, one slow, each alone", "TestPass TestCover TestZHang TestZFail TestZZAfter", runner.Matrix{Timeout: 20 * time.Second, Isolate: suites.IsolateTest, Jobs: 1},
+			"five, one slow, each alone", "TestPass TestCover TestZHang TestZFail TestZZAfter", runner.Matrix{Jobs: 1, Policy: plan.Policy{Timeout: 20 * time.Second, Isolate: suites.IsolateTest}},
 			"pass pass fail fail pass", result.VerdictTestFailed, []string{"panic: test timed out after 20s"},
 		},
 		{
@@ -51,22 +52,22 @@ func TestOneVerdictEach(t *testing.T) {
 			[]string{"panic: oh", "the test binary ended during this test: exit status 0"},
 		},
 		{
-			"status 0, each alone", "TestCover TestZExitGroup TestZExitSaid TestZLast", runner.Matrix{Isolate: suites.IsolateTest},
+			"status 0, each alone", "TestCover TestZExitGroup TestZExitSaid TestZLast", runner.Matrix{Policy: plan.Policy{Isolate: suites.IsolateTest}},
 			"pass fail fail pass", result.VerdictTestFailed, []string{"the test binary ended during this test: exit status 0"},
 		},
 		{
-			"all in one VM", "TestCover TestZExitGroup TestZLast", runner.Matrix{KeepGoing: true},
+			"all in one VM", "TestCover TestZExitGroup TestZLast", runner.Matrix{Policy: plan.Policy{KeepGoing: true}},
 			"pass fail not-run", result.VerdictTestFailed, []string{"the run ended before"},
 		},
 		{
 			"no subtest", "TestZGroup/^nope$", runner.Matrix{}, "pass", result.VerdictNothingTested, nil,
 		},
 		{
-			"too loud", "TestZHang TestZLoud", runner.Matrix{Timeout: 30 * time.Second, Isolate: suites.IsolateTest, Jobs: 2},
+			"too loud", "TestZHang TestZLoud", runner.Matrix{Jobs: 2, Policy: plan.Policy{Timeout: 30 * time.Second, Isolate: suites.IsolateTest}},
 			"fail pass", result.VerdictTestFailed, nil,
 		},
 		{
-			"log level", "TestCover TestZLogLevel TestZLast", runner.Matrix{Isolate: suites.IsolateTest},
+			"log level", "TestCover TestZLogLevel TestZLast", runner.Matrix{Policy: plan.Policy{Isolate: suites.IsolateTest}},
 			"pass pass pass", result.VerdictInvalid, nil, // of the job: not this test's matter
 		},
 	} {

@@ -72,7 +72,7 @@ func (m *Machine) ExecWarm(ctx context.Context, p Program) Outcome {
 // and whose kernel log is the beginning of this one.
 func (o *Outcome) addBoot(boot Outcome, log string) {
 	for i := range boot.Splats {
-		boot.Splats[i].log = log
+		boot.Splats[i].Log = log
 	}
 	o.Splats = append(boot.Splats, o.Splats...)
 	o.kernelTests.join(boot.kernelTests)

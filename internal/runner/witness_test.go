@@ -11,6 +11,7 @@ import (
 	"gotest.tools/v3/assert"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -38,7 +39,7 @@ func TestWitnesses(t *testing.T) {
 	}
 	mark := func(at wire.TestMoment, taint uint64) string { return wire.TestMark("T", "TestA", at, taint) }
 	kmark := func(at wire.TestMoment, taint uint64) string { return "14,8,1500000,-;" + mark(at, taint) + "\n" }
-	boot := "[    0.100000] " + startsInit + "\n"
+	boot := "[    0.100000] " + "Run /init as init process" + "\n"
 	begin, end := "[    1.5] "+mark(wire.TestBegins, 0)+"\n", "[    4.5] "+mark(wire.TestEnds, 512)+"\n"
 	for name, c := range map[string]struct {
 		console, kmsg string
@@ -69,17 +70,17 @@ func TestWitnesses(t *testing.T) {
 		"without a word of leave": {console: boot + begin, done: nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			con := newConsole("N")
-			con.tell("T", nil)
+			con := klog.New("N")
+			con.Tell("T", nil)
 			_, _ = con.Write([]byte(c.console))
-			con.close()
-			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.splats(), kernelTests: con.kernelTests()}
+			con.Close()
+			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.Splats(), kernelTests: newKernelTests(con.Results())}
 			dir := t.TempDir()
 			s := &session{guest: &guest{con: con, nonce: "N"}, out: out, p: Program{Dir: dir}}
 			s.witness()
 			var got []string
 			for _, sp := range out.Splats {
-				got = append(got, sp.Title+"|"+sp.test)
+				got = append(got, sp.Title+"|"+sp.Test)
 			}
 			assert.DeepEqual(t, got, c.splats)
 			assert.Equal(t, out.Scanner, c.scanner)
@@ -94,15 +95,4 @@ func TestWitnesses(t *testing.T) {
 			assert.Equal(t, err == nil, strings.Contains(notes, "kmsg.log"))
 		})
 	}
-}
-
-func TestFormatKmsg(t *testing.T) {
-	in := "6,1,1234567,-;plain\n SUBSYSTEM=x\n DEVICE=y\n4,2,61000001,c,caller=T123;two\\x0alines \\x5c and \\xzz\nrubbish\n5,3;short\n6,4,x,-;no time\n"
-	assert.Equal(t, string(formatKmsg([]byte(in))),
-		"[    1.234567] plain\n[   61.000001][  T123] two\n[   61.000001][  T123] lines \\ and \\xzz\n")
-}
-
-func FuzzFormatKmsg(f *testing.F) {
-	f.Add([]byte("6,1,1234567,-;plain\n SUBSYSTEM=x\n4,2,61000001,c,caller=T123;two\\x0alines\n"))
-	f.Fuzz(func(t *testing.T, b []byte) { _ = formatKmsg(b) })
 }

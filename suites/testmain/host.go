@@ -21,6 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/machine"
+	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/visible"
@@ -205,16 +206,12 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		return 0, front.Usage(err)
 	}
 	job := runner.SuiteJob{
-		ID: spec.Name, Kernel: k, Suite: suite,
-		Args: args, Env: passedEnv(), Merge: merge, Fetch: fetch,
-		Raw: os.Stdout, RawErr: os.Stderr,
-		Timeout: limit, NoLimit: true, Short: testing.Short(), Dir: dir, Transient: true,
+		ID: spec.Name, Kernel: k, Suite: suite, Fetch: fetch,
+		Raw: os.Stdout, RawErr: os.Stderr, Short: testing.Short(), Dir: dir, Transient: true,
+		Task: plan.Task{Args: args, Env: passedEnv(), Merge: merge, Policy: plan.Policy{Timeout: limit, NoLimit: true}},
 	}
 	job.Isolate, job.Jobs = h.policy.Isolate, h.policy.Jobs
-	job.KeepGoing, job.Idle, job.Faults = h.policy.KeepGoing, h.policy.Hang, h.policy.Faults.Plan
-	if h.policy.PanicOnWarn {
-		job.Cmdline = append(job.Cmdline, "panic_on_warn=1")
-	}
+	job.KeepGoing, job.PanicOnWarn, job.Idle, job.Faults = h.policy.KeepGoing, h.policy.PanicOnWarn, h.policy.Hang, h.policy.Faults.Plan
 	again(&job, flag.CommandLine, h.isOwn, kernel)
 	res, exited := mach.RunRaw(ctx, job)
 	for _, c := range known.Complaints(time.Now()) {

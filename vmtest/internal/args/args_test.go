@@ -22,6 +22,7 @@ func TestBuild(t *testing.T) {
 		"minimal": func(*args.Spec) {},
 		"sandbox": func(s *args.Spec) { s.Sandbox = true },
 		"inspect": func(s *args.Spec) { s.Inspect = true },
+		"ticks":   func(s *args.Spec) { s.HZ = 250; s.CPUs = 2 },
 		"kvm":     func(s *args.Spec) { s.Accel = args.KVM; s.CPUs = 4 },
 		"chosen": func(s *args.Spec) {
 			s.Machine, s.CPU, s.Initrd = "pc", "qemu64", "/k/initrd, odd.cpio"

@@ -12,6 +12,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/vmtest"
 )
 
 var replayCommand = command{
@@ -64,12 +65,14 @@ func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string
 	}
 	ui := newProgress(io.Err)
 	defer ui.close()
-	m, err := runner.NewMachine(r.vm.Cache, rec.Accel)
+	m, err := runner.NewMachine(r.vm.Cache, vmtest.AccelAuto)
 	if err != nil {
 		return err
 	}
 	m.Progress = ui.say
-	rec.Machine(m)
+	if err := rec.Machine(m); err != nil {
+		return front.Usage(err)
+	}
 	if y.Dir = r.dir; y.Dir == "" {
 		if y.Dir, err = m.NewRunDir("replay"); err != nil {
 			return err

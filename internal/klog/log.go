@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package runner
+package klog
 
 import (
 	"bytes"
@@ -16,27 +16,27 @@ import (
 )
 
 const (
-	// maxLine bounds what of a console line is looked at for marks, in bytes.
+	// MaxLine bounds what of a console line is looked at for marks, in bytes.
 	// Marks are far shorter; printk's own limit is 1024 (PRINTKRB_RECORD_MAX,
 	// kernel/printk/internal.h).
-	maxLine = 4096
+	MaxLine = 4096
 	// tailLines is how many of the last lines are kept for error messages.
 	tailLines = 40
 	// maxSplats bounds how many reports of one VM are kept; a kernel that
 	// prints more has said enough.
 	maxSplats = 200
-	// maxMarks bounds how many test marks are remembered for attribution.
-	maxMarks = 8192
+	// MaxMarks bounds how many test marks are remembered for attribution.
+	MaxMarks = 8192
 )
 
 // startsInit is what the kernel says when it has booted (init/main.c,
 // run_init_process).
 const startsInit = "Run /init as init process"
 
-// console reads the kernel log as it comes: it feeds the splat scanner, finds
+// Log reads the kernel log of one VM as it comes: it feeds the splat scanner, finds
 // the agent's marks and keeps the last lines. Write is called by one
 // goroutine, the getters by any.
-type console struct {
+type Log struct {
 	scanner *oops.Scanner
 	// results reads what tests in the kernel say.
 	results *ktap.Parser
@@ -64,7 +64,7 @@ type console struct {
 	tally        tally  // of all marks
 	expects      []expectation
 	init         int64             // where the kernel says that it starts init; 0 before that, negative: before the log
-	onTest       func(test string) // see tell
+	onTest       func(test string) // see Tell
 	end          string            // what the end mark looks like, "" before it is known
 	ended        chan struct{}
 	err          error // of the scanner
@@ -95,7 +95,7 @@ type tally struct {
 func (l *tally) note(test string, at wire.TestMoment) {
 	p := l.named[test]
 	if p == nil {
-		if len(l.tests) == maxMarks {
+		if len(l.tests) == MaxMarks {
 			return
 		}
 		p = &progress{test: test}
@@ -110,10 +110,10 @@ func (l *tally) note(test string, at wire.TestMoment) {
 	p.skipped = at == wire.TestSkips
 }
 
-// progressOf returns the top-level tests that ended, those of them that failed
+// Progress returns the top-level tests that ended, those of them that failed
 // and those that tested nothing, and those that began and did not end, by the
 // marks in the kernel log; of the last, the one that began last comes first.
-func (c *console) progressOf() (ended, failed, skipped, running []string) {
+func (c *Log) Progress() (ended, failed, skipped, running []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := c.tally
@@ -151,8 +151,9 @@ type expectation struct {
 	test, title string
 }
 
-func newConsole(nonce string) *console {
-	c := &console{nonce: nonce, end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1, results: ktap.NewParser(ktap.Config{Kernel: true})}
+// New makes a log in which the agent's words count that carry this run's nonce.
+func New(nonce string) *Log {
+	c := &Log{nonce: nonce, end: wire.EndMark(nonce), ended: make(chan struct{}), autopsy: -1, results: ktap.NewParser(ktap.Config{Kernel: true})}
 	c.scanner = oops.NewScanner(func(r *oops.Report) {
 		if c.autopsy >= 0 && r.Start >= c.autopsy {
 			return
@@ -169,7 +170,7 @@ func newConsole(nonce string) *console {
 
 // Write implements io.Writer. It never fails: what goes wrong is kept for the
 // verdict, because the log must go on being drained.
-func (c *console) Write(p []byte) (int, error) {
+func (c *Log) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, err := c.scanner.Write(p); err != nil && c.err == nil {
@@ -188,7 +189,7 @@ func (c *console) Write(p []byte) (int, error) {
 		if i >= 0 {
 			part = rest[:i]
 		}
-		if room := maxLine - len(c.line); room > 0 {
+		if room := MaxLine - len(c.line); room > 0 {
 			c.line = append(c.line, part[:min(room, len(part))]...)
 		}
 		if i < 0 {
@@ -202,7 +203,7 @@ func (c *console) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *console) endLine() {
+func (c *Log) endLine() {
 	line := strings.TrimRight(string(c.line), "\r")
 	c.line = c.line[:0]
 	c.tail = append(c.tail, line)
@@ -245,14 +246,14 @@ func (c *console) endLine() {
 	default:
 		if test, at, taint, ok := wire.ParseTestMark(c.tests, say); ok {
 			c.tally.note(test, at)
-			if len(c.marks) < maxMarks {
+			if len(c.marks) < MaxMarks {
 				c.marks = append(c.marks, mark{offset: c.offset, test: test, at: at, taint: taint})
 			}
 			if at == wire.TestBegins && c.onTest != nil {
 				c.onTest(test)
 			}
 		}
-		if test, title, ok := wire.ParseExpectMark(c.tests, say); ok && len(c.expects) < maxMarks {
+		if test, title, ok := wire.ParseExpectMark(c.tests, say); ok && len(c.expects) < MaxMarks {
 			c.expects = append(c.expects, expectation{offset: c.offset, test: test, title: title})
 		}
 	}
@@ -274,31 +275,31 @@ func droppedMessages(line string) (n int, ok bool) {
 	return n, err == nil && n > 0
 }
 
-// tell names who is told that a test has begun, which must not block, and what the
+// Tell names who is told that a test has begun, which must not block, and what the
 // test binary's marks carry. To be called before the program begins.
-func (c *console) tell(tests string, onTest func(test string)) {
+func (c *Log) Tell(tests string, onTest func(test string)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tests, c.onTest = tests, onTest
 }
 
-// beginAutopsy marks the point from which on the kernel talks because the host
+// BeginAutopsy marks the point from which on the kernel talks because the host
 // asked it to.
-func (c *console) beginAutopsy() {
+func (c *Log) BeginAutopsy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.autopsy = c.offset + int64(len(c.line))
 }
 
-// postMortem returns what the kernel has said since beginAutopsy.
-func (c *console) postMortem() string {
+// PostMortem returns what the kernel has said since BeginAutopsy.
+func (c *Log) PostMortem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return string(c.post)
 }
 
-// close ends the log: pending reports are finished, the last line looked at.
-func (c *console) close() {
+// Close ends the log: pending reports are finished, the last line looked at.
+func (c *Log) Close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.line) > 0 {
@@ -309,8 +310,8 @@ func (c *console) close() {
 	}
 }
 
-// lastWords returns the end of the log for an error message.
-func (c *console) lastWords() []string {
+// LastWords returns the end of the log for an error message.
+func (c *Log) LastWords() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := append([]string{}, c.tail...)
@@ -322,7 +323,7 @@ func (c *console) lastWords() []string {
 
 // testsAt returns the tests running when the log was offset bytes long, the
 // one that began last first.
-func (c *console) testsAt(offset int64) []string { return testsAt(c.marks, offset) }
+func (c *Log) testsAt(offset int64) []string { return testsAt(c.marks, offset) }
 
 func testsAt(marks []mark, offset int64) []string {
 	var running []string
@@ -344,44 +345,44 @@ func testsAt(marks []mark, offset int64) []string {
 	return running
 }
 
-// splat is a report and the test it fell into, "" outside all tests.
-type splat struct {
+// Splat is a report and what is known of where it belongs.
+type Splat struct {
 	*oops.Report
-	test     string
-	phase    string // when it came, if in no test
-	log      string // the file it is in
-	expected bool   // the test had said that it would come
-	allowed  string // why it is tolerated all the same
+	Test     string // the test it fell into, "" outside all tests
+	Phase    string // when it came, if in no test
+	Log      string // the name of the file it is in
+	Expected bool   // the test had said that it would come
+	Allowed  string // why it is tolerated all the same
 }
 
-// excused says whether the splat fails nothing.
-func (s splat) excused() bool { return s.expected || s.allowed != "" }
+// Excused says whether the splat fails nothing.
+func (s Splat) Excused() bool { return s.Expected || s.Allowed != "" }
 
-// expected says whether a test had announced the splat before it came.
-func (c *console) expected(s splat) bool {
+// Announced says whether a test had announced the splat before it came.
+func (c *Log) Announced(s Splat) bool {
 	for _, e := range c.expects {
-		mine := e.test == s.test || strings.HasPrefix(e.test, s.test+"/")
-		if s.test != "" && mine && e.offset <= s.Start && s.Titled(e.title) {
+		mine := e.test == s.Test || strings.HasPrefix(e.test, s.Test+"/")
+		if s.Test != "" && mine && e.offset <= s.Start && s.Titled(e.title) {
 			return true
 		}
 	}
 	return false
 }
 
-// splats returns the attributed reports. To be called after close.
-func (c *console) splats() []splat {
+// Splats returns the attributed reports, without a file. To be called after Close.
+func (c *Log) Splats() []Splat {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var out []splat
+	var out []Splat
 	for _, r := range c.reports {
-		s := splat{Report: r}
+		s := Splat{Report: r}
 		if t := c.testsAt(r.Start); len(t) > 0 {
-			s.test = t[0]
+			s.Test = t[0]
 		}
-		if s.test == "" {
-			s.phase = c.phase(r.Start)
+		if s.Test == "" {
+			s.Phase = c.phase(r.Start)
 		}
-		s.expected = c.expected(s)
+		s.Expected = c.Announced(s)
 		out = append(out, s)
 	}
 	return out
@@ -389,7 +390,7 @@ func (c *console) splats() []splat {
 
 // phase names the part of the VM's life when the log was offset bytes long and
 // no test ran.
-func (c *console) phase(offset int64) string {
+func (c *Log) phase(offset int64) string {
 	before := slices.IndexFunc(c.marks, func(m mark) bool { return m.offset > offset })
 	switch {
 	case c.init == 0 || offset < c.init:
@@ -402,15 +403,16 @@ func (c *console) phase(offset int64) string {
 	return "between tests"
 }
 
-// kernelTests counts the tests whose results are in the log. To be called once,
-// after close.
-func (c *console) kernelTests() kernelTests {
+// Results are what tests in the kernel say, as KUnit writes it. To be called once,
+// after Close.
+func (c *Log) Results() *ktap.Doc {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return newKernelTests(c.results.Finish())
+	return c.results.Finish()
 }
 
-func (c *console) problem() string {
+// Problem says why reports may be missing that the log had, "" if none are.
+func (c *Log) Problem() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -420,4 +422,26 @@ func (c *console) problem() string {
 		return fmt.Sprintf("%d kernel reports beyond the first %d were dropped", c.dropped, maxSplats)
 	}
 	return ""
+}
+
+// Resumed says that the machine has booted before this log begins. To be called
+// before Write.
+func (c *Log) Resumed() { c.init = -1 }
+
+// Ended is closed when the agent's end mark has come.
+func (c *Log) Ended() <-chan struct{} { return c.ended }
+
+// Fatal are the agent's last words under this run's nonce, Early those without one,
+// which count only before there was a job. Each is "" if there are none.
+func (c *Log) Fatal() (fatal, early string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fatal, c.early
+}
+
+// Acks is what the program has acknowledged, see wire.AckMark.
+func (c *Log) Acks() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.acks)
 }
