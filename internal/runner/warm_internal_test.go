@@ -11,6 +11,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
@@ -59,7 +60,7 @@ func TestBootCounts(t *testing.T) {
 		want result.Verdict
 	}{
 		{"nothing", Outcome{}, result.VerdictPass},
-		{"splat", Outcome{Splats: []splat{{Report: &oops.Report{Title: "BUG: x"}, phase: "boot"}}}, result.VerdictKernelFailed},
+		{"splat", Outcome{Splats: []klog.Splat{{Report: &oops.Report{Title: "BUG: x"}, Phase: "boot"}}}, result.VerdictKernelFailed},
 		{"incomplete log", Outcome{Findings: agent.Findings{Scanner: "it was cut"}}, result.VerdictInfra},
 	} {
 		t.Run(test.name, func(t *testing.T) {
