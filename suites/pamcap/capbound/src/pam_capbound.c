@@ -51,6 +51,7 @@
 #define MAX_LINE 4095		   // bytes without the newline
 #define MAX_CONFIG (1 << 20)	   // bytes
 #define SPACE " \t\r\n"
+#define NAME "abcdefghijklmnopqrstuvwxyz_"
 
 struct options {
 	const char *config;
@@ -130,8 +131,9 @@ static const char *parse_capabilities(char *list, uint64_t *out)
 	while ((name = strsep(&list, ",")) != NULL) {
 		cap_value_t cap;
 
-		// libcap knows capabilities by number as well.
-		if (strncmp(name, "cap_", 4) != 0 || cap_from_name(name, &cap) != 0 || cap >= count)
+		// libcap knows capabilities by number as well, and reads no further than
+		// the name.
+		if (strncmp(name, "cap_", 4) != 0 || name[strspn(name, NAME)] != '\0' || cap_from_name(name, &cap) != 0 || cap >= count)
 			return name;
 		*out |= bit(cap);
 	}
@@ -141,7 +143,7 @@ static const char *parse_capabilities(char *list, uint64_t *out)
 // in_group returns 1, 0 or, with errno, -1.
 static int in_group(pam_handle_t *pamh, const struct options *o, const char *name, const struct passwd *pw)
 {
-	struct group group, *found;
+	struct group group, *found = NULL;
 	size_t size = 1024;
 	char *buffer = NULL;
 	int err, in = 0;
@@ -370,13 +372,18 @@ static int load(pam_handle_t *pamh, const struct phase *phase, const struct opti
 	return PAM_SUCCESS;
 }
 
-// set_flags changes single capabilities of one of caps's sets.
+// set_flags replaces one of caps's sets.
 static int set_flags(cap_t caps, cap_flag_t flag, uint64_t set)
 {
+	cap_value_t values[64];
+	int count = 0;
+
 	for (cap_value_t cap = 0; cap < cap_max_bits(); cap++)
-		if (cap_set_flag(caps, flag, 1, &cap, set & bit(cap) ? CAP_SET : CAP_CLEAR) != 0)
-			return -1;
-	return 0;
+		if (set & bit(cap))
+			values[count++] = cap;
+	if (cap_clear_flag(caps, flag) != 0)
+		return -1;
+	return count == 0 ? 0 : cap_set_flag(caps, flag, count, values, CAP_SET);
 }
 
 static int get_flags(cap_t caps, cap_flag_t flag, uint64_t *set)

@@ -13,6 +13,10 @@
 //	user=NAME            sets PAM_USER
 //	become=ID            setresuid(2)
 //	rename=FROM:TO       rename(2)
+//	symlink=TO:PATH      symlink(2)
+//	chmod=MODE:PATH      chmod(2)
+//	chown=ID:PATH        chown(2)
+//	mkfifo=MODE:PATH     mkfifo(3)
 //	exec=PATH            execve(2)
 //
 // It prints a line after each step: its name, what it returned (a PAM code, or an
@@ -27,6 +31,7 @@
 #include <string.h>
 #include <sys/capability.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -105,6 +110,27 @@ static int set_caps(const char *name, unsigned long long set)
 	return err;
 }
 
+static int change_file(const char *name, char *value)
+{
+	char *path = strchr(value, ':');
+	int rc;
+
+	if (path == NULL)
+		return EINVAL;
+	*path++ = '\0';
+	if (strcmp(name, "rename") == 0)
+		rc = rename(value, path);
+	else if (strcmp(name, "symlink") == 0)
+		rc = symlink(value, path);
+	else if (strcmp(name, "chmod") == 0)
+		rc = chmod(path, (mode_t)strtoul(value, NULL, 8));
+	else if (strcmp(name, "chown") == 0)
+		rc = chown(path, (uid_t)strtoul(value, NULL, 10), (gid_t)-1);
+	else
+		rc = mkfifo(path, (mode_t)strtoul(value, NULL, 8));
+	return rc == 0 ? 0 : errno;
+}
+
 // start is pam_start(3) for a session.
 static pam_handle_t *start(int argc, char **argv)
 {
@@ -163,13 +189,9 @@ static int session(pam_handle_t *pamh, int argc, char **argv)
 			uid_t id = (uid_t)strtoul(value, NULL, 0);
 
 			rc = setresuid(id, id, id) == 0 ? 0 : errno;
-		} else if (strcmp(name, "rename") == 0) {
-			char *to = strchr(value, ':');
-
-			if (to == NULL)
-				die("rename=FROM:TO");
-			*to++ = '\0';
-			rc = rename(value, to) == 0 ? 0 : errno;
+		} else if (strcmp(name, "rename") == 0 || strcmp(name, "symlink") == 0 || strcmp(name, "chmod") == 0 || strcmp(name, "chown") == 0 ||
+			   strcmp(name, "mkfifo") == 0) {
+			rc = change_file(name, value);
 		} else if (strcmp(name, "exec") == 0) {
 			execl(value, value, (char *)NULL);
 			rc = errno;
