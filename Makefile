@@ -38,7 +38,7 @@ test: setup-test bin/kvmrun
 
 bench: setup bin/kvmrun
 	@kernel=$$($(FETCH)) && \
-	KVMRUN_KERNEL="$$kernel" $(GO) test -run '^$$' -bench . -benchtime 1x ./internal/runner
+	KVMRUN_KERNEL="$$kernel" $(GO) test -run '^$$' -bench . -benchtime 1x ./internal/runner ./internal/sweeprun
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION) run ./...

@@ -13,7 +13,7 @@ import (
 )
 
 // TestKlog: what is kept of the kernel log, and when it is not complete. What a real
-// kernel does with a flood is among the hostile guests of internal/runner.
+// kernel does with a flood is among the hostile guests of internal/suiterun.
 func TestKlog(t *testing.T) {
 	const (
 		info   = "6,10,100,-;hello\n"

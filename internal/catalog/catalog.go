@@ -3,7 +3,7 @@
 // Package catalog lists the Specs of the suites that come with kvmrun, as plain
 // data and without building anything, for those who must know what all of them need
 // of the host. It is the only place that names concrete suites; a suite of a user's
-// own is known by its test binary alone (runner.Describe).
+// own is known by its test binary alone (suiterun.Describe).
 package catalog
 
 import (

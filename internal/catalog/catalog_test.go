@@ -13,7 +13,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/catalog"
 )
 
-// TestEverySuiteIsListed compares the list with the directories that runner.Source
+// TestEverySuiteIsListed compares the list with the directories that suiterun.Source
 // takes for suites.
 func TestEverySuiteIsListed(t *testing.T) {
 	dirs, err := filepath.Glob("../../suites/*/main_test.go")

@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/catalog"
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/shipped"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 )
 
 func main() {
@@ -50,7 +51,7 @@ func dist(ctx context.Context, program, dir string) error {
 	if err != nil {
 		return err
 	}
-	src, err := runner.FindSource(wd)
+	src, err := suiterun.FindSource(wd)
 	if err != nil {
 		return err
 	}

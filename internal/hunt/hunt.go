@@ -19,6 +19,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 )
 
 // Question is what is looked for, and where. One of Kernels, Configs and a Build
@@ -119,7 +120,7 @@ func (plain) close()                                                {}
 type Hunt struct {
 	q       Question
 	t       Tools
-	suite   runner.Suite
+	suite   suiterun.Suite
 	dir     string
 	journal *bisect.Journal
 	subject subject
@@ -289,22 +290,22 @@ func (h *Hunt) keepSuite() error {
 
 // openSuite builds the suite and sees that -run names a test of it.
 func (h *Hunt) openSuite(ctx context.Context, name string) error {
-	var src runner.Source
+	var src suiterun.Source
 	if !isFile(name) {
 		module, err := filepath.Abs(h.q.Module)
 		if err != nil {
 			return err
 		}
-		if src, err = runner.FindSource(module); err != nil {
+		if src, err = suiterun.FindSource(module); err != nil {
 			return refuse(err)
 		}
 	}
-	suites, err := h.t.Machine.Suites(ctx, src, []string{name})
+	suites, err := suiterun.New(h.t.Machine).Suites(ctx, src, []string{name})
 	if err != nil {
 		return refuse(err)
 	}
 	h.suite = suites[0]
-	if _, err := h.t.Machine.RunMatrix(ctx, runner.Matrix{Suites: suites, Selection: plan.Selection{Run: h.q.Symptom.Run}}); err != nil {
+	if _, err := suiterun.New(h.t.Machine).RunMatrix(ctx, suiterun.Matrix{Suites: suites, Selection: plan.Selection{Run: h.q.Symptom.Run}}); err != nil {
 		return refuse(err)
 	}
 	return nil

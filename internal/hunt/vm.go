@@ -12,7 +12,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/suites"
 )
 
@@ -34,8 +34,8 @@ func (h *Hunt) Test(ctx context.Context, _ string, b bisect.Build) (bisect.Obser
 	}
 	from, done := h.repeater(b.Path, k).Begin(ctx, dir)
 	defer done()
-	run, err := h.t.Machine.RunMatrix(ctx, runner.Matrix{
-		Kernels: []*machine.Kernel{k}, Suites: []runner.Suite{h.suite}, Jobs: 1, Dir: dir, From: from,
+	run, err := suiterun.New(h.t.Machine).RunMatrix(ctx, suiterun.Matrix{
+		Kernels: []*machine.Kernel{k}, Suites: []suiterun.Suite{h.suite}, Jobs: 1, Dir: dir, From: from,
 		Command:   h.t.Again,
 		Selection: plan.Selection{Run: h.q.Symptom.Run},
 		// A suite's own isolation would have all runs go on from one boot, which must
@@ -54,7 +54,7 @@ func (h *Hunt) Test(ctx context.Context, _ string, b bisect.Build) (bisect.Obser
 func (h *Hunt) keepRepeaters() int { return 1 + max(1, h.q.Search.Parallel) }
 
 // repeater returns what repeats on a kernel go on from.
-func (h *Hunt) repeater(path string, k *machine.Kernel) *runner.Repeater {
+func (h *Hunt) repeater(path string, k *machine.Kernel) *suiterun.Repeater {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, r := range h.repeaters {
@@ -67,7 +67,7 @@ func (h *Hunt) repeater(path string, k *machine.Kernel) *runner.Repeater {
 		h.repeaters[0].Close()
 		h.repeaters = h.repeaters[1:]
 	}
-	r := repeated{path, h.t.Machine.NewRepeater(k, h.suite)}
+	r := repeated{path, suiterun.New(h.t.Machine).NewRepeater(k, h.suite)}
 	h.repeaters = append(h.repeaters, r)
 	return r.Repeater
 }
@@ -75,7 +75,7 @@ func (h *Hunt) repeater(path string, k *machine.Kernel) *runner.Repeater {
 // repeated is a kernel with its Repeater.
 type repeated struct {
 	path string
-	*runner.Repeater
+	*suiterun.Repeater
 }
 
 func (h *Hunt) closeRepeaters() {

@@ -17,6 +17,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 )
@@ -96,7 +97,7 @@ func TestProvocationsHidden(t *testing.T) {
 	dir := p.mkdir("hidden-suite")
 	s := p.suite
 	s.Spec.CPUs = 4
-	job := p.m.RunSuite(t.Context(), runner.SuiteJob{
+	job := suiterun.New(p.m).RunSuite(t.Context(), suiterun.SuiteJob{
 		ID: "flooded", Kernel: p.kernel, Suite: s, Dir: dir,
 		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestFlooded$"}, Policy: plan.Policy{Timeout: 5 * time.Minute}},
 	})

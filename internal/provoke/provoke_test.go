@@ -27,6 +27,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 )
 
 // row is what must come of one provocation.
@@ -85,7 +86,7 @@ type proof struct {
 	t      *testing.T
 	m      *runner.Machine
 	kernel *machine.Kernel
-	suite  runner.Suite
+	suite  suiterun.Suite
 	dir    string
 
 	mu    sync.Mutex
@@ -145,7 +146,7 @@ func newProof(t *testing.T, kernel string) *proof {
 	bin := filepath.Join(t.TempDir(), "provoke.test")
 	out, err := exec.Command("go", "test", "-c", "-o", bin, "./testdata/suite").CombinedOutput()
 	assert.NilError(t, err, "%s", out)
-	p.suite, err = runner.Describe(t.Context(), bin)
+	p.suite, err = suiterun.Describe(t.Context(), bin)
 	assert.NilError(t, err)
 	return p
 }
@@ -165,7 +166,7 @@ func (p *proof) leftOut(r row) string {
 // that none is forgotten in silence.
 func (p *proof) checkList() {
 	dir := p.mkdir("list")
-	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
+	job := suiterun.New(p.m).RunSuite(p.t.Context(), suiterun.SuiteJob{
 		ID: "list", Kernel: p.kernel, Suite: p.suite, Dir: dir,
 		Task: plan.Task{Args: []string{"-test.v=test2json", "-test.run=^TestList$"}, Policy: plan.Policy{Timeout: vmTimeout}},
 	})
@@ -222,7 +223,7 @@ func (p *proof) run(number int, b batch) {
 	}
 	var order []string // of beginning
 	begun := map[string]time.Time{}
-	job := p.m.RunSuite(p.t.Context(), runner.SuiteJob{
+	job := suiterun.New(p.m).RunSuite(p.t.Context(), suiterun.SuiteJob{
 		ID: filepath.Base(dir), Kernel: p.kernel, Suite: p.suite, Dir: dir, Repro: "again",
 		OnEvent: func(e gotest.Event) {
 			if e.Action != gotest.ActionRun {

@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -33,7 +34,7 @@ func TestAftermath(t *testing.T) {
 	assert.NilError(t, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	p := runner.Program{
-		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/late"), Dir: logDir(t), Log: "template.log",
+		Kernel: runnertest.Kernel(t, &m.Host), Init: runnertest.Build(t, "build", "./testdata/late"), Dir: runnertest.LogDir(t), Log: "template.log",
 		Modules: []string{"softdog", "pvpanic-mmio"},
 		Run:     wire.Run{Argv: []string{"/init"}, Hold: wire.HoldStop},
 	}
@@ -80,7 +81,7 @@ func TestPowerOffHangs(t *testing.T) {
 	assert.NilError(t, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	o := m.Exec(t.Context(), runner.Program{
-		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/pipes"), Dir: logDir(t),
+		Kernel: runnertest.Kernel(t, &m.Host), Init: runnertest.Build(t, "build", "./testdata/pipes"), Dir: runnertest.LogDir(t),
 		Spec: suites.Spec{Cmdline: []string{"acpi=off"}},
 		Run:  wire.Run{Argv: []string{"/init", "one"}},
 	})
@@ -102,7 +103,7 @@ func TestNeverHeld(t *testing.T) {
 	assert.NilError(t, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
 	tmpl, out, err := m.MakeTemplate(t.Context(), runner.Program{
-		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/late"), Dir: logDir(t), Timeout: time.Second,
+		Kernel: runnertest.Kernel(t, &m.Host), Init: runnertest.Build(t, "build", "./testdata/late"), Dir: runnertest.LogDir(t), Timeout: time.Second,
 		Run: wire.Run{Argv: []string{"/init", "sleep"}, Hold: wire.HoldStop},
 	})
 	assert.ErrorContains(t, err, "make a VM ready to be frozen: the program did not end within 1s")
@@ -131,10 +132,10 @@ func TestOutputOfADeadMachine(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
-	dir := logDir(t)
+	dir := runnertest.LogDir(t)
 	w := &slow{t: t}
 	o := m.Exec(t.Context(), runner.Program{
-		Kernel: kernelFor(t, m), Init: goBuild(t, "build", "./testdata/late"), Dir: dir, Stdout: w,
+		Kernel: runnertest.Kernel(t, &m.Host), Init: runnertest.Build(t, "build", "./testdata/late"), Dir: dir, Stdout: w,
 		Run: wire.Run{Argv: []string{"/init", "output"}},
 	})
 	w.closed.Store(true)

@@ -67,7 +67,7 @@ func (s *session) autopsy(why string, talk *agent.Session) (essence string) {
 	}...) {
 		fmt.Fprintf(&b, "\n== %s\n%s\n", sec.title, sec.text)
 	}
-	file := filepath.Join(s.p.Dir, s.p.beside("autopsy", ".txt"))
+	file := filepath.Join(s.p.Dir, s.p.Beside("autopsy", ".txt"))
 	if err := output.Save(file, []byte(b.String())); err != nil {
 		s.out.Notes = append(s.out.Notes, fmt.Sprintf("write the autopsy: %v", err))
 	} else {
@@ -98,7 +98,7 @@ func (s *session) withPositions(log string) string {
 	if log == "" {
 		return log
 	}
-	sym := s.m.symbolizer(context.Background(), s.p.Kernel)
+	sym := s.m.Symbolizer(context.Background(), s.p.Kernel)
 	if sym == nil {
 		return log
 	}

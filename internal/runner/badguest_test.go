@@ -15,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -26,8 +27,8 @@ func TestGuestsThatCannotWork(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
-	k := kernelFor(t, m)
-	good := goBuild(t, "test", "-c", "./testdata/trivial")
+	k := runnertest.Kernel(t, &m.Host)
+	good := runnertest.Build(t, "test", "-c", "./testdata/trivial")
 	for _, test := range []struct {
 		name    string
 		init    string
@@ -38,7 +39,7 @@ func TestGuestsThatCannotWork(t *testing.T) {
 		notes   string
 	}{
 		{
-			"init dies", goBuild(t, "build", "./testdata/badinit"), "",
+			"init dies", runnertest.Build(t, "build", "./testdata/badinit"), "",
 			result.VerdictKernelFailed, vmtest.Reset, []string{"Attempted to kill init"}, "before the agent was ready",
 		},
 		{
@@ -55,7 +56,7 @@ func TestGuestsThatCannotWork(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			dir := logDir(t)
+			dir := runnertest.LogDir(t)
 			out := m.Exec(t.Context(), runner.Program{
 				Kernel: k, Init: test.init, Dir: dir,
 				Spec: suites.Spec{Name: "bad", Cmdline: strings.Fields(test.cmdline)},

@@ -24,6 +24,8 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
@@ -147,7 +149,7 @@ func BenchmarkFork(b *testing.B) {
 	defer tmpl.Close()
 	vmlinux, err := p.Kernel.Image.Vmlinux(ctx, c)
 	assert.NilError(b, err)
-	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, initramfs.Options{CacheDir: c.Root()})
+	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: runnertest.Build(b, "build", "./testdata/bareinit")}, initramfs.Options{CacheDir: c.Root()})
 	assert.NilError(b, err)
 	bare := makeBareTemplate(b, vmlinux, initrd, boot.Args)
 
@@ -168,7 +170,7 @@ func BenchmarkFork(b *testing.B) {
 		all = append(all, time.Since(began))
 		check(o)
 		forked = append(forked, o.First)
-		f, err := tmpl.ForkAhead(ctx, m, p.Dir, fmt.Sprintf("ahead-%d.log", i))
+		f, err := tmpl.Fork(ctx, m, p.Dir, fmt.Sprintf("ahead-%d.log", i))
 		assert.NilError(b, err)
 		floor = append(floor, bare.restore(b)) // while the fork comes up
 		o = m.ExecIn(ctx, held, f)
@@ -208,9 +210,9 @@ func BenchmarkForks50(b *testing.B) {
 	const n = 50
 	before := memAvailable(b)
 	began := time.Now()
-	var forks []runner.Forked
+	var forks []*runner.Forked
 	for i := range n {
-		f, err := tmpl.ForkAhead(ctx, m, p.Dir, fmt.Sprintf("%d.log", i))
+		f, err := tmpl.Fork(ctx, m, p.Dir, fmt.Sprintf("%d.log", i))
 		assert.NilError(b, err)
 		forks = append(forks, f)
 	}
@@ -249,11 +251,11 @@ func memAvailable(b *testing.B) int {
 // trivialProgram is a run of the suite testdata/trivial.
 func trivialProgram(tb testing.TB, m *runner.Machine) runner.Program {
 	tb.Helper()
-	bin := goBuild(tb, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
-	s, err := runner.Describe(tb.Context(), bin)
+	bin := runnertest.Build(tb, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
+	s, err := suiterun.Describe(tb.Context(), bin)
 	assert.NilError(tb, err)
 	return runner.Program{
-		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: logDir(tb),
+		Kernel: runnertest.Kernel(tb, &m.Host), Spec: s.Spec, Init: bin, Dir: runnertest.LogDir(tb),
 		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{wire.GuestEnv + "=1"}},
 	}
 }

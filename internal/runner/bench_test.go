@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,47 +22,13 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // rounds of every figure; the median is quoted.
 const rounds = 7
-
-func kernelFor(tb testing.TB, m *runner.Machine) *machine.Kernel {
-	tb.Helper()
-	path := os.Getenv("KVMRUN_KERNEL")
-	if path == "" {
-		tb.Skip("KVMRUN_KERNEL is not set: name a kernel, as make test and make bench do")
-	}
-	k, err := m.OpenKernel(context.Background(), path, "", "")
-	assert.NilError(tb, err)
-	return k
-}
-
-// logDir is a directory for a test's logs, which stays when the test fails.
-func logDir(tb testing.TB) string {
-	tb.Helper()
-	dir, err := os.MkdirTemp("", "kvmrun-test-")
-	assert.NilError(tb, err)
-	tb.Cleanup(func() {
-		if tb.Failed() {
-			tb.Logf("the logs are kept in %s", dir)
-			return
-		}
-		assert.Check(tb, os.RemoveAll(dir))
-	})
-	return dir
-}
-
-func goBuild(tb testing.TB, args ...string) string {
-	tb.Helper()
-	bin := filepath.Join(tb.TempDir(), "out")
-	cmd := exec.Command("go", append(args[:len(args)-1:len(args)-1], "-o", bin, args[len(args)-1])...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	assert.NilError(tb, err, "%s", out)
-	return bin
-}
 
 func median(d []time.Duration) time.Duration {
 	d = slices.Sorted(slices.Values(d))
@@ -116,13 +81,13 @@ func BenchmarkMainJob(b *testing.B) {
 	c, err := cache.Open(b.TempDir())
 	assert.NilError(b, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
-	k := kernelFor(b, m)
-	bin := goBuild(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
-	s, err := runner.Describe(ctx, bin)
+	k := runnertest.Kernel(b, &m.Host)
+	bin := runnertest.Build(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
+	s, err := suiterun.Describe(ctx, bin)
 	assert.NilError(b, err)
 	vmlinux, err := k.Image.Vmlinux(ctx, c)
 	assert.NilError(b, err)
-	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: goBuild(b, "build", "./testdata/bareinit")}, initramfs.Options{CacheDir: c.Root()})
+	initrd, err := initramfs.Build(ctx, initramfs.Spec{Init: runnertest.Build(b, "build", "./testdata/bareinit")}, initramfs.Options{CacheDir: c.Root()})
 	assert.NilError(b, err)
 
 	var prepare, first, teardown, floor []time.Duration
@@ -167,8 +132,8 @@ func BenchmarkMemory4VMs(b *testing.B) {
 	if kernel == "" {
 		b.Skip("KVMRUN_KERNEL is not set: name a kernel, as make bench does")
 	}
-	kvmrun := goBuild(b, "build", "../../cmd/kvmrun")
-	suite := goBuild(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
+	kvmrun := runnertest.Build(b, "build", "../../cmd/kvmrun")
+	suite := runnertest.Build(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
 	dir := b.TempDir()
 	var kib float64
 	for range 2 { // the first run fills the cache

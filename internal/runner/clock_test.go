@@ -15,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 )
@@ -26,13 +27,13 @@ func TestDelayLoopsAreNotMeasured(t *testing.T) {
 	c, err := cache.Open(t.TempDir())
 	assert.NilError(t, err)
 	m := &runner.Machine{Host: machine.Host{Cache: c}}
-	k := kernelFor(t, m)
+	k := runnertest.Kernel(t, &m.Host)
 	if k.Config["HZ"] == "" {
 		t.Skip("the kernel's configuration is not known, nor its timer's ticks: test with one that has a config file beside it")
 	}
-	dir := logDir(t)
+	dir := runnertest.LogDir(t)
 	o := m.Exec(t.Context(), runner.Program{
-		Kernel: k, Init: goBuild(t, "build", "./testdata/pipes"), Dir: dir, Spec: suites.Spec{CPUs: 2},
+		Kernel: k, Init: runnertest.Build(t, "build", "./testdata/pipes"), Dir: dir, Spec: suites.Spec{CPUs: 2},
 		Run: wire.Run{Argv: []string{"/init", "one"}},
 	})
 	assert.NilError(t, o.Infra)

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package runner takes one job from a kernel and a program to a verdict: it is
-// the first place where the VM (package machine), the agent's protocol and the splat
-// parser meet.
+// Package runner runs one program in one VM from beginning to end: it is the first
+// place where the VM (package machine), the conversation with its agent (package
+// agent) and its kernel log (package klog) meet.
 //
-// [Machine.Exec] boots one VM, runs one program in it and reports facts, an
-// [Outcome]. [Machine.RunSuite] adds a suite's test binary and folds its
-// output into a result.Job; [Machine.RunMatrix] runs many of them side by
-// side. Verdicts are made in one place only, result.Judge.
+// [Machine.Exec] boots a VM, or forks it from a [Template], runs the program and
+// reports facts, an [Outcome]; [Outcome.GoOn] and [Outcome.Also] are how the facts of
+// several VMs become those of one job, and there is no other way.
 //
-// [Machine.Sweep] injects a fault at one point of a program after the other, each
-// in a machine forked from one in which the program stands still ([Sweeper]), or
-// cuts the power at one write after the other. Which points, and what is made of
-// the outcomes, is package sweep's.
+// It must not know tests but by the marks that package klog finds, nor suites, flags or
+// report formats. What a verdict is made of is [Outcome.Facts]; verdicts are made in
+// one place only, result.Judge.
 //
 // # Trust
 //

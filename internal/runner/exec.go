@@ -42,12 +42,11 @@ type Machine struct {
 // Time limits. TCG runs a guest 10 to 30 times slower than KVM (measured with
 // the suites: 12 to 25), so that limits meant for KVM are scaled.
 const (
-	bootTimeout    = 60 * time.Second
-	drainTimeout   = 10 * time.Second
-	lookTimeout    = time.Minute // two scans by kmemleak: over 30 s were seen under TCG, with 15 runnable tasks on 2 CPUs
-	autopsyLimit   = 3 * time.Second
-	defaultTimeout = 5 * time.Minute
-	tcgFactor      = 3
+	bootTimeout  = 60 * time.Second
+	drainTimeout = 10 * time.Second
+	lookTimeout  = time.Minute // two scans by kmemleak: over 30 s were seen under TCG, with 15 runnable tasks on 2 CPUs
+	autopsyLimit = 3 * time.Second
+	TCGFactor    = 3
 )
 
 // powerOffLimit is how long a guest that powers off may be silent.
@@ -59,6 +58,10 @@ var powerOffLimit = 10 * time.Second
 // ms with HZ=250; kfree_rcu may take seconds (KFREE_DRAIN_JIFFIES), which nobody
 // waits for.
 var aftermathTime = 100 * time.Millisecond
+
+// Watched is how many machines there are for each that works: the others have
+// ended their work and are only watched, see agent.Limits.Aftermath.
+const Watched = 2
 
 // Fetch is a guest file wanted after the program has ended.
 type Fetch = agent.Fetch
@@ -96,8 +99,8 @@ type Program struct {
 	// bare is for a template: a machine that knows no program. What a program needs is
 	// given to its forks.
 	bare bool
-	// kernelFile is booted in place of Kernel's own file, when set.
-	kernelFile string
+	// KernelFile is booted in place of Kernel's own file, when set.
+	KernelFile string
 	// Resize and Signals are passed on to the program; nil channels are fine.
 	Resize  <-chan wire.Winsize
 	Signals <-chan int
@@ -125,15 +128,17 @@ type Program struct {
 	Twin bool
 	// OnReady, when set, is called when the guest is up.
 	OnReady func(wire.Ready)
-	// atDone, when set, is called when all has ended in a fork, which is only
+	// OnWatch, when set, is called when all has ended in a fork, which is only
 	// watched from then on and needs next to no processor time.
-	atDone func()
-	// atHeld, when set, is called when the program is held in a machine that was
-	// booted, before it is let go.
-	atHeld func(context.Context, *guest) error
+	OnWatch func()
+	// GDB, when set, is told the debugger's command line, when the machine stands
+	// still: a fork before it goes on, one that was booted when its program is held.
+	// It goes on when a debugger lets it.
+	GDB func(command string)
 }
 
-func (p Program) log() string {
+// LogName is the name of the kernel log in Dir.
+func (p Program) LogName() string {
 	if p.Log == "" {
 		return "console.log"
 	}
@@ -144,7 +149,7 @@ func (p Program) log() string {
 // QEMU is gone.
 func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 	began := time.Now()
-	p = p.armed(fault.Line)
+	p = p.Armed(fault.Line)
 	g, err := m.begin(ctx, p, &out)
 	if err != nil {
 		out.Infra = err
@@ -157,17 +162,17 @@ func (m *Machine) Exec(ctx context.Context, p Program) (out Outcome) {
 		// What a machine printed whose power was cut is not the program's.
 		for _, w := range []*io.Writer{&first.Stdout, &first.Stderr} {
 			if to := *w; to != nil {
-				h := &spool{dir: p.Dir}
-				defer h.close()
+				h := NewSpool(p.Dir)
+				defer h.Close()
 				before := pass
-				pass, *w = func() { before(); h.live(to) }, h
+				pass, *w = func() { before(); h.Live(to) }, h
 			}
 		}
 	}
 	m.drive(ctx, first, g, &out)
 	if out.Cut != "" && out.Infra == nil && ctx.Err() == nil {
 		m.Say("the power was cut at %s; again on the same disks", out.Cut)
-		out.goOn(m.Exec(ctx, p.afterCut(out.disks, out.Acks)))
+		out.GoOn(m.Exec(ctx, p.afterCut(out.disks, out.Acks)))
 		return out
 	}
 	pass()
@@ -182,6 +187,7 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 	o := p.options()
 	// A balloon is a device that the template has not.
 	if p.From != nil && m.VMCore == "" && !p.Faults.Has(fault.Balloon) {
+		o.Paused = p.GDB != nil
 		if p.From.bare {
 			r, err := m.recipe(p)
 			if err != nil {
@@ -196,6 +202,9 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 		if err == nil && p.From.bare {
 			out.Start = StartedWarm
 		}
+		if err == nil && p.GDB != nil {
+			return m.standing(ctx, p, g)
+		}
 		if err == nil || ctx.Err() != nil {
 			return g, err
 		}
@@ -207,7 +216,7 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 		modules, remark := machine.CoreModules(p.Kernel)
 		p.Modules = append(slices.Clone(p.Modules), modules...)
 		out.Notes = append(out.Notes, m.Remark(remark)...)
-		o.Core, o.CoreFile = m.VMCore, filepath.Join(p.Dir, p.beside("vmcore", ""))
+		o.Core, o.CoreFile = m.VMCore, filepath.Join(p.Dir, p.Beside("vmcore", ""))
 	}
 	g := newGuest(rand.Text())
 	o.Console = g.con
@@ -223,13 +232,23 @@ func (m *Machine) begin(ctx context.Context, p Program, out *Outcome) (*guest, e
 
 // options are those of the program's own machine.
 func (p Program) options() machine.Options {
-	return machine.Options{Dir: p.Dir, Log: p.log(), Faults: p.Faults, Disks: p.disks}
+	return machine.Options{Dir: p.Dir, Log: p.LogName(), Faults: p.Faults, Disks: p.disks}
+}
+
+// TooLittleMemory refuses a size of memory in which the program's machine cannot boot,
+// see [machine.Host.TooLittleMemory].
+func (m *Machine) TooLittleMemory(ctx context.Context, p Program) error {
+	r, err := m.recipe(p)
+	if err != nil {
+		return nil // said when it is run
+	}
+	return m.Host.TooLittleMemory(ctx, r)
 }
 
 // recipe is what the program's machine is made of.
 func (m *Machine) recipe(p Program) (machine.Recipe, error) {
 	r := machine.Recipe{
-		Kernel: p.Kernel, KernelFile: p.kernelFile, Init: p.Init, Files: slices.Clone(p.Files), HostFiles: p.Spec.Files, C: p.Spec.C, Shell: p.Shell,
+		Kernel: p.Kernel, KernelFile: p.KernelFile, Init: p.Init, Files: slices.Clone(p.Files), HostFiles: p.Spec.Files, C: p.Spec.C, Shell: p.Shell,
 		Modules: slices.Concat(p.Spec.Modules, p.Modules), Disks: p.Spec.Disks, Cmdline: slices.Concat(agentParams, p.Spec.Cmdline),
 		MemoryMiB: p.Spec.MemoryMiB, CPUs: p.Spec.CPUs, Ports: wire.Ports,
 	}
@@ -290,10 +309,10 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	if why := con.Problem(); why != "" {
 		s.out.Incomplete(why)
 	}
-	out.kernelTests = newKernelTests(con.Results())
+	out.KernelTests = newKernelTests(con.Results())
 	out.Splats = con.Splats()
 	for i := range out.Splats {
-		out.Splats[i].Log = p.log()
+		out.Splats[i].Log = p.LogName()
 	}
 	s.witness()
 	for i := range out.Splats {
@@ -311,7 +330,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	// Whatever ended it then: a fork is killed when it is done.
 	out.Panicked = out.Panicked || out.Exit.GuestPanicked
 	if out.Exit.ConsoleErr != nil {
-		out.Fail(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.log()), out.Exit.ConsoleErr))
+		out.Fail(fmt.Errorf("the kernel log was not kept: write %s: %w", filepath.Join(p.Dir, p.LogName()), out.Exit.ConsoleErr))
 	}
 	out.LastWords, out.Acks = con.LastWords(), con.Acks()
 	s.explain()
@@ -378,12 +397,12 @@ func (s *session) config() agent.Config {
 		PowerCut: g.vm.PowerCut(), Died: g.vm.Died(), OnReady: p.OnReady, OnHang: s.autopsy, StuckAt: s.stuckAt,
 		OnRun: g.vm.StartFaults,
 	}
-	if p.atHeld != nil {
-		c.OnHeld = func(ctx context.Context) error { return p.atHeld(ctx, g) }
+	if p.GDB != nil && g.from == nil {
+		c.OnHeld = func(ctx context.Context) error { return s.m.debugged(ctx, p.Kernel, g, p.GDB) }
 	}
 	if t := g.from; t != nil { // nobody learns anything from another power-off: a fork has synced
 		c.From = &agent.Resumed{Ready: t.ready, Held: t.held, PID: t.pid, Stdout: t.stdout, Stderr: t.stderr}
-		c.OnWatch = p.atDone
+		c.OnWatch = p.OnWatch
 	} else {
 		c.OnPowerOff = g.vm.MayEnd
 	}
@@ -407,7 +426,7 @@ func (s *session) bootLimit() time.Duration {
 
 func (s *session) scale(d time.Duration) time.Duration {
 	if s.vm.Accel() == "tcg" {
-		return d * tcgFactor
+		return d * TCGFactor
 	}
 	return d
 }
@@ -486,7 +505,7 @@ func (s *session) wentWrong() string {
 			break
 		}
 	}
-	return fmt.Sprintf("%s; last of the kernel log: %s; all of it is in %s", said, s.lastLine(), filepath.Join(s.p.Dir, s.p.log()))
+	return fmt.Sprintf("%s; last of the kernel log: %s; all of it is in %s", said, s.lastLine(), filepath.Join(s.p.Dir, s.p.LogName()))
 }
 
 func (s *session) lastLine() string {
@@ -507,14 +526,14 @@ func (p Program) afterCut(disks []*machine.Disk, acks []string) Program {
 	if p.Release != nil { // the same tests
 		p.Release = &wire.Release{Args: p.Release.Args, Env: env}
 	}
-	p.Faults, p.disks, p.atHeld = nil, disks, nil
+	p.Faults, p.disks, p.GDB = nil, disks, nil
 	p.Run.Env = append(p.Run.Env[:len(p.Run.Env):len(p.Run.Env)], env...)
-	p.Log = p.beside("console-after-cut", ".log")
+	p.Log = p.Beside("console-after-cut", ".log")
 	return p
 }
 
-// beside is the name of a file that belongs to the kernel log of this VM:
+// Beside is the name of a file that belongs to the kernel log of this VM:
 // console-2.log has its autopsy-2.txt.
-func (p Program) beside(name, ext string) string {
-	return name + strings.TrimSuffix(strings.TrimPrefix(p.log(), "console"), ".log") + ext
+func (p Program) Beside(name, ext string) string {
+	return name + strings.TrimSuffix(strings.TrimPrefix(p.LogName(), "console"), ".log") + ext
 }

@@ -6,33 +6,7 @@ import (
 	"context"
 	"testing"
 	"time"
-
-	"github.com/kvmrun/kvmrun/internal/fault"
-	"github.com/kvmrun/kvmrun/internal/machine"
 )
-
-// Forked is a machine that waits for a job.
-type Forked struct{ g *guest }
-
-// HostMiB is the memory that its QEMU has for itself.
-func (f Forked) HostMiB() int { return f.g.vm.HostMiB() }
-
-// Close ends the machine.
-func (f Forked) Close() { f.g.close() }
-
-// ForkAhead forks a machine without a job.
-func (t *Template) ForkAhead(ctx context.Context, m *Machine, dir, log string) (Forked, error) {
-	g, err := t.fork(ctx, m, machine.Options{Dir: dir, Log: log}, false)
-	return Forked{g}, err
-}
-
-// ExecIn is Exec in a machine that was forked ahead.
-func (m *Machine) ExecIn(ctx context.Context, p Program, f Forked) (out Outcome) {
-	p, p.Log = p.armed(fault.Line), f.g.vm.Log
-	f.g.vm.Started = time.Now()
-	m.drive(ctx, p, f.g, &out)
-	return out
-}
 
 // SetFree makes the machine believe that this is the host's free memory.
 func (m *Machine) SetFree(mib func() int) { m.Free = mib }
@@ -48,12 +22,6 @@ func (m *Machine) LoadKept(ctx context.Context, p Program) error {
 		return err
 	}
 	return t.Close()
-}
-
-// WithKernelFile returns the program with another file to be booted.
-func (p Program) WithKernelFile(path string) Program {
-	p.kernelFile = path
-	return p
 }
 
 // TemplateKey is the key under which a template is kept.

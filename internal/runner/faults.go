@@ -10,9 +10,9 @@ import (
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
-// armed returns the program with the plan's share of the guest's kernel added:
+// Armed returns the program with the plan's share of the guest's kernel added:
 // it is held, and let go with the faults armed.
-func (p Program) armed(noise fault.Noise) Program {
+func (p Program) Armed(noise fault.Noise) Program {
 	if p.Faults.Has(fault.Balloon) {
 		p.Modules = append(p.Modules[:len(p.Modules):len(p.Modules)], "virtio_balloon")
 	}

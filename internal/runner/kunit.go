@@ -11,33 +11,33 @@ import (
 	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
-// kernelTests counts the tests whose results are in the kernel log, as KUnit writes
+// KernelTests counts the tests whose results are in the kernel log, as KUnit writes
 // them: at boot, or when a module is loaded.
-type kernelTests struct {
+type KernelTests struct {
 	ktap.Counts
-	// failed are those that failed or are missing, and what is wrong with the
+	// Failed are those that failed or are missing, and what is wrong with the
 	// results as a whole, each once.
-	failed []result.Case
+	Failed []result.Case
 }
 
 // newKernelTests makes them of the log of one VM.
-func newKernelTests(d *ktap.Doc) (k kernelTests) {
+func newKernelTests(d *ktap.Doc) (k KernelTests) {
 	k.Counts = d.Count()
 	k.walk(d, "kunit")
-	if len(k.failed) == 0 && d.Failed() {
+	if len(k.Failed) == 0 && d.Failed() {
 		k.add("kunit", "the results of tests in the kernel log are not complete")
 	}
 	return k
 }
 
-func (k *kernelTests) walk(d *ktap.Doc, name string) {
+func (k *KernelTests) walk(d *ktap.Doc, name string) {
 	for _, t := range d.Tests {
 		one := name + "/" + visible.Short(t.Label())
-		before := len(k.failed)
+		before := len(k.Failed)
 		if t.Sub != nil && t.Status() != ktap.StatusXFail && t.Status() != ktap.StatusSkip {
 			k.walk(t.Sub, one)
 		}
-		if t.Status() == ktap.StatusFail && len(k.failed) == before {
+		if t.Status() == ktap.StatusFail && len(k.Failed) == before {
 			k.add(one, t.Why())
 		}
 	}
@@ -55,28 +55,28 @@ func (k *kernelTests) walk(d *ktap.Doc, name string) {
 // maxKernelTests bounds how many failures of tests in the kernel log are named.
 const maxKernelTests = 200
 
-func (k *kernelTests) add(name, why string) {
+func (k *KernelTests) add(name, why string) {
 	same := func(c result.Case) bool { return c.Name == name && c.Status == result.StatusFail }
-	if len(k.failed) < maxKernelTests && !slices.ContainsFunc(k.failed, same) {
-		k.failed = append(k.failed, result.Case{Name: name, Status: result.StatusFail, Reason: visible.Short(why)})
+	if len(k.Failed) < maxKernelTests && !slices.ContainsFunc(k.Failed, same) {
+		k.Failed = append(k.Failed, result.Case{Name: name, Status: result.StatusFail, Reason: visible.Short(why)})
 	}
 }
 
 // join adds those of a further VM.
-func (k *kernelTests) join(b kernelTests) {
+func (k *KernelTests) join(b KernelTests) {
 	k.Pass += b.Pass
 	k.Fail += b.Fail
 	k.Skip += b.Skip
 	k.XFail += b.XFail
 	k.Missing += b.Missing
-	k.failed = slices.Clone(k.failed)
-	for _, c := range b.failed {
+	k.Failed = slices.Clone(k.Failed)
+	for _, c := range b.Failed {
 		k.add(c.Name, c.Reason)
 	}
 }
 
-// note says how many there were, "" for none.
-func (k *kernelTests) note() string {
+// Note says how many there were, "" for none.
+func (k *KernelTests) Note() string {
 	if k.Total() == 0 {
 		return ""
 	}

@@ -3,18 +3,16 @@
 package runner
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
-	"github.com/kvmrun/kvmrun/internal/result"
-	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -36,7 +34,7 @@ const keepRuns = 50
 // oldest ones.
 func (m *Machine) NewRunDir(name string) (string, error) {
 	runs := filepath.Join(m.Cache.Root(), "runs")
-	dir := filepath.Join(runs, time.Now().Format("20060102-150405")+"-"+fileName(name)+"-"+rand.Text()[:4])
+	dir := filepath.Join(runs, time.Now().Format("20060102-150405")+"-"+FileName(name)+"-"+rand.Text()[:4])
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make a directory for the logs: %w", err)
 	}
@@ -50,11 +48,12 @@ func (m *Machine) NewRunDir(name string) (string, error) {
 	return dir, nil
 }
 
-// Exited says how the program ended in the guest.
-type Exited = wire.Exited
-
-// RunRaw is RunSuite for a job whose output goes to its Raw writers as it is;
-// it also returns how the test binary ended, nil if that is not known.
-func (m *Machine) RunRaw(ctx context.Context, j SuiteJob) (result.Job, *Exited) {
-	return m.runSuite(ctx, j)
+// FileName makes a name that holds a kernel's release or a suite's name one of a file.
+func FileName(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '/' || r < ' ' {
+			return '_'
+		}
+		return r
+	}, s)
 }

@@ -17,9 +17,9 @@ import (
 type Outcome struct {
 	agent.Findings
 	Splats []klog.Splat
-	// kernelTests is what tests in the kernel said. Those of Exec's callers who read
+	// KernelTests is what tests in the kernel said. Those of Exec's callers who read
 	// the kernel log themselves see to it on their own.
-	kernelTests kernelTests
+	KernelTests KernelTests
 	Panicked    bool
 	// BootFailed says that the VM ran and the agent in it never got ready.
 	BootFailed bool
@@ -39,13 +39,6 @@ type Outcome struct {
 	// that failed, Skipped those that tested nothing, and Running those that began
 	// and did not end.
 	Ended, Failed, Skipped, Running []string
-	// unended are the tests of a suite that began and did not end, and unrun those
-	// that were selected and did not begin, with the reasons. Tested says that one
-	// ended that tested something.
-	unended, unrun []missing
-	tested         bool
-	// timedOut says that the test binary ended because of its own time limit.
-	timedOut bool
 	// HostMiB is the memory that QEMU had for itself in the end: for a fork, what
 	// it did not share with its template.
 	HostMiB int
@@ -60,16 +53,16 @@ type Outcome struct {
 // Remarks are what a user is told beside the verdict.
 func (o *Outcome) Remarks() []string { return append(slices.Clone(o.Notes), faultNotes(o.Faults)...) }
 
-// also adds what another machine of the same job showed, of which none went before
+// Also adds what another machine of the same job showed, of which none went before
 // the other: all that either saw counts, and of reasons the first.
-func (o *Outcome) also(b Outcome) {
+func (o *Outcome) Also(b Outcome) {
 	first := func(have *string, now string) {
 		if *have == "" {
 			*have = now
 		}
 	}
 	o.Splats = append(o.Splats, b.Splats...)
-	o.kernelTests.join(b.kernelTests)
+	o.KernelTests.join(b.KernelTests)
 	o.Ended, o.Failed = append(o.Ended, b.Ended...), append(o.Failed, b.Failed...)
 	o.Panicked = o.Panicked || b.Panicked
 	for _, n := range b.Notes {
@@ -105,11 +98,11 @@ func (o *Outcome) also(b Outcome) {
 	}
 }
 
-// goOn adds what a machine showed that went on where this one had ended: how that
+// GoOn adds what a machine showed that went on where this one had ended: how that
 // one ended is how the job did.
-func (o *Outcome) goOn(b Outcome) {
-	o.also(b)
+func (o *Outcome) GoOn(b Outcome) {
+	o.Also(b)
 	o.Exited, o.Done, o.EndMarker, o.Exit, o.LastWords = b.Exited, b.Done, b.EndMarker, b.Exit, b.LastWords
 	o.Skipped, o.Running = b.Skipped, b.Running
-	o.Looks, o.timedOut, o.Teardown = b.Looks, b.timedOut, b.Teardown
+	o.Looks, o.Teardown = b.Looks, b.Teardown
 }

@@ -27,7 +27,7 @@ func TestOutcomesAddUp(t *testing.T) {
 		"hung":     {Findings: agent.Findings{Hung: "silence"}},
 		"splat":    {Splats: []klog.Splat{{Report: &oops.Report{Title: "BUG"}}}, Panicked: true},
 		"disk":     {Disks: []machine.DiskCheck{{Disk: "d", Err: errors.New("dirty")}}},
-		"kunit":    {kernelTests: kernelTests{failed: []result.Case{{Name: "kunit/a/b", Status: result.StatusFail}}}},
+		"kunit":    {KernelTests: KernelTests{Failed: []result.Case{{Name: "kunit/a/b", Status: result.StatusFail}}}},
 		"fault":    {Findings: agent.Findings{Notes: []string{"n"}}, Faults: []wire.Count{{Name: "f", Fired: 1}}},
 	}
 	facts := func(o Outcome) []any {
@@ -35,11 +35,11 @@ func TestOutcomesAddUp(t *testing.T) {
 		if o.Infra != nil {
 			infra = o.Infra.Error()
 		}
-		return []any{o.Scanner, infra, o.GuestFault, o.Deadline, o.Hung, o.Panicked, len(o.Splats), len(o.Disks), len(o.kernelTests.failed), o.Remarks()}
+		return []any{o.Scanner, infra, o.GuestFault, o.Deadline, o.Hung, o.Panicked, len(o.Splats), len(o.Disks), len(o.KernelTests.Failed), o.Remarks()}
 	}
 	for name, b := range bad {
 		t.Run(name, func(t *testing.T) {
-			for how, join := range map[string]func(a *Outcome, b Outcome){"also": (*Outcome).also, "goOn": (*Outcome).goOn} {
+			for how, join := range map[string]func(a *Outcome, b Outcome){"also": (*Outcome).Also, "goOn": (*Outcome).GoOn} {
 				first, second := b, Outcome{}
 				join(&first, Outcome{})
 				join(&second, b)
@@ -59,6 +59,6 @@ func TestOutcomesAddUp(t *testing.T) {
 	}
 	// How the one that went on ended is how the job did.
 	a := Outcome{Findings: agent.Findings{Exited: &wire.Exited{Code: 3}, EndMarker: true}, Running: []string{"TestA"}}
-	a.goOn(Outcome{Ended: []string{"TestB"}})
+	a.GoOn(Outcome{Ended: []string{"TestB"}})
 	assert.Assert(t, a.Exited == nil && !a.EndMarker && a.Running == nil && len(a.Ended) == 1)
 }

@@ -25,7 +25,7 @@ func (m *Machine) symbolize(ctx context.Context, k *machine.Kernel, splats []klo
 	if len(splats) == 0 {
 		return
 	}
-	s := m.symbolizer(ctx, k)
+	s := m.Symbolizer(ctx, k)
 	if s == nil {
 		return
 	}
@@ -36,9 +36,9 @@ func (m *Machine) symbolize(ctx context.Context, k *machine.Kernel, splats []klo
 	}
 }
 
-// symbolizer opens the symbols of a kernel, which are in itself, or in the
+// Symbolizer opens the symbols of a kernel, which are in itself, or in the
 // vmlinux beside it; nil when there are none.
-func (m *Machine) symbolizer(ctx context.Context, k *machine.Kernel) *symbolize.Symbolizer {
+func (m *Machine) Symbolizer(ctx context.Context, k *machine.Kernel) *symbolize.Symbolizer {
 	if k.Details == nil {
 		return nil
 	}
@@ -85,7 +85,7 @@ const samples = 15
 func (s *session) cpusAt(ctx context.Context, bare bool) string {
 	at := func(addr uint64) string { return fmt.Sprintf("%#x", addr) }
 	if k := s.p.Kernel; k.Details != nil && k.Details.PVH() {
-		if sym := s.m.symbolizer(ctx, k); sym != nil {
+		if sym := s.m.Symbolizer(ctx, k); sym != nil {
 			sym.SetOffset(0)
 			at, bare = func(addr uint64) string {
 				l, err := sym.Addr(addr, false)

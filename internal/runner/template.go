@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
@@ -85,7 +86,7 @@ func (m *Machine) MakeTemplate(ctx context.Context, p Program) (*Template, Outco
 	}
 	out.Prepare = g.vm.Started.Sub(began)
 	defer g.close()
-	t := &Template{log: filepath.Join(p.Dir, p.log()), bare: p.bare}
+	t := &Template{log: filepath.Join(p.Dir, p.LogName()), bare: p.bare}
 	var stdout, stderr bytes.Buffer
 	p.Stdout, p.Stderr = &stdout, &stderr
 	s := m.freeze(p, g, &out)
@@ -172,6 +173,41 @@ func (t *Template) fork(ctx context.Context, m *Machine, o machine.Options, twin
 	return g, nil
 }
 
+// Forked is a machine that was forked ahead of need and waits for a program. It is to
+// be closed, or given to ExecIn, which closes it.
+type Forked struct{ g *guest }
+
+// Fork forks a machine without a program, whose kernel log is called log in dir.
+func (t *Template) Fork(ctx context.Context, m *Machine, dir, log string) (*Forked, error) {
+	g, err := t.fork(ctx, m, machine.Options{Dir: dir, Log: log}, false)
+	if err != nil {
+		return nil, err
+	}
+	return &Forked{g}, nil
+}
+
+// Log is the name of its kernel log.
+func (f *Forked) Log() string { return f.g.vm.Log }
+
+// HostMiB is the memory that its QEMU has for itself.
+func (f *Forked) HostMiB() int { return f.g.vm.HostMiB() }
+
+// Close ends the machine. A nil one is closed.
+func (f *Forked) Close() {
+	if f != nil {
+		f.g.close()
+	}
+}
+
+// ExecIn is Exec in a machine that was forked ahead, which is closed. Where the
+// program's machine comes from otherwise, does not matter, nor does its Log.
+func (m *Machine) ExecIn(ctx context.Context, p Program, f *Forked) (out Outcome) {
+	p, p.Log = p.Armed(fault.Line), f.Log()
+	f.g.vm.Started = time.Now()
+	m.drive(ctx, p, f.g, &out)
+	return out
+}
+
 // id is what a fork is called, by itself and in its log.
 func (g *guest) id(twin bool) string {
 	if twin {
@@ -227,7 +263,7 @@ func (m *Machine) Template(ctx context.Context, p Program) (*Template, Outcome, 
 		}
 	}
 	t, out, err := m.MakeTemplate(ctx, p)
-	if err != nil || len(out.Splats)+len(out.kernelTests.failed) > 0 {
+	if err != nil || len(out.Splats)+len(out.KernelTests.Failed) > 0 {
 		return t, out, err // a splat is to be seen each time
 	}
 	if err := m.save(ctx, t, slot, p); err != nil && ctx.Err() == nil {
@@ -280,7 +316,7 @@ func loadTemplate(slot *machine.Slot, p Program) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Template{frozen: frozen, log: filepath.Join(p.Dir, p.log()), bare: p.bare}
+	t := &Template{frozen: frozen, log: filepath.Join(p.Dir, p.LogName()), bare: p.bare}
 	var k kept
 	if err = json.Unmarshal(about.State, &k); err == nil {
 		err = output.Save(t.log, about.Log)

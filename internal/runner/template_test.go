@@ -20,17 +20,19 @@ import (
 	"github.com/kvmrun/kvmrun/internal/cache"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // forkedProgram is a run of the suite testdata/forked.
 func forkedProgram(tb testing.TB, m *runner.Machine) runner.Program {
 	tb.Helper()
-	bin := goBuild(tb, "test", "-c", "-ldflags=-s -w", "./testdata/forked")
-	s, err := runner.Describe(tb.Context(), bin)
+	bin := runnertest.Build(tb, "test", "-c", "-ldflags=-s -w", "./testdata/forked")
+	s, err := suiterun.Describe(tb.Context(), bin)
 	assert.NilError(tb, err)
 	return runner.Program{
-		Kernel: kernelFor(tb, m), Spec: s.Spec, Init: bin, Dir: logDir(tb),
+		Kernel: runnertest.Kernel(tb, &m.Host), Spec: s.Spec, Init: bin, Dir: runnertest.LogDir(tb),
 		Run: wire.Run{Argv: []string{"/init", "-test.v"}, Env: []string{wire.GuestEnv + "=1"}},
 	}
 }
@@ -58,19 +60,19 @@ func TestTemplate(t *testing.T) {
 	p := forkedProgram(t, m)
 	t.Run("ready", func(t *testing.T) {
 		p := p
-		p.Dir = logDir(t)
+		p.Dir = runnertest.LogDir(t)
 		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
 	})
 	t.Run("held", func(t *testing.T) {
 		p := p
-		p.Dir = logDir(t)
+		p.Dir = runnertest.LogDir(t)
 		p.Run.Hold = wire.HoldStop
 		p.Run.Env = append(p.Run.Env, wire.HoldEnv+"=1")
 		testTemplate(t, m, p, []string{"random", "uuid", "hostname", "wall", "tempdir"})
 	})
 	t.Run("ends before it is held", func(t *testing.T) {
 		p := p
-		p.Dir = logDir(t)
+		p.Dir = runnertest.LogDir(t)
 		p.Run.Hold = wire.HoldStop
 		_, _, err := m.MakeTemplate(t.Context(), p)
 		assert.ErrorContains(t, err, "it ended before it was held: status 0")
@@ -153,7 +155,7 @@ func TestTemplateIsKept(t *testing.T) {
 		}
 		said = nil
 		p := p
-		p.Dir = logDir(t)
+		p.Dir = runnertest.LogDir(t)
 		began := time.Now()
 		tmpl, boot, err := m.Template(t.Context(), p)
 		assert.NilError(t, err)
@@ -178,7 +180,7 @@ func TestTemplateIsKept(t *testing.T) {
 		assert.Assert(t, f["begun"] == "once" && f["disk"] == "00000000", "%v", f)
 		assert.NilError(t, tmpl.Close())
 	}
-	p.Dir = logDir(t)
+	p.Dir = runnertest.LogDir(t)
 	assert.NilError(t, m.LoadKept(t.Context(), p))
 	files, err := filepath.Glob(filepath.Join(c.Root(), "template", "*", "*"))
 	assert.NilError(t, err)
@@ -199,7 +201,7 @@ func TestTemplateIsKept(t *testing.T) {
 	assert.Assert(t, damaged >= 5, "%q", files)
 	assert.NilError(t, m.LoadKept(t.Context(), p))
 	for name, change := range map[string]func(*runner.Program){
-		"kernel":  func(p *runner.Program) { *p = p.WithKernelFile(p.Init) },
+		"kernel":  func(p *runner.Program) { p.KernelFile = p.Init },
 		"disks":   func(p *runner.Program) { p.Spec.Disks[0].SizeMiB++ },
 		"cmdline": func(p *runner.Program) { p.Spec.Cmdline = []string{"x"} },
 		"memory":  func(p *runner.Program) { p.Spec.MemoryMiB = 300 },

@@ -48,7 +48,7 @@ func (m *Machine) ExecWarm(ctx context.Context, p Program) Outcome {
 	case boot.Args != nil && (boot.Infra != nil || boot.GuestFault != "" || boot.Panicked || boot.Scanner != "" || boot.Deadline+boot.Hung != ""):
 		// A kernel that does not get far enough: another boot would show the same.
 		boot.Start = StartedCold
-		if err := os.Rename(filepath.Join(p.Dir, bootLog), filepath.Join(p.Dir, p.log())); err != nil {
+		if err := os.Rename(filepath.Join(p.Dir, bootLog), filepath.Join(p.Dir, p.LogName())); err != nil {
 			boot.Notes = append(boot.Notes, err.Error())
 		}
 		return boot
@@ -63,7 +63,7 @@ func (m *Machine) ExecWarm(ctx context.Context, p Program) Outcome {
 	out := m.Exec(ctx, p)
 	_ = os.Remove(filepath.Join(p.Dir, bootLog)) // p's own log begins with it
 	if out.Start == StartedWarm {                // it could be forked
-		out.addBoot(boot, p.log())
+		out.addBoot(boot, p.LogName())
 	}
 	return out
 }
@@ -75,7 +75,7 @@ func (o *Outcome) addBoot(boot Outcome, log string) {
 		boot.Splats[i].Log = log
 	}
 	o.Splats = append(boot.Splats, o.Splats...)
-	o.kernelTests.join(boot.kernelTests)
+	o.KernelTests.join(boot.KernelTests)
 	o.Panicked = o.Panicked || boot.Panicked
 	o.Notes = append(boot.Notes, o.Notes...)
 	if o.Scanner == "" {
@@ -103,7 +103,7 @@ func (m *Machine) Warm(ctx context.Context, p Program) error {
 // warm returns the template and what its boot showed.
 func (m *Machine) warm(ctx context.Context, p Program) (*Template, Outcome, error) {
 	bare := Program{
-		Kernel: p.Kernel, Spec: p.Spec, Init: p.Init, Shell: p.Shell, kernelFile: p.kernelFile, Dir: p.Dir, Log: bootLog, Patient: p.Patient, bare: true,
+		Kernel: p.Kernel, Spec: p.Spec, Init: p.Init, Shell: p.Shell, KernelFile: p.KernelFile, Dir: p.Dir, Log: bootLog, Patient: p.Patient, bare: true,
 	}
 	return m.Template(ctx, bare)
 }

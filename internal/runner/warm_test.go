@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/runnertest"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 )
@@ -36,7 +37,7 @@ func warmHost(t *testing.T) (m *runner.Machine, said func() string) {
 func tell(t *testing.T, m *runner.Machine, p runner.Program, cold bool) (map[string]string, runner.Outcome, string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	p.Dir, p.Stdout, p.Stderr = logDir(t), &out, &errs
+	p.Dir, p.Stdout, p.Stderr = runnertest.LogDir(t), &out, &errs
 	exec := m.ExecWarm
 	if cold {
 		exec = m.Exec
@@ -70,12 +71,12 @@ func templates(t *testing.T, m *runner.Machine) []string {
 // machine, and compares what they find there with what they find after a boot.
 func TestWarm(t *testing.T) {
 	m, said := warmHost(t)
-	kernel := kernelFor(t, m)
+	kernel := runnertest.Kernel(t, &m.Host)
 	var kept os.FileInfo
 	var random []string
 	for i := range 3 {
 		// Another program, with the same agent.
-		bin := goBuild(t, "build", fmt.Sprintf("-ldflags=-X main.version=%d", i), "./testdata/tell")
+		bin := runnertest.Build(t, "build", fmt.Sprintf("-ldflags=-X main.version=%d", i), "./testdata/tell")
 		where := fmt.Sprintf("/tmp/run %d/tell", i)
 		p := runner.Program{
 			Kernel: kernel, Init: bin,
@@ -132,9 +133,9 @@ func TestWarm(t *testing.T) {
 // one line, and it runs all the same.
 func TestWarmFallsBack(t *testing.T) {
 	m, said := warmHost(t)
-	bin := goBuild(t, "build", "./testdata/tell")
+	bin := runnertest.Build(t, "build", "./testdata/tell")
 	p := runner.Program{
-		Kernel: kernelFor(t, m), Init: bin,
+		Kernel: runnertest.Kernel(t, &m.Host), Init: bin,
 		Files: []initramfs.File{{Host: bin, Guest: "/tell", Runs: true}}, Run: wire.Run{Argv: []string{"/tell"}},
 	}
 	m.SetFree(func() int { return 300 })
@@ -145,7 +146,7 @@ func TestWarmFallsBack(t *testing.T) {
 	m.SetFree(nil)
 
 	q := p
-	q.Dir = logDir(t)
+	q.Dir = runnertest.LogDir(t)
 	assert.NilError(t, m.Warm(t.Context(), q))
 	for i, damage := range []func(b []byte) []byte{
 		func(b []byte) []byte { return b[:len(b)/2] },
@@ -173,7 +174,7 @@ func TestWarmFallsBack(t *testing.T) {
 	q = p
 	q.Files = append(q.Files, initramfs.File{Data: bytes.Repeat([]byte("x"), 400<<20), Guest: "/big"})
 	q.Spec.MemoryMiB = 512
-	q.Dir = logDir(t)
+	q.Dir = runnertest.LogDir(t)
 	out = m.ExecWarm(t.Context(), q)
 	assert.ErrorContains(t, out.Infra, "too little memory")
 	assert.Assert(t, cmp.Contains(out.Start, "too little memory"))
@@ -183,13 +184,13 @@ func TestWarmFallsBack(t *testing.T) {
 // and is not booted twice.
 func TestWarmBootFails(t *testing.T) {
 	m, _ := warmHost(t)
-	bin := goBuild(t, "build", "./testdata/tell")
-	p := runner.Program{Kernel: kernelFor(t, m), Init: bin, Run: wire.Run{Argv: []string{"/init"}}}
+	bin := runnertest.Build(t, "build", "./testdata/tell")
+	p := runner.Program{Kernel: runnertest.Kernel(t, &m.Host), Init: bin, Run: wire.Run{Argv: []string{"/init"}}}
 	p.Spec.Cmdline = []string{"rdinit=/there/is/none", "init=/neither"}
 	var verdicts []string
 	for _, exec := range []func() runner.Outcome{
-		func() runner.Outcome { p.Dir = logDir(t); return m.Exec(t.Context(), p) },
-		func() runner.Outcome { p.Dir = logDir(t); return m.ExecWarm(t.Context(), p) },
+		func() runner.Outcome { p.Dir = runnertest.LogDir(t); return m.Exec(t.Context(), p) },
+		func() runner.Outcome { p.Dir = runnertest.LogDir(t); return m.ExecWarm(t.Context(), p) },
 	} {
 		out := exec()
 		verdict, _ := result.Judge(program(out))

@@ -18,15 +18,15 @@ func (s *session) witness() {
 	if out.Ready == nil {
 		return // all that there was is on the console
 	}
-	name := s.p.beside("kmsg", ".log")
-	a := s.con.Compare(out.Splats, klog.Testimony{Taint: out.Ready.Taint, Booted: s.from == nil, Done: out.Done, Kmsg: out.Kmsg}, s.p.log(), name)
+	name := s.p.Beside("kmsg", ".log")
+	a := s.con.Compare(out.Splats, klog.Testimony{Taint: out.Ready.Taint, Booted: s.from == nil, Done: out.Done, Kmsg: out.Kmsg}, s.p.LogName(), name)
 	out.Splats = a.Splats
 	if a.Incomplete != "" {
 		out.Incomplete(a.Incomplete)
 	}
-	if a.Results != nil && len(out.kernelTests.failed) == 0 {
-		if kt := newKernelTests(a.Results); len(kt.failed) > 0 {
-			out.kernelTests = kt // the console was silenced
+	if a.Results != nil && len(out.KernelTests.Failed) == 0 {
+		if kt := newKernelTests(a.Results); len(kt.Failed) > 0 {
+			out.KernelTests = kt // the console was silenced
 		}
 	}
 	if a.Missing > 0 {

@@ -74,7 +74,7 @@ func TestWitnesses(t *testing.T) {
 			con.Tell("T", nil)
 			_, _ = con.Write([]byte(c.console))
 			con.Close()
-			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.Splats(), kernelTests: newKernelTests(con.Results())}
+			out := &Outcome{Findings: agent.Findings{Ready: &wire.Ready{Taint: c.ready}, Done: c.done, Kmsg: []byte(c.kmsg)}, Splats: con.Splats(), KernelTests: newKernelTests(con.Results())}
 			dir := t.TempDir()
 			s := &session{guest: &guest{con: con, nonce: "N"}, out: out, p: Program{Dir: dir}}
 			s.witness()
@@ -85,7 +85,7 @@ func TestWitnesses(t *testing.T) {
 			assert.DeepEqual(t, got, c.splats)
 			assert.Equal(t, out.Scanner, c.scanner)
 			failed := ""
-			for _, f := range out.kernelTests.failed {
+			for _, f := range out.KernelTests.Failed {
 				failed += f.Name
 			}
 			assert.Equal(t, failed, c.kunit)

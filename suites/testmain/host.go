@@ -24,7 +24,9 @@ import (
 	"github.com/kvmrun/kvmrun/internal/plan"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/visible"
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/internal/testlist"
 	"github.com/kvmrun/kvmrun/vmtest"
@@ -188,7 +190,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		return 0, err
 	}
 	if h.policy.Isolate == suites.IsolateTest {
-		if err := runner.NotIsolable(args); err != nil {
+		if err := suiterun.NotIsolable(args); err != nil {
 			return 0, front.Usage(err)
 		}
 	}
@@ -201,11 +203,11 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 			limit = d + 30*time.Second
 		}
 	}
-	suite := runner.Suite{Binary: self, Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
-	if err := mach.CheckMemory(ctx, []*machine.Kernel{k}, []runner.Suite{suite}); err != nil {
+	suite := suiterun.Suite{Binary: self, Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
+	if err := suiterun.New(mach).CheckMemory(ctx, []*machine.Kernel{k}, []suiterun.Suite{suite}); err != nil {
 		return 0, front.Usage(err)
 	}
-	job := runner.SuiteJob{
+	job := suiterun.SuiteJob{
 		ID: spec.Name, Kernel: k, Suite: suite, Fetch: fetch,
 		Raw: os.Stdout, RawErr: os.Stderr, Short: testing.Short(), Dir: dir, Transient: true,
 		Task: plan.Task{Args: args, Env: passedEnv(), Merge: merge, Policy: plan.Policy{Timeout: limit, NoLimit: true}},
@@ -213,7 +215,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	job.Isolate, job.Jobs = h.policy.Isolate, h.policy.Jobs
 	job.KeepGoing, job.PanicOnWarn, job.Idle, job.Faults = h.policy.KeepGoing, h.policy.PanicOnWarn, h.policy.Hang, h.policy.Faults.Plan
 	again(&job, flag.CommandLine, h.isOwn, kernel)
-	res, exited := mach.RunRaw(ctx, job)
+	res, exited := suiterun.New(mach).RunRaw(ctx, job)
 	for _, c := range known.Complaints(time.Now()) {
 		fmt.Fprintln(visible.Writer(os.Stderr), "kvmrun:", c)
 	}
@@ -227,7 +229,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 // report turns the verdict into an exit status. A run whose tests decided
 // prints little, for the guest has said it all: what was tolerated, what failed
 // beside the tests, and the command that runs what failed again.
-func report(w io.Writer, res result.Job, e *runner.Exited, dir string) (int, error) {
+func report(w io.Writer, res result.Job, e *wire.Exited, dir string) (int, error) {
 	w = visible.Writer(w)
 	for _, s := range res.Splats {
 		if s.Allowed != "" {

@@ -10,13 +10,13 @@ import (
 	"strings"
 
 	"github.com/kvmrun/kvmrun/internal/front"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/words"
 )
 
 // again sets the command line that runs the job again: that of this process, or
 // go test's where go test made the binary, which is gone afterwards.
-func again(job *runner.SuiteJob, fs *flag.FlagSet, own func(string) bool, kernel string) {
+func again(job *suiterun.SuiteJob, fs *flag.FlagSet, own func(string) bool, kernel string) {
 	wd, err := os.Getwd()
 	if err != nil {
 		return

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/kvmrun/kvmrun/initramfs/guest"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/internal/guestmain"
@@ -34,7 +34,7 @@ func Run(m *testing.M, spec suites.Spec, helpers kit.Helpers) {
 
 // describe prints what kvmrun wants to know before it boots anything.
 func describe(m *testing.M, spec suites.Spec) int {
-	s := runner.Suite{Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
+	s := suiterun.Suite{Spec: spec, Tests: testlist.Names(m), Rest: testlist.Rest(m)}
 	if err := json.NewEncoder(os.Stdout).Encode(s); err != nil {
 		fmt.Fprintln(os.Stderr, "kvmrun: describe the suite:", err)
 		return 1

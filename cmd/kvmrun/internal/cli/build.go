@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/kconfig"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
 
@@ -268,4 +269,4 @@ can be made again.`,
 }
 
 // suitesDir is where a checkout keeps its suites.
-func suitesDir(src runner.Source) string { return filepath.Join(src.Dir, "suites") }
+func suitesDir(src suiterun.Source) string { return filepath.Join(src.Dir, "suites") }

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kvmrun/kvmrun/internal/front"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/kconfigs"
 )
 
@@ -114,7 +114,7 @@ func values(name string) ([]string, cobra.ShellCompDirective) {
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
 	case "suite":
-		if src, err := runner.FindSource(front.Absolute(".")); err == nil {
+		if src, err := suiterun.FindSource(front.Absolute(".")); err == nil {
 			if suites, err := src.Names(); err == nil {
 				return suites, cobra.ShellCompDirectiveDefault // or a file
 			}

@@ -28,6 +28,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/visible"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/internal/words"
@@ -577,7 +578,7 @@ func shellFlags(fs *flag.FlagSet) action {
 func doShell(ctx context.Context, io IO, flags guestFlags) error {
 	g := guestProgram{guestFlags: flags, argv: []string{"/bin/sh"}, stdout: io.Out}
 	var out runner.Outcome
-	if err := onTerminal(io, "shell", func(s *runner.Shell) (err error) {
+	if err := onTerminal(io, "shell", func(s *suiterun.Shell) (err error) {
 		g.tty, g.resize, g.onReady = &s.Size, s.Resize, s.OnReady
 		out, err = g.run(ctx, io)
 		return err
@@ -589,7 +590,7 @@ func doShell(ctx context.Context, io IO, flags guestFlags) error {
 
 // onTerminal calls run with this process's terminal, which it puts into raw mode
 // when the guest is ready, and restores.
-func onTerminal(io IO, what string, run func(*runner.Shell) error) error {
+func onTerminal(io IO, what string, run func(*suiterun.Shell) error) error {
 	if io.In == nil || !term.IsTerminal(int(io.In.Fd())) {
 		return front.Usagef("%s: standard input is not a terminal; for a script: kvmrun exec -kernel K -- sh -c '...'", what)
 	}
@@ -615,7 +616,7 @@ func onTerminal(io IO, what string, run func(*runner.Shell) error) error {
 	// Until the guest is up, Ctrl-C ends kvmrun and messages look as usual.
 	var raw *term.State
 	var rawErr error
-	err = run(&runner.Shell{
+	err = run(&suiterun.Shell{
 		Stdin: io.In, Size: wire.Winsize{Rows: uint16(rows), Cols: uint16(cols)}, Resize: resize,
 		Term:    io.getenv("TERM"),
 		OnReady: func(wire.Ready) { raw, rawErr = term.MakeRaw(fd) },

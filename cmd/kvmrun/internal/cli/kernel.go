@@ -15,7 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/kfetch"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/result"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 )
 
 var kernelCommand = command{
@@ -164,7 +164,7 @@ func kernelCheck(ctx context.Context, io IO, v vmFlags, names []string, src stri
 	if err != nil {
 		return err
 	}
-	source, err := runner.FindSource(front.Absolute(src))
+	source, err := suiterun.FindSource(front.Absolute(src))
 	if err != nil {
 		return front.Usage(err)
 	}
@@ -173,7 +173,7 @@ func kernelCheck(ctx context.Context, io IO, v vmFlags, names []string, src stri
 			return front.Usage(err)
 		}
 	}
-	suites, err := m.Suites(ctx, source, names)
+	suites, err := suiterun.New(m).Suites(ctx, source, names)
 	if err != nil {
 		return front.Usage(err)
 	}
@@ -202,7 +202,7 @@ func kernelCheck(ctx context.Context, io IO, v vmFlags, names []string, src stri
 
 // checkSuite prints what a suite finds in a kernel, and says whether it is
 // short of something; tests has the tests that need an option.
-func checkSuite(io IO, k *machine.Kernel, s runner.Suite, tests map[string][]string) (short bool) {
+func checkSuite(io IO, k *machine.Kernel, s suiterun.Suite, tests map[string][]string) (short bool) {
 	fmt.Fprintf(io.Out, "  %s\n", s.Spec.Name)
 	show := func(need, consequence string) {
 		have := k.Config[strings.TrimSuffix(need, "=y")]

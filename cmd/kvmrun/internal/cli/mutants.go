@@ -17,6 +17,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/mutants"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/words"
 )
 
@@ -64,7 +65,7 @@ func (c *mutantsCmd) run(ctx context.Context, cio IO, fs *flag.FlagSet, _ []stri
 	if err != nil {
 		return err
 	}
-	src, err := runner.FindSource(front.Absolute(c.module))
+	src, err := suiterun.FindSource(front.Absolute(c.module))
 	if err != nil {
 		return front.Usage(err)
 	}
@@ -133,13 +134,13 @@ func (c *mutantsCmd) run(ctx context.Context, cio IO, fs *flag.FlagSet, _ []stri
 
 // testMutant runs one suite on one built kernel; command is the beginning of one
 // that does it again.
-func testMutant(ctx context.Context, m *runner.Machine, src runner.Source, dir string, a *kbuild.Artifact, suite, command string) (result.Job, error) {
+func testMutant(ctx context.Context, m *runner.Machine, src suiterun.Source, dir string, a *kbuild.Artifact, suite, command string) (result.Job, error) {
 	var none result.Job
 	k, err := m.OpenKernel(ctx, a.Vmlinux, a.ModulesDir, a.Config)
 	if err != nil {
 		return none, err
 	}
-	s, err := m.Suites(ctx, src, []string{suite})
+	s, err := suiterun.New(m).Suites(ctx, src, []string{suite})
 	if err != nil {
 		return none, err
 	}
@@ -147,7 +148,7 @@ func testMutant(ctx context.Context, m *runner.Machine, src runner.Source, dir s
 	if err != nil {
 		return none, err
 	}
-	run, err := m.RunMatrix(ctx, runner.Matrix{
+	run, err := suiterun.New(m).RunMatrix(ctx, suiterun.Matrix{
 		Kernels: []*machine.Kernel{k}, Suites: s, Dir: sub, Command: command,
 	})
 	if err != nil {

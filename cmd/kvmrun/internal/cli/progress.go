@@ -14,7 +14,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/result"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/visible"
 )
 
@@ -55,7 +55,7 @@ func (p *progress) line(s string) {
 	}
 }
 
-func (p *progress) begin(x runner.Matrix) {
+func (p *progress) begin(x suiterun.Matrix) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.jobs = len(x.Kernels) * len(x.Suites)

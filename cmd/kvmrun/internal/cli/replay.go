@@ -12,6 +12,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/ktap"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
 
@@ -58,8 +59,8 @@ func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string
 	if r.shell && (r.gdb || len(r.trace) > 0) {
 		return front.Usagef("replay: -shell goes with neither -gdb nor -trace")
 	}
-	y := runner.Replay{Test: fs.Arg(1), Trace: r.trace}
-	rec, err := runner.FindRecorded(front.Absolute(fs.Arg(0)), y.Test)
+	y := suiterun.Replay{Test: fs.Arg(1), Trace: r.trace}
+	rec, err := suiterun.FindRecorded(front.Absolute(fs.Arg(0)), y.Test)
 	if err != nil {
 		return front.Usage(err)
 	}
@@ -79,7 +80,7 @@ func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string
 		}
 	}
 	y.Dir = front.Absolute(y.Dir)
-	y.Stdout, y.Stderr = runner.WithoutMarks{W: io.Out}, io.Err
+	y.Stdout, y.Stderr = suiterun.WithoutMarks{W: io.Out}, io.Err
 	if r.gdb {
 		y.GDB = func(command string) { ui.say("waiting for a debugger: " + command) }
 	}
@@ -91,12 +92,12 @@ func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string
 		return g.conclude(io, out, ktap.NewParser(ktap.Config{}).Finish(), nil)
 	}
 	if !r.shell {
-		return conclude(m.Replay(ctx, rec, y))
+		return conclude(suiterun.New(m).Replay(ctx, rec, y))
 	}
 	var out runner.Outcome
-	if err := onTerminal(io, "replay -shell", func(s *runner.Shell) error {
+	if err := onTerminal(io, "replay -shell", func(s *suiterun.Shell) error {
 		y.Stdout, y.Shell = io.Out, s
-		out = m.Replay(ctx, rec, y)
+		out = suiterun.New(m).Replay(ctx, rec, y)
 		return nil
 	}); err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
-	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 )
 
 var runCommand = command{
@@ -69,7 +69,7 @@ func runFlags(fs *flag.FlagSet) action {
 type runCmd struct {
 	v                vmFlags
 	policy           front.Policy
-	x                runner.Matrix
+	x                suiterun.Matrix
 	names            front.List
 	tap, json, junit string
 	dir, src         string
@@ -103,7 +103,7 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 	if x.Kernels, err = r.v.open(ctx, io, m); err != nil {
 		return err
 	}
-	source, err := runner.FindSource(front.Absolute(r.src))
+	source, err := suiterun.FindSource(front.Absolute(r.src))
 	if err != nil && !allFiles(names) {
 		return front.Usage(err)
 	}
@@ -112,7 +112,7 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 			return front.Usage(err)
 		}
 	}
-	if x.Suites, err = m.Suites(ctx, source, names); err != nil {
+	if x.Suites, err = suiterun.New(m).Suites(ctx, source, names); err != nil {
 		return front.Usage(err)
 	}
 	for _, k := range x.Kernels {
@@ -137,7 +137,7 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 	shortOf(io.Err, x)
 	ui.begin(x)
 	x.OnStart, x.OnEvent, x.OnDone = ui.onStart, ui.onEvent, ui.onDone
-	res, err := m.RunMatrix(ctx, x)
+	res, err := suiterun.New(m).RunMatrix(ctx, x)
 	ui.close()
 	if err != nil {
 		return front.Usage(err)
@@ -182,7 +182,7 @@ func allFiles(names []string) bool {
 }
 
 // shortOf says, before anything boots, which suites will lack something.
-func shortOf(w io.Writer, x runner.Matrix) {
+func shortOf(w io.Writer, x suiterun.Matrix) {
 	for _, k := range x.Kernels {
 		for _, s := range x.Suites {
 			miss := append(k.Config.Missing(s.Spec.Kconfig), k.Config.Missing(s.Spec.OptionalKconfig)...)
@@ -194,7 +194,7 @@ func shortOf(w io.Writer, x runner.Matrix) {
 }
 
 // strictly refuses kernels that would make a suite skip something.
-func strictly(x runner.Matrix) error {
+func strictly(x suiterun.Matrix) error {
 	var errs []error
 	for _, k := range x.Kernels {
 		for _, s := range x.Suites {

@@ -21,7 +21,9 @@ import (
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
+	"github.com/kvmrun/kvmrun/internal/suiterun"
 	"github.com/kvmrun/kvmrun/internal/sweep"
+	"github.com/kvmrun/kvmrun/internal/sweeprun"
 	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/internal/words"
 )
@@ -82,7 +84,7 @@ func sweepFlags(fs *flag.FlagSet) action {
 	fs.StringVar(&c.suite, "suite", "", "sweep tests of this `suite`")
 	fs.StringVar(&c.test, "run", "", "only tests matching this `regexp`, as go test -run; each is swept by itself")
 	fs.StringVar(&c.spec, "fault", "failslab", "what fails: failslab, fail_page_alloc, fail_usercopy ... as for kvmrun run, without a time; `SPEC`")
-	fs.StringVar(&c.points, "points", runner.PointsSites, "which points: all, sites, or a number")
+	fs.StringVar(&c.points, "points", sweeprun.PointsSites, "which points: all, sites, or a number")
 	fs.StringVar(&c.at, "at", "", "only this `point`, as a report names it")
 	fs.Var(&c.caches, "caches", "slab `caches` whose objects must not become more; default: those that the suite's Spec names")
 	fs.BoolVar(&c.resume, "resume", false, "continue the interrupted sweep in -o DIR")
@@ -96,7 +98,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 	if err != nil {
 		return err
 	}
-	var o runner.SweepOptions
+	var o sweeprun.SweepOptions
 	f, err := sweepOptions(&o, c.spec, c.points, c.at)
 	switch {
 	case err != nil:
@@ -148,14 +150,14 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 		return err
 	}
 	command := self() + " sweep -kernel " + words.Quote(k.Path) + " -fault " + words.Quote(f.String()) + sameFlags(fs)
-	var work []runner.SweepJob
+	var work []sweeprun.SweepJob
 	var repros []string
 	if c.suite != "" {
-		source, err := runner.FindSource(front.Absolute(c.src))
+		source, err := suiterun.FindSource(front.Absolute(c.src))
 		if err != nil && !allFiles([]string{c.suite}) {
 			return front.Usage(err)
 		}
-		suites, err := m.Suites(ctx, source, []string{c.suite})
+		suites, err := suiterun.New(m).Suites(ctx, source, []string{c.suite})
 		if err != nil {
 			return front.Usage(err)
 		}
@@ -186,7 +188,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 		}
 		for _, name := range tests {
 			t := args.Only(name)
-			p := runner.SuiteProgram(k, s, nil)
+			p := suiterun.SuiteProgram(k, s, nil)
 			p.Dir = out
 			if len(tests) > 1 {
 				p.Dir = filepath.Join(out, name)
@@ -194,7 +196,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 					return err
 				}
 			}
-			work = append(work, runner.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
+			work = append(work, sweeprun.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
 			repros = append(repros, command+" -suite "+words.Quote(c.suite)+" -run "+words.Quote(t)+" -at %s")
 		}
 	} else {
@@ -212,7 +214,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 		if err := g.pack(&p, wd); err != nil {
 			return front.Usage(err)
 		}
-		work = append(work, runner.SweepJob{Program: p, Fault: f, Caches: c.caches})
+		work = append(work, sweeprun.SweepJob{Program: p, Fault: f, Caches: c.caches})
 		repro := command + " -at %s --"
 		for _, a := range fs.Args() {
 			repro += " " + words.Quote(a)
@@ -220,7 +222,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 		repros = append(repros, repro)
 	}
 	found := false
-	stack := m.Positions(ctx, k)
+	stack := sweeprun.Positions(ctx, m, k)
 	for i, j := range work {
 		o := o
 		o.Repro = repros[i]
@@ -232,7 +234,7 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 			last = time.Now()
 			ui.say(fmt.Sprintf("%d of %d points, %.1f a second, %v left; findings: %d", done, total, rate, left, findings))
 		}
-		rep, err := m.Sweep(ctx, j, o)
+		rep, err := sweeprun.Sweep(ctx, m, j, o)
 		var refused *sweep.Refused
 		switch {
 		case errors.As(err, &refused), errors.Is(err, sweep.ErrNothing), errors.Is(err, sweep.ErrChanged), rep == nil && c.resume && errors.Is(err, os.ErrNotExist):
@@ -281,7 +283,7 @@ func sameFlags(fs *flag.FlagSet) string {
 }
 
 // sweepOptions reads what says where to inject what.
-func sweepOptions(o *runner.SweepOptions, spec, points, at string) (fault.Fault, error) {
+func sweepOptions(o *sweeprun.SweepOptions, spec, points, at string) (fault.Fault, error) {
 	f, err := fault.Parse(spec)
 	if err != nil {
 		return f, err
@@ -293,10 +295,10 @@ func sweepOptions(o *runner.SweepOptions, spec, points, at string) (fault.Fault,
 		return f, fmt.Errorf("-fault %s: when, how often and to whom is the sweep's to choose", f)
 	}
 	switch points {
-	case runner.PointsAll, runner.PointsSites:
+	case sweeprun.PointsAll, sweeprun.PointsSites:
 		o.Points = points
 	default:
-		o.Points = runner.PointsN
+		o.Points = sweeprun.PointsN
 		if o.Spread, err = strconv.Atoi(points); err != nil || o.Spread < 1 {
 			return f, fmt.Errorf("-points %s: want all, sites, or a number", points)
 		}
