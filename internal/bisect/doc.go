@@ -35,4 +35,7 @@
 // A [Search] is not safe for concurrent use. Run calls Builder and Tester from
 // several goroutines when [Config].Parallel is more than one, and returns after
 // all of them have.
+//
+// It knows beliefs, runs and what they say. It must not know git, make or VMs: what is
+// tried is the caller's.
 package bisect

@@ -41,4 +41,6 @@
 //	ROOT/.memo/*                hashes of files outside, see [Cache.HashFile]
 //
 // The package knows nothing about what it stores and reads no environment.
+//
+// It knows keys, directories and locks. It must not know what an entry is of.
 package cache

@@ -4,6 +4,8 @@
 // data and without building anything, for those who must know what all of them need
 // of the host. It is the only place that names concrete suites; a suite of a user's
 // own is known by its test binary alone (suiterun.Describe).
+//
+// It must not know how a suite is built or run.
 package catalog
 
 import (

@@ -3,7 +3,10 @@
 package deps
 
 import (
+	"go/parser"
+	"go/token"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -95,6 +98,95 @@ func TestImportsPointOneWay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// layers are all packages of the module, the lowest first. A package imports only from
+// the layers below its own, so that those of one layer know nothing of each other.
+var layers = [][]string{
+	{ // one format or one policy each
+		"internal/cache", "internal/gitrepo", "internal/kconfig", "internal/ktap", "internal/nbd", "internal/oops", "internal/oops/helpergen",
+		"internal/output", "internal/result", "internal/shipped", "internal/visible", "internal/wire", "internal/words",
+		"kconfigs", "suites", "suites/internal/kmsg", "suites/internal/testlist", "suites/kit/fs",
+		"vmtest/internal/args", "vmtest/internal/monitor",
+	},
+	{ // what stands on one or two of them
+		"initramfs/guest", "internal/bisect", "internal/doctor", "internal/fault", "internal/gotest", "internal/kbuild/fake", "internal/kfetch", "internal/kimage",
+		"internal/report", "internal/sweep", "suites/ext4", "suites/internal/marks", "suites/ipe", "suites/landlock", "suites/pamcap/capbound", "suites/uffdwp", "vmtest",
+	},
+	{ // what kernels and guests are made of
+		"initramfs", "internal/front", "internal/hunt/hunttest", "internal/kbuild", "internal/symbolize", "suites/kit", "suites/pamcap",
+	},
+	{"initramfs/busybox", "internal/catalog", "internal/mutants", "suites/internal/guestmain", "suites/kit/fault"},
+	{ // a job's parts: what is to be done, the machine, what is said in it, what its kernel says
+		"internal/plan", "internal/machine", "internal/agent", "internal/klog", "internal/catalog/hostneeds",
+	},
+	{"internal/runner"},
+	{"internal/suiterun", "internal/sweeprun", "internal/runnertest"},
+	{"internal/dist", "internal/hunt", "suites/testmain"},
+	{"cmd/kvmrun/internal/cli"},
+	{"cmd/kvmrun"},
+}
+
+// testsOnly are packages with nothing but tests, which stand above everything.
+var testsOnly = []string{"examples", "internal/deps", "internal/provoke", "internal/workflows"}
+
+// TestLayers holds every package of the module to its layer, and knows all of them.
+func TestLayers(t *testing.T) {
+	level := map[string]int{}
+	for n, layer := range layers {
+		for _, p := range layer {
+			_, twice := level[p]
+			assert.Check(t, !twice, "%s is in two layers", p)
+			level[p] = n
+		}
+	}
+	for _, p := range testsOnly {
+		level[p] = len(layers)
+	}
+	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "./...")
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	for l := range strings.Lines(string(out)) {
+		words := strings.Fields(l)
+		who := strings.TrimPrefix(words[0], module)
+		mine, known := level[who]
+		assert.Check(t, known, "%s has no layer: what may it know?", who)
+		delete(level, who)
+		for _, dep := range words[1:] {
+			what, ours := strings.CutPrefix(dep, module)
+			if !ours {
+				continue
+			}
+			at := slices.IndexFunc(layers, func(layer []string) bool { return slices.Contains(layer, what) })
+			assert.Check(t, at >= 0 && at < mine, "%s imports %s, which is not below it", who, what)
+		}
+	}
+	for p := range level {
+		t.Errorf("there is no package %s, which has a layer", p)
+	}
+}
+
+// TestEveryLayerSaysWhatItMustNotKnow wants the sentence in each package's comment.
+func TestEveryLayerSaysWhatItMustNotKnow(t *testing.T) {
+	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}\t{{.Dir}}\t{{join .GoFiles \" \"}} {{join .TestGoFiles \" \"}}", "./internal/...")
+	cmd.Dir = "../.."
+	out, err := cmd.CombinedOutput()
+	assert.NilError(t, err, "%s", out)
+	seen := 0
+	for l := range strings.Lines(string(out)) {
+		pkg, rest, _ := strings.Cut(strings.TrimSpace(l), "\t")
+		dir, files, _ := strings.Cut(rest, "\t")
+		says := ""
+		for _, name := range strings.Fields(files) {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)
+			assert.NilError(t, err)
+			says += strings.Join(strings.Fields(f.Doc.Text()), " ")
+		}
+		seen++
+		assert.Check(t, strings.Contains(says, "ust not know"), "%s does not say what it must not know", pkg)
+	}
+	assert.Assert(t, seen > 30, "%d packages", seen)
 }
 
 // TestSuitesStandAlone keeps suites from importing one another, in their tests

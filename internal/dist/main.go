@@ -2,6 +2,8 @@
 
 // Command dist makes the directory that package shipped finds beside a kvmrun
 // program: dist PROGRAM DIRECTORY, in a checkout, with a Go toolchain.
+//
+// It must not know how any of what it copies is used.
 package main
 
 import (

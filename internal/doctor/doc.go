@@ -17,4 +17,7 @@
 //
 // Checks run one after the other, so that the timing of the KVM probe is not
 // disturbed. Nothing is kept.
+//
+// It knows checks and cures, as data. It must not know how to install anything, nor start
+// a VM of its own.
 package doctor

@@ -72,4 +72,7 @@
 // probability.
 //
 // All of the package is pure and safe for concurrent use.
+//
+// It must not know who carries a plan out: package machine does the host's share, the
+// agent the guest's.
 package fault

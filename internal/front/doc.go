@@ -14,4 +14,6 @@
 // parse with the same code and therefore accept the same spellings. A message
 // about wrong usage names what was given, what is wrong with it and the cure, and
 // has at most five lines.
+//
+// It must not know VMs, nor where kernels come from.
 package front

@@ -16,4 +16,6 @@
 // to one process at a time, which a lock ensures, and to one goroutine; what it
 // holds stays on disk for the next time, when only files that differ are
 // written.
+//
+// It must not know what a commit is wanted for, nor how it is built.
 package gitrepo

@@ -23,4 +23,6 @@
 // whatever is written.
 //
 // A Parser belongs to one goroutine. A Folder may be used by several.
+//
+// It must not know where the output comes from, nor what the verdict on a job is.
 package gotest

@@ -41,4 +41,6 @@
 // in use, and make inherits the lock: it is held until the last compiler has
 // ended, also when kvmrun was killed. A tree that was killed in the middle is
 // recognised by a mark and its output is built anew.
+//
+// It must not know VMs or verdicts.
 package kbuild

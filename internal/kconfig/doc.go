@@ -22,4 +22,6 @@
 // Everything but [ReadTree] is a pure function of its arguments; [ReadTree]
 // only reads. Nothing is safe against concurrent modification, everything may
 // be read concurrently.
+//
+// It must not know what a kernel is built or booted for.
 package kconfig

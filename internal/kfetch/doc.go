@@ -26,4 +26,6 @@
 // one download (see package cache). Ending the context stops apt and leaves
 // nothing behind. Results are directories in the cache: not to be written to,
 // and gone when the user deletes them.
+//
+// It must not know VMs or verdicts.
 package kfetch

@@ -29,4 +29,6 @@
 // An *Image holds no open file. Its methods are safe for concurrent use. The
 // file is opened again when it is needed; a file that changes in between is
 // noticed by its hash when a cache is given.
+//
+// It must not know QEMU, nor how kernels are built.
 package kimage

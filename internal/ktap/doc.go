@@ -47,4 +47,6 @@
 // carry.
 //
 // A Parser belongs to one goroutine; a Doc is plain data.
+//
+// It must not know whose results they are, nor what the verdict on a job is.
 package ktap

@@ -23,4 +23,6 @@
 //
 // Run calls one function at a time: builds share a tree and VMs share the
 // machine. Loaded mutants are read-only.
+//
+// It must not know VMs: who runs the suite is the caller's matter.
 package mutants

@@ -15,6 +15,8 @@
 //
 // The client is as hostile as the guest behind it: offsets and lengths are
 // checked against the file's size, and a request is at most MaxRequest bytes.
+//
+// It must not know who the guest is, nor what faults are planned.
 package nbd
 
 import (

@@ -35,4 +35,6 @@
 // Reports and the slices in them belong to the caller once they are handed
 // over. A Scanner is for one goroutine; everything else is safe for concurrent
 // use.
+//
+// It must not know tests, VMs or verdicts.
 package oops

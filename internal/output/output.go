@@ -11,6 +11,8 @@
 //
 // Below a directory no symbolic link is followed ([Create], [MkdirAll]): there,
 // somebody else may have left one.
+//
+// It must not know what is written, nor for whom.
 package output
 
 import (

@@ -8,4 +8,6 @@
 // between them, which have to pass on the fresh VM that comes after a splat.
 // The table in provoke_test.go says what must be found of each. It needs a
 // kernel made to be broken, named by KVMRUN_DEBUG_KERNEL.
+//
+// It must not know how a verdict is made: it looks from outside.
 package provoke

@@ -15,4 +15,6 @@
 //
 // [FromTAP] goes the other way for programs that print TAP themselves: it
 // turns a parsed document into cases.
+//
+// It must not know how results come about.
 package report

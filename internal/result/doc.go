@@ -18,4 +18,6 @@
 //
 // Values are plain data: copy them freely, and do not change one that another
 // goroutine reads.
+//
+// It must not know who found anything out, nor how results are printed.
 package result

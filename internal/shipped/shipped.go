@@ -8,6 +8,8 @@
 // They count only when they were made together with this very program, by its
 // build ID: a test binary is the guest's agent as well, and of another version it
 // would not understand its host.
+//
+// It must not know what its files are used for.
 package shipped
 
 import (

@@ -38,4 +38,6 @@
 // # Concurrency
 //
 // Run is called once at a time; it calls the Target from several goroutines.
+//
+// It must not know VMs or flags: package sweeprun carries a sweep out.
 package sweep

@@ -53,4 +53,6 @@
 // read when first needed: they must not change meanwhile, which is noticed by
 // their build-id. Reports are the caller's and must not be used by others during
 // [Symbolizer.Report].
+//
+// It must not know VMs or verdicts.
 package symbolize

@@ -9,6 +9,8 @@
 //
 // Only a program's own output on its standard output and standard error passes
 // kvmrun without this.
+//
+// It must not know who printed what, nor where it goes.
 package visible
 
 import (

@@ -16,6 +16,8 @@
 //
 // The host must treat everything read from a guest as hostile: [Reader]
 // bounds every frame, and no message carries a host path.
+//
+// It must not know who speaks, nor over what.
 package wire
 
 import (

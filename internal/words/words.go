@@ -3,6 +3,8 @@
 // Package words has what is done to single words of command lines: quoting them
 // for a shell, and finding those that a mistyped one may stand for. It knows no
 // flag and no command.
+//
+// It must not know whose words they are.
 package words
 
 import "strings"

@@ -2,6 +2,8 @@
 
 // Package workflows tests what .github/workflows says, as far as that goes without
 // GitHub: the names of its artifacts, and, with KVMRUN_TEST_WORKFLOWS, its steps.
+//
+// It must not know more of the build than what the workflows name.
 package workflows
 
 import (

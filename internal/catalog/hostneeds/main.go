@@ -2,6 +2,8 @@
 
 // Command hostneeds prints what the suites' Specs need of the host, a line each, for
 // .ci/setup: "command PACKAGE NAME", or "file PACKAGE GLOB..." of which one must match.
+//
+// It must not know how any of it is installed.
 package main
 
 import (

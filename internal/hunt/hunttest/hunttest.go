@@ -3,6 +3,8 @@
 // Package hunttest has a git repository whose commits build in a second, and what
 // tells from their kernels what a VM would show, for tests of hunts and of their
 // front end. It knows neither.
+//
+// It must not know how a hunt goes on.
 package hunttest
 
 import (

@@ -3,6 +3,8 @@
 // Package fake writes a source tree that builds like a kernel's in a second, for
 // tests: what real make, gcc and patch do wrong is seen there first. What it
 // makes does not boot.
+//
+// It must not know who builds it.
 package fake
 
 import (

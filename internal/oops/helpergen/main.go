@@ -6,6 +6,8 @@
 // What makes a function a helper is the file that defines it; table.go lists
 // the files, and says why where only a part of a file counts. The names of all
 // kernels given are joined, so that old and new ones are both known.
+//
+// It must not know reports.
 package main
 
 import (
