@@ -76,6 +76,10 @@ func TestFrontEndsAgree(t *testing.T) {
 		{"-memory 900000000", "-memory 900000000: this host has "},
 		{"-cpus 300", "-cpus 300: a VM has 255 at most"},
 		{"-cpus many", "want a whole number"},
+		{"-append console=tty0 -kernel empty", "for flag -append: console=tty0: kvmrun reads the kernel's log from the first serial port"},
+		{"-append panic=0", "panic=0: a kernel that panics must end its VM at once"},
+		{"-append rdinit=/bin/sh", "rdinit=/bin/sh: kvmrun's agent is /init"},
+		{"-append x=\"", "a double quote has no end"},
 		{"-qemu", "flag needs an argument: -qemu"},
 		{"-cache", "flag needs an argument: -cache"},
 		{"-j -1", "must not be negative"},
@@ -109,7 +113,7 @@ func TestFrontEndsAgree(t *testing.T) {
 		{"-kernel https://example.com/bzImage", "download it yourself"},
 		{"-modules m -kconfig c -kernel none", "/none: no such file"},
 		// What is right is no reason to refuse: the kernel is, which comes last.
-		{"-accel tcg -memory 300 -cpus 2 -qemu q -cache c -j 1 -hang 9m -isolate suite -keep-going -panic-on-warn " +
+		{"-accel tcg -memory 300 -cpus 2 -append slub_debug=FZPU -append a.b=1 -qemu q -cache c -j 1 -hang 9m -isolate suite -keep-going -panic-on-warn " +
 			"-strict -allow-nothing -vmcore=kdump-zlib -fault failslab,nth=3 -kernel none", "/none: no such file"},
 		{"--memory=2G --isolate=test -vmcore -keep-going=false -kernel none", "/none: no such file"},
 	} {

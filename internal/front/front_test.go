@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -54,16 +55,49 @@ func TestSameFlags(t *testing.T) {
 	var a groups
 	fs := set(&a)
 	args := []string{"-memory", "2G", "-cpus=3", "-qemu", "./q", "-cache", "it's a cache", "-j", "2", "-hang", "90s", "-keep-going", "-strict=false",
-		"-allow", "a b", "-allow", "/c", "-fault", "failslab,nth=3", "-vmcore=kdump-zlib", "-modules", "m", "-accel", "tcg"}
+		"-allow", "a b", "-allow", "/c", "-fault", "failslab,nth=3", "-vmcore=kdump-zlib", "-modules", "m", "-accel", "tcg",
+		"-append", "lsm=landlock,bpf  x", "-append", `y="a b"`}
 	assert.NilError(t, front.Parse(fs, args, "x", ""))
 	text := ""
 	fs.Visit(func(f *flag.Flag) { text += front.Same(f, "=") })
 	wd, err := os.Getwd()
 	assert.NilError(t, err)
-	assert.Equal(t, text, " -accel=tcg -allow='"+wd+"/a b' -allow=/c -cache='"+wd+`/it'\''s a cache' -cpus=3 -fault=failslab,nth=3 -hang=1m30s -j=2`+
+	assert.Equal(t, text, " -accel=tcg -allow='"+wd+"/a b' -allow=/c -append='lsm=landlock,bpf x y=\"a b\"' -cache='"+wd+`/it'\''s a cache' -cpus=3 -fault=failslab,nth=3 -hang=1m30s -j=2`+
 		" -keep-going=true -memory=2048 -modules="+wd+"/m -qemu="+wd+"/q -strict=false -vmcore=kdump-zlib")
-	assert.Equal(t, a.vm.Same(), " -accel tcg -memory 2048 -cpus 3 -qemu "+wd+"/q -cache '"+wd+`/it'\''s a cache'`)
+	assert.Equal(t, a.vm.Same(), " -accel tcg -memory 2048 -cpus 3 -append 'lsm=landlock,bpf x y=\"a b\"' -qemu "+wd+"/q -cache '"+wd+`/it'\''s a cache'`)
 	assert.Equal(t, a.kernels.Same(), " -modules "+wd+"/m")
+}
+
+// TestAppend: parameters are divided as the kernel does it, and what kvmrun needs is
+// refused in every spelling.
+func TestAppend(t *testing.T) {
+	var p front.Params
+	for _, s := range []string{"", "  a=1\tb ", `"c=x y" d="e f"g`, "--x panic_on_warn=1 tsc-x"} {
+		assert.NilError(t, p.Set(s))
+	}
+	assert.DeepEqual(t, p, front.Params{"a=1", "b", `"c=x y"`, `d="e f"g`, "--x", "panic_on_warn=1", "tsc-x"})
+	for in, want := range map[string]string{
+		"x init=/bin/sh":         "init=/bin/sh: kvmrun's agent is /init",
+		`"init=/bin/sh x"`:       "kvmrun's agent is /init",
+		`in"it"=/x`:              "kvmrun's agent is /init",
+		"console=":               "first serial port",
+		"ignore-loglevel=0":      "first serial port",
+		"printk.time=0":          "only what has printk's time in front",
+		"printk.devkmsg=off":     "the marks around each test",
+		"log-buf-len=4K":         "what is logged",
+		"a -- b":                 "what follows it would go to /init",
+		"tsc=unstable":           "the guest's clock",
+		`a="b`:                   "a double quote has no end",
+		"a\nb":                   `'\n' is no printable ASCII character`,
+		"é":                      "is no printable ASCII character",
+		strings.Repeat("x", 990): "bytes of kernel parameters: there is room for 1024 beside",
+	} {
+		before := p.String()
+		assert.Check(t, is.ErrorContains(p.Set(in), want), in)
+		assert.Equal(t, p.String(), before)
+	}
+	assert.NilError(t, p.Contradict("s", []string{"a=1", "z"}))
+	assert.Error(t, p.Contradict("s", []string{"panic-on-warn=0"}), "-append panic_on_warn=1: suite s needs panic-on-warn=0")
 }
 
 // TestKernelNames resolves what only one of the front ends can be asked for, and

@@ -18,6 +18,7 @@ type VM struct {
 	MemoryMiB, CPUs int    // 0 is what the suite asks for
 	QEMU            string // "" is the one found in PATH
 	Cache           string // "" is the user's
+	Append          Params // kernel parameters beside kvmrun's and the suite's
 }
 
 const (
@@ -33,6 +34,8 @@ var vmFlags = []def[VM]{
 		func(v *VM, fs *flag.FlagSet, name, text string) { fs.Var((*mebibytes)(&v.MemoryMiB), name, text) }},
 	{"cpus", "how `many` CPUs the guest has; default: what the suite asks for", nil,
 		func(v *VM, fs *flag.FlagSet, name, text string) { NumberVar(fs, &v.CPUs, name, 0, text) }},
+	{"append", "more `parameters` for the kernel's command line, as 'lsm=landlock,bpf slub_debug=FZPU'; repeatable", nil,
+		func(v *VM, fs *flag.FlagSet, name, text string) { fs.Var(&v.Append, name, text) }},
 	{"qemu", "the QEMU `binary`; default: found in PATH", nil,
 		func(v *VM, fs *flag.FlagSet, name, text string) { fs.StringVar(&v.QEMU, name, "", text) }},
 	{"cache", "the cache `directory`; default: $XDG_CACHE_HOME/kvmrun", nil,
@@ -78,6 +81,7 @@ func (v *VM) Same() string {
 	if v.CPUs > 0 {
 		put("cpus", strconv.Itoa(v.CPUs))
 	}
+	put("append", v.Append.String())
 	put("qemu", absoluteProgram(v.QEMU))
 	put("cache", Absolute(v.Cache))
 	return b.String()

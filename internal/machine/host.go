@@ -19,7 +19,9 @@ type Host struct {
 	Accel vmtest.Accel // "" is auto
 	// MemoryMiB and CPUs override what a Recipe asks for; zero does not.
 	MemoryMiB, CPUs int
-	Log             *slog.Logger // nil logs nothing
+	// Append are kernel parameters for all machines. A Recipe's come after them.
+	Append []string
+	Log    *slog.Logger // nil logs nothing
 	// Progress, when set, is told in a few words what takes long. It may be
 	// called from several goroutines.
 	Progress func(string)

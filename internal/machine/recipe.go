@@ -212,7 +212,7 @@ func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, err
 // shape is the configuration of a machine of the recipe, but for files.
 func (h *Host) shape(r Recipe) vmtest.Config {
 	return vmtest.Config{
-		QEMU: h.QEMU, Accel: h.Accel, Cmdline: r.Cmdline, Ports: r.Ports, Log: h.Log,
+		QEMU: h.QEMU, Accel: h.Accel, Cmdline: slices.Concat(h.Append, r.Cmdline), Ports: r.Ports, Log: h.Log,
 		MemoryMiB: cmp.Or(h.MemoryMiB, r.MemoryMiB), CPUs: cmp.Or(h.CPUs, r.CPUs), HZ: r.Kernel.hz(),
 	}
 }

@@ -115,6 +115,8 @@ type Shape struct {
 	Accel     string `json:"accel,omitempty"` // as vmtest.Accel
 	MemoryMiB int    `json:"memoryMiB,omitempty"`
 	CPUs      int    `json:"cpus,omitempty"`
+	// Append are kernel parameters beside the suite's.
+	Append []string `json:"append,omitempty"`
 }
 
 // JobSpec is one job: a program on a kernel.

@@ -21,7 +21,7 @@ func full() JobSpec {
 	return JobSpec{
 		Kernel:  Kernel{File: "/k/vmlinux", SHA256: "aa", Modules: "/k/lib/modules/6.12", Config: "/k/.config"},
 		Program: Program{File: "/t/ext4.test", SHA256: "bb", Suite: "ext4", Tests: []string{"TestA", "TestB"}},
-		Shape:   Shape{QEMU: "/usr/bin/qemu", Accel: "tcg", MemoryMiB: 512, CPUs: 2},
+		Shape:   Shape{QEMU: "/usr/bin/qemu", Accel: "tcg", MemoryMiB: 512, CPUs: 2, Append: []string{"slub_debug=FZPU"}},
 		Task: Task{
 			Args: []string{"-test.run=TestA"}, Env: []string{"A=b"}, Merge: true, Cmdline: []string{"quiet"},
 			Policy: Policy{

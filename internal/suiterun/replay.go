@@ -54,7 +54,7 @@ func programRef(s Suite) plan.Program {
 
 // shape is what all VMs of this process have in common.
 func (m Runner) shape() plan.Shape {
-	return plan.Shape{QEMU: m.QEMU, Accel: string(m.Accel), MemoryMiB: m.MemoryMiB, CPUs: m.CPUs}
+	return plan.Shape{QEMU: m.QEMU, Accel: string(m.Accel), MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Append: m.Append}
 }
 
 // record writes what is to be known of the job into its directory.
@@ -191,7 +191,7 @@ func FindRecorded(path, test string) (*Recorded, error) {
 // Machine sets up a machine as for the job.
 func (r *Recorded) Machine(m *runner.Machine) error {
 	v := r.Shape
-	m.QEMU, m.Accel, m.MemoryMiB, m.CPUs = v.QEMU, vmtest.Accel(v.Accel), v.MemoryMiB, v.CPUs
+	m.QEMU, m.Accel, m.MemoryMiB, m.CPUs, m.Append = v.QEMU, vmtest.Accel(v.Accel), v.MemoryMiB, v.CPUs, v.Append
 	var err error
 	if m.Allow, err = oops.ParseAllowList(filepath.Join(r.Dir, replayFile), []byte(r.Task.Allow)); err != nil {
 		return fmt.Errorf("read results: %w", err)

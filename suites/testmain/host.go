@@ -139,7 +139,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if mach.QEMU = h.vm.QEMU; strings.Contains(mach.QEMU, "/") { // no name for PATH
 		mach.QEMU = find.File(mach.QEMU)
 	}
-	mach.MemoryMiB, mach.CPUs = h.vm.MemoryMiB, h.vm.CPUs
+	mach.MemoryMiB, mach.CPUs, mach.Append = h.vm.MemoryMiB, h.vm.CPUs, h.vm.Append
 	mach.Allow, mach.VMCore = known, machine.CoreFormat(h.policy.VMCore)
 	find.IsRef, find.CheckRef, find.Fetch = kfetch.IsRef, kfetch.CheckRef, mach.FetchKernel
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -159,6 +159,9 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		if err := front.Lacks(k.Path, k.Config, spec); err != nil {
 			return 0, front.Fail(fmt.Errorf("-strict: %w", err))
 		}
+	}
+	if err := h.vm.Append.Contradict(spec.Name, spec.Cmdline); err != nil {
+		return 0, front.Usage(err)
 	}
 	args, fetch, err := guestArgs(flag.CommandLine, h.isOwn)
 	if err != nil {

@@ -105,7 +105,7 @@ func newMachine(v *front.VM, progress func(string)) (*runner.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.QEMU, m.MemoryMiB, m.CPUs, m.Progress = v.QEMU, v.MemoryMiB, v.CPUs, progress
+	m.QEMU, m.MemoryMiB, m.CPUs, m.Append, m.Progress = v.QEMU, v.MemoryMiB, v.CPUs, v.Append, progress
 	return m, nil
 }
 

@@ -115,6 +115,11 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 	if x.Suites, err = suiterun.New(m).Suites(ctx, source, names); err != nil {
 		return front.Usage(err)
 	}
+	for _, s := range x.Suites {
+		if err := r.v.vm.Append.Contradict(s.Spec.Name, s.Spec.Cmdline); err != nil {
+			return front.Usage(err)
+		}
+	}
 	for _, k := range x.Kernels {
 		for _, s := range x.Suites {
 			if err := k.CheckFaults(ctx, &m.Host, x.Faults, s.Spec.Disks); err != nil {
