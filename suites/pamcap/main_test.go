@@ -3,6 +3,7 @@
 package pamcap
 
 import (
+	"flag"
 	"testing"
 
 	"github.com/kvmrun/kvmrun/suites/kit"
@@ -10,5 +11,7 @@ import (
 )
 
 var helpers = kit.Helpers{"state": helpState}
+
+var iterations = flag.Int("iterations", 1, "multiple of the models' default size")
 
 func TestMain(m *testing.M) { testmain.Run(m, Spec, helpers) }

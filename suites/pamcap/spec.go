@@ -13,11 +13,19 @@
 package pamcap
 
 import (
+	_ "embed" // capexec
 	"time"
 
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/suites/pamcap/capbound"
 )
+
+// capexec is a program that calls execve(2) with all kinds of credentials.
+//
+//go:embed src/capexec.c
+var capexec string
+
+const capexecPath = "/usr/lib/kvmrun/capexec"
 
 // FeatureGroupNeedsAt and the following are versions of pam_cap.so's
 // behaviour, which the tests find out by using it.
@@ -44,7 +52,10 @@ var Spec = suites.Spec{
 		pamModule("pam_debug.so", "libpam-modules"),
 		{Host: libDirs("libpam.so.0"), Package: "libpam0g"},
 	},
-	C:       capbound.Programs(),
+	C: append(capbound.Programs(), suites.CProgram{
+		Source: capexec, Guest: capexecPath, Flags: append([]string{"-static"}, capbound.Flags...),
+		Needs: []suites.HostNeed{{Files: []string{"/usr/lib/*-linux-gnu/libc.a", "/usr/lib64/libc.a", "/usr/lib/libc.a"}, Package: "libc6-dev"}},
+	}),
 	Timeout: 2 * time.Minute,
 }
 
