@@ -90,7 +90,30 @@ COMP_TYPE=9; __start_kvmrun; printf '%s\n' "${COMPREPLY[@]%% *}"`, "bash")
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
 		got := finish(t, cmd)
 		assert.Check(t, is.Equal(strings.TrimSpace(got.stdout), want), "%s: %s", line, got.stderr)
+		for shell, script := range completes {
+			if _, err := exec.LookPath(shell); err != nil {
+				continue
+			}
+			cmd := exec.Command(shell, "-c", script, line)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "HOME="+dir, "LINE="+line)
+			got := finish(t, cmd)
+			first, _, _ := strings.Cut(got.stdout, "\n")
+			word, _, _ := strings.Cut(strings.ReplaceAll(first, ":", "\t"), "\t")
+			assert.Check(t, is.Equal(word, want), "%s: %s: %s%s", shell, line, got.stdout, got.stderr)
+		}
 	}
+}
+
+// completes have a shell print what it offers for $LINE, the best first: fish by its
+// own command, zsh by what of that which the script hands to its widget begins as the
+// word does: the widget needs a terminal.
+var completes = map[string]string{
+	"fish": `source fish; complete -C "$LINE"`,
+	"zsh": `compdef() { : }
+_describe() { print -rl -- ${(M)completions:#${words[-1]}*} }
+_files() { : }
+. ./zsh; words=(${=LINE}); CURRENT=$#words; _kvmrun`,
 }
 
 // TestManPages: every command has one, with its help's text, and groff has nothing
