@@ -164,12 +164,17 @@ var dresses = map[string]dress{
 	"vendor (cpu)[pid:comm]":    {kernel: func(m message) string { return fmt.Sprintf("[%12s] (3)[43:kworker/3:1] ", m.time) + m.text }, time: true},
 	"vendor .(cpu)[pid:comm]":   {kernel: func(m message) string { return fmt.Sprintf("<4>[%12s].(3)[43:kworker/3:1]", m.time) + m.text }, time: true},
 	"vendor [cpu: comm: pid]":   {kernel: func(m message) string { return fmt.Sprintf("<4>[%12s]  [0:      swapper/0:    1] ", m.time) + m.text }, time: true},
-	"vendor <c0>":               {kernel: func(m message) string { return fmt.Sprintf("[%12s] <c0> ", m.time) + m.text }, time: true},
-	"vendor [name:file&]":       {kernel: func(m message) string { return m.stamp() + "[name:panic&]" + m.text }, time: true, caller: true},
-	"GitHub":                    lines(before(func(m message) string { return "2024-05-06T" + m.clock() + ".1234567Z " })),
-	"GitHub run view":           lines(before(func(m message) string { return "build (x86)\tRun tests\t2024-05-06T" + m.clock() + ".1234567Z " })),
-	"GitLab":                    lines(before(func(m message) string { return "2024-05-06T" + m.clock() + ".123456Z 01O " })),
-	"Jenkins":                   lines(before(func(m message) string { return "[2024-05-06T" + m.clock() + ".123Z] " })),
+	"vendor  (cpu)[pid:comm]":   {kernel: func(m message) string { return fmt.Sprintf("<4>[%12s]  (0)[43:kworker/0:1]", m.time) + m.text }, time: true},
+	"vendor time@cpu":           {kernel: func(m message) string { return fmt.Sprintf("[%12s@3] ", m.time) + m.text }, time: true},
+	"vendor [date_time]@cpu": {kernel: func(m message) string {
+		return fmt.Sprintf("[%12s] [20230914_%s.123456]@2 ", m.time, m.clock()) + m.text
+	}, time: true},
+	"vendor <c0>":         {kernel: func(m message) string { return fmt.Sprintf("[%12s] <c0> ", m.time) + m.text }, time: true},
+	"vendor [name:file&]": {kernel: func(m message) string { return m.stamp() + "[name:panic&]" + m.text }, time: true, caller: true},
+	"GitHub":              lines(before(func(m message) string { return "2024-05-06T" + m.clock() + ".1234567Z " })),
+	"GitHub run view":     lines(before(func(m message) string { return "build (x86)\tRun tests\t2024-05-06T" + m.clock() + ".1234567Z " })),
+	"GitLab":              lines(before(func(m message) string { return "2024-05-06T" + m.clock() + ".123456Z 01O " })),
+	"Jenkins":             lines(before(func(m message) string { return "[2024-05-06T" + m.clock() + ".123Z] " })),
 	"LAVA": lines(func(l string, m message) string {
 		return `- {"dt": "2024-05-06T` + m.clock() + `.123456", "lvl": "target", "msg": ` + quoteJSON(l) + "}"
 	}),

@@ -12,8 +12,9 @@ var (
 	frameRe = compile(`^\s*(?:<[/A-Za-z#_]+>\s+)*((?:\(?\[<?[0-9a-fx*_p()]+>?\]\)?\s*){0,2})(\? )?\(?\.?([A-Za-z_$<][\w.$<>:@]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)\)?(.*)$`)
 	// func file.c:3 [inline]
 	inlineRe = compile(`^\s*(?:\[<?[0-9a-f]+>?\]\s+)?([A-Za-z_$<][\w.$<>:]*) (\S+):(\d+) \[inline\]\s*$`)
-	// [<addr>] (callee) from [<addr>] (caller+0x1/0x2 file.c:3), 32-bit arm.
-	armRe = compile(`^\s*\[<([0-9a-f]+)>\] \(([\w.$]+)\) from \[<([0-9a-f]+)>\] \(([\w.$]+)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: (\S+):(\d+))?( \[inline\])?\)?`)
+	// [<addr>] (callee) from [<addr>] (caller+0x1/0x2 file.c:3), 32-bit arm; before
+	// 3.11 the callee had its offset, of its beginning, as well.
+	armRe = compile(`^\s*\[<([0-9a-f]+)>\] \(([\w.$]+)(?:\+0x[0-9a-f]+/0x[0-9a-f]+)?\) from \[<([0-9a-f]+)>\] \(([\w.$]+)(?:\+0x([0-9a-f]+)/0x([0-9a-f]+))?(?: (\S+):(\d+))?( \[inline\])?\)?`)
 	// callee from caller+0x1/0x2, 32-bit arm since 5.19.
 	armNewRe = compile(`^\s*([A-Za-z_][\w.$]*) from ([A-Za-z_][\w.$]*)\+0x([0-9a-f]+)/0x([0-9a-f]+)(.*)$`)
 	// A bare address among frames: [<ffffffff>] 0xffffffff, or 0x202.
@@ -40,7 +41,8 @@ func parseFrame(text string) (frames []Frame, ok bool) {
 	if !strings.Contains(text, "0x") && !strings.Contains(text, "[inline]") && !strings.Contains(text, " from ") && !inlinedLook(text) {
 		return nil, false
 	}
-	if m := frameRe.FindStringSubmatch(text); m != nil {
+	arm := strings.Contains(text, ") from [<")
+	if m := frameRe.FindStringSubmatch(text); m != nil && !arm {
 		f := Frame{Func: m[3], Unreliable: m[2] != "", Raw: rawFrame(text)}
 		f.Offset, f.Size = hex(m[4]), hex(m[5])
 		if a := addrRe.FindAllString(m[1], -1); len(a) > 0 {

@@ -121,10 +121,17 @@ func timestampLen(s []byte) (int, float64) {
 	for i < len(s) && i-dot < 10 && s[i] >= '0' && s[i] <= '9' {
 		i++
 	}
-	if i-dot < 4 || i >= len(s) || s[i] != ']' {
+	end := i
+	if i-dot >= 4 && i < len(s) && s[i] == '@' { // and the CPU: "[    7.910564@0]" of Amlogic's kernels
+		i++
+		for i < len(s) && i-end < 4 && s[i] >= '0' && s[i] <= '9' {
+			i++
+		}
+	}
+	if end-dot < 4 || i == end+1 || i >= len(s) || s[i] != ']' {
 		return 0, 0
 	}
-	return i + 1, seconds(s[first:dot], s[dot+1:i])
+	return i + 1, seconds(s[first:dot], s[dot+1:end])
 }
 
 // seconds reads the digits before and behind a decimal point.

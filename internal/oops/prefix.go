@@ -63,7 +63,8 @@ var grammars = []grammar{
 	{name: "printk time", begins: "[", inner: true, cut: cutPrintkTime},
 	{name: "caller", begins: "[ ", inner: true, cut: cutCaller},
 	{name: "pid, cpu, comm", begins: "[", inner: true, cut: cutVendorTask},
-	{name: "(cpu)[pid:comm]", begins: "(.-", inner: true, cut: cutVendorMTK},
+	{name: "(cpu)[pid:comm]", begins: "(.- ", inner: true, cut: cutVendorMTK},
+	{name: "[date_time]@cpu", begins: "[", inner: true, cut: cutVendorDate},
 	{name: "[cpu: comm: pid]", begins: "[I ", inner: true, cut: cutVendorSamsung},
 	{name: "[name:file&]", begins: "[", inner: true, cut: cutVendorName},
 	{name: "<c0>, c0", begins: "<c", inner: true, cut: cutVendorCPU},
@@ -953,8 +954,11 @@ func cutVendorTask(s []byte, _ *line) int {
 // cutVendorMTK cuts "(3)[43:kworker/3:1] ", with "." or "-" before it or
 // without.
 func cutVendorMTK(s []byte, _ *line) int {
-	i := 0
-	if s[0] != '(' {
+	i := spaces(s, 0)
+	if i > 1 {
+		return 0
+	}
+	if i < len(s) && s[i] != '(' {
 		i++
 	}
 	if i >= len(s) || s[i] != '(' {
@@ -1004,6 +1008,24 @@ func cutVendorSamsung(s []byte, _ *line) int {
 		return 0
 	}
 	n := j + end + 1
+	return n + oneSpace(s[n:])
+}
+
+// cutVendorDate cuts "[20170824_13:51:39.356848]@0 ".
+func cutVendorDate(s []byte, _ *line) int {
+	end := bytes.IndexByte(s[:min(len(s), 40)], ']')
+	if end < 18 || digits(s, 1) != 9 || s[9] != '_' || end+1 >= len(s) || s[end+1] != '@' {
+		return 0
+	}
+	for _, c := range s[10:end] {
+		if !digit(c) && c != ':' && c != '.' {
+			return 0
+		}
+	}
+	n := digits(s, end+2)
+	if n == end+2 {
+		return 0
+	}
 	return n + oneSpace(s[n:])
 }
 
