@@ -112,9 +112,7 @@ func (p *pending) read(texts []string, mixed bool) (*Report, *format) {
 	}
 	b := parseBody(texts)
 	b.opened = p.first > 0 && !p.dumped
-	// The other one may open with some lines before the one that tells its kind.
-	const opening = 6
-	b.cut = mixed && slices.ContainsFunc(texts[max(0, len(texts)-opening):], frameLook)
+	b.cut = mixed
 	r := &Report{CPU: -1, PID: -1}
 	named := ""
 	if f.named > 0 && f.named < len(groups) {

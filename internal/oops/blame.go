@@ -262,8 +262,8 @@ func blameLeak(b *body, _ string) string {
 			return name
 		}
 	}
-	if b.cut {
-		return ""
+	if n := len(s.frames); !entries.MatchString(symbolName(s.frames[n-1].Func)) {
+		return "" // the stack is cut among those that allocate
 	}
 	return first
 }

@@ -59,7 +59,7 @@ const odebugUsers = `debug_|rcu|hrtimer_|timer_|timer$|work_|percpu_|kmem_|slab_
 
 // notices are texts after "WARNING: " that tell a user something, not a
 // developer.
-var notices = compile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|no longer supported|not recommended|remote host identification|experimental|not compiled with|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
+var notices = compile(`(?i)mand mount option|deprecated|will be (?:removed|disabled)|is (?:insecure|obsolete)|unprivileged ebpf|mitigation|workqueue cpumask|fbcon: driver|not configured for semihosting|/etc/ssh/moduli|permanently added|spectre|l1tf|\bmds\b|\btaa\b|vulnerab|untrusted|unsupported flag value|linker: |no longer supported|not recommended|remote host identification|experimental|not compiled with|` + "WARNING: `" + `|%[-+ #0]*\d*(?:ll?)?[sdxupc]\b`)
 
 // warningTable holds what begins with "WARNING:".
 func warningTable() []*oops {
@@ -112,7 +112,7 @@ func infoTable() []*oops {
 		format{start: re(`^INFO:\s*$`), title: "INFO: corrupted", cut: true},
 		format{start: re(`^INFO: (.*)`), title: "INFO: {1}"},
 	)
-	not := compile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |Lockdep is|task .* blocked on an? |.*(?:will be removed|deprecated))|NMI handler .* took too long`)
+	not := compile(`^INFO:\s*(?:lockdep is turned off|Stall ended before|NMI handler|recovery required|No dynamic|All |no syscalls can create |sys_\w+ is not present in |Lockdep is|task .* blocked on an? |.*(?:will be removed|deprecated))|NMI handler .* took too long`)
 	return []*oops{
 		{header: "INFO: ", formats: rows, strict: true, notice: not},
 		{header: "INFO:", formats: rows, strict: true, notice: not},
@@ -134,6 +134,8 @@ func panicTable() []*oops {
 		{start: re(`^Kernel panic - not syncing: CFI failure \(target: `), title: "CFI failure in {F}", rule: blameTrace},
 		// kernel/hung_task.c panics after it has named the task.
 		{start: re(`^Kernel panic - not syncing: (hung_task: blocked tasks)`), title: "kernel panic: {1}", cut: true},
+		// drivers/tty/tty_ldisc.c, which names the terminal as well.
+		{start: re(`^Kernel panic - not syncing: (Couldn't open N_TTY ldisc) for `), title: "kernel panic: {1}"},
 		{start: re(`^Kernel panic - not syncing: (Fatal exception)`), title: "kernel panic: {1}", cut: true},
 		{start: re(`^Kernel panic - not syncing: (.+)`), title: "kernel panic: {1}"},
 		{start: re(`^Kernel panic - not syncing:\s*$`), title: "kernel panic: corrupted", cut: true},

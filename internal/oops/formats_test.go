@@ -23,6 +23,8 @@ type arch struct {
 	regs func(fn string) []string
 	// entry are the frames below a system call.
 	entry []string
+	// irq are the frames of the timer's interrupt.
+	irq []string
 	// fault are the first lines of a bad access, {title} of what they say.
 	fault []string
 	title string
@@ -42,6 +44,7 @@ var archs = []arch{
 			return []string{"RIP: 0010:" + plus(fn), "Code: 0f 0b 90 <0f> 0b", "RSP: 0018:ffffc90003c9f7c8 EFLAGS: 00010246", "RAX: 0000000000000000 RBX: dffffc0000000000 RCX: 0000000000000000", "CS:  0010 DS: 0000 ES: 0000 CR0: 0000000080050033"}
 		},
 		entry: []string{"__x64_sys_ioctl", "do_syscall_64", "entry_SYSCALL_64_after_hwframe"},
+		irq:   []string{"hrtimer_interrupt", "__sysvec_apic_timer_interrupt", "sysvec_apic_timer_interrupt", "asm_sysvec_apic_timer_interrupt"},
 		fault: []string{"BUG: unable to handle page fault for address: ffffffffffffffd8", "#PF: supervisor read access in kernel mode", "#PF: error_code(0x0000) - not-present page", "PGD 0 P4D 0", "Oops: Oops: 0000 [#1] SMP KASAN PTI"},
 		title: "BUG: unable to handle kernel paging request in {F}", bug: "Oops: invalid opcode: 0000 [#1] SMP KASAN PTI"},
 	{name: "x86-32", call: "Call Trace:", frame: func(fn string) string { return " " + plus(fn) },
@@ -49,6 +52,7 @@ var archs = []arch{
 			return []string{"EIP: " + plus(fn), "Code: 0f 0b 90 <0f> 0b", "EAX: 00000000 EBX: c1234567 ECX: 00000000 EDX: 00000000", "ESI: 00000000 EDI: 00000000 EBP: c1239f58 ESP: c1239f58", "DS: 007b ES: 007b FS: 00d8 GS: 0033 SS: 0068 EFLAGS: 00210246", "CR0: 80050033 CR2: 00000004 CR3: 01234000 CR4: 000006d0"}
 		},
 		entry: []string{"__ia32_sys_ioctl", "do_int80_syscall_32", "entry_INT80_32"},
+		irq:   []string{"hrtimer_interrupt", "sysvec_apic_timer_interrupt", "handle_exception"},
 		fault: []string{"BUG: kernel NULL pointer dereference, address: 00000004", "#PF: supervisor read access in kernel mode", "*pde = 00000000", "Oops: 0000 [#1] SMP"},
 		title: "BUG: unable to handle kernel NULL pointer dereference in {F}", bug: "invalid opcode: 0000 [#1] SMP"},
 	{name: "arm64", call: "Call trace:", frame: func(fn string) string { return " " + plus(fn) },
@@ -56,6 +60,7 @@ var archs = []arch{
 			return []string{"pstate: 60400005 (nZCv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)", "pc : " + plus(fn), "lr : " + plus("do_dentry_open"), "sp : ffff8000972d7a60", "x29: ffff8000972d7a60 x28: dfff800000000000 x27: 1ffff00012e5af58", "x2 : 0000000000000000 x1 : 0000000000000000 x0 : 0000000000000000"}
 		},
 		entry: []string{"__arm64_sys_ioctl", "invoke_syscall", "el0_svc_common", "do_el0_svc", "el0_svc", "el0t_64_sync_handler", "el0t_64_sync"},
+		irq:   []string{"gic_handle_irq", "call_on_irq_stack", "do_interrupt_handler", "el1_interrupt", "el1h_64_irq_handler", "el1h_64_irq"},
 		fault: []string{"Unable to handle kernel paging request at virtual address dfff800000000004", "KASAN: null-ptr-deref in range [0x0000000000000020-0x0000000000000027]", "Mem abort info:", "  ESR = 0x0000000096000005", "  EC = 0x25: DABT (current EL), IL = 32 bits", "Data abort info:", "  CM = 0, WnR = 0, TnD = 0, TagAccess = 0", "[dfff800000000004] address between user and kernel address ranges", "Internal error: Oops: 0000000096000005 [#1] SMP"},
 		title: "BUG: unable to handle kernel paging request in {F}", bug: "Internal error: Oops - BUG: 00000000f2000800 [#1] SMP"},
 	{name: "arm64 of 6.13", call: "Call trace:", frame: func(fn string) string { return " " + plus(fn) + " (P)" },
@@ -63,6 +68,7 @@ var archs = []arch{
 			return []string{"pstate: 60400005 (nZCv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)", "pc : " + plus(fn), "lr : " + plus(fn), "sp : ffff8000972d7a60", "x2 : 0000000000000000 x1 : 0000000000000000 x0 : 0000000000000000"}
 		},
 		entry: []string{"__arm64_sys_ioctl", "invoke_syscall", "el0_svc", "el0t_64_sync_handler", "el0t_64_sync"},
+		irq:   []string{"gic_handle_irq", "call_on_irq_stack", "do_interrupt_handler", "el1_interrupt", "el1h_64_irq_handler", "el1h_64_irq"},
 		fault: []string{"Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008", "Mem abort info:", "  ESR = 0x0000000096000004", "user pgtable: 4k pages, 48-bit VAs, pgdp=0000000107d71000", "[0000000000000008] pgd=0000000000000000, p4d=0000000000000000", "Internal error: Oops: 0000000096000004 [#1]  SMP"},
 		title: "BUG: unable to handle kernel NULL pointer dereference in {F}", bug: "Internal error: Oops - BUG: 00000000f2000800 [#1]  SMP"},
 	{name: "arm", call: "Call trace: ", frame: func(fn string) string { return "!" + fn },
@@ -70,6 +76,7 @@ var archs = []arch{
 			return []string{"PC is at " + plus(fn), "LR is at " + plus("do_dentry_open"), "pc : [<80123456>]    lr : [<80123456>]    psr: 60000013", "sp : df801e98  ip : 00000000  fp : df801eb4", "r10: 00000000  r9 : 82e04000  r8 : 00000000", "Flags: nZCv  IRQs on  FIQs on  Mode SVC_32  ISA ARM  Segment none", "Control: 10c5387d  Table: 60004059  DAC: 00000051", "Process syz-executor (pid: 4242, stack limit = 0xdf800000)", "Stack: (0xdf801e98 to 0xdf802000)", "1e80:                                                       00000000 00000000"}
 		},
 		entry: []string{"sys_ioctl", "ret_fast_syscall"},
+		irq:   []string{"handle_percpu_devid_irq", "generic_handle_arch_irq", "call_with_stack", "__irq_svc"},
 		fault: []string{"8<--- cut here ---", "Unable to handle kernel NULL pointer dereference at virtual address 00000008 when read", "[00000008] *pgd=00000000", "Internal error: Oops: 5 [#1] SMP ARM"},
 		title: "BUG: unable to handle kernel NULL pointer dereference in {F}", bug: "Internal error: Oops - BUG: 0 [#1] SMP ARM"},
 	{name: "riscv", call: "Call Trace:", frame: bracketed,
@@ -77,6 +84,7 @@ var archs = []arch{
 			return []string{"epc : " + plus(fn), " ra : " + plus("do_dentry_open"), "epc : ffffffff80123456 ra : ffffffff80123456 sp : ff2000000fd2b9a0", " gp : ffffffff8a2b7f40 tp : ff60000017a38000 t0 : 0000000000000000", "status: 0000000200000120 badaddr: 0000000000000000 cause: 000000000000000d"}
 		},
 		entry: []string{"__riscv_sys_ioctl", "syscall_handler", "do_trap_ecall_u", "handle_exception"},
+		irq:   []string{"riscv_timer_interrupt", "riscv_intc_irq", "handle_riscv_irq", "call_on_irq_stack", "do_irq", "handle_exception"},
 		fault: []string{"Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008", "Current syz-executor pgtable: 4K pagesize, 57-bit VAs, pgdp=0x000000009b2c5000", "[0000000000000008] pgd=0000000000000000", "Oops [#1]"},
 		title: "BUG: unable to handle kernel NULL pointer dereference in {F}", bug: "Kernel BUG [#1]"},
 	{name: "powerpc", call: "Call Trace:", frame: func(fn string) string { return "[c000000012345670] [c000000000123456] " + plus(fn) },
@@ -84,6 +92,7 @@ var archs = []arch{
 			return []string{"NIP:  c000000000123456 LR: c000000000123456 CTR: 0000000000000000", "REGS: c0000000123456f0 TRAP: 0300   Not tainted  (6.12.0)", "MSR:  8000000000009033 <SF,EE,ME,IR,DR,RI,LE>  CR: 24002842  XER: 00000000", "CFAR: c00000000000dc44 DAR: 0000000000000008 DSISR: 40000000 IRQMASK: 0 ", "GPR00: c000000000123456 c000000012345990 c0000000029e1a00 0000000000000000 ", "NIP [c000000000123456] " + plus(fn), "LR [c000000000123456] " + plus("do_dentry_open")}
 		},
 		entry: []string{"sys_ioctl", "system_call_exception", "system_call_vectored_common"},
+		irq:   []string{"hrtimer_interrupt", "timer_interrupt", "decrementer_common_virt"},
 		fault: []string{"BUG: Kernel NULL pointer dereference on read at 0x00000008", "Faulting instruction address: 0xc000000000123456", "Oops: Kernel access of bad area, sig: 11 [#1]", "LE PAGE_SIZE=64K MMU=Radix SMP NR_CPUS=2048 NUMA pSeries"},
 		title: "BUG: unable to handle kernel NULL pointer dereference in {F}", bug: "Oops: Exception in kernel mode, sig: 5 [#1]"},
 	{name: "s390", call: "Call Trace:", frame: func(fn string) string { return " [<000003ffe0123456>] " + plus(fn) + " " },
@@ -91,6 +100,7 @@ var archs = []arch{
 			return []string{"Krnl PSW : 0704c00180000000 000003ffe0123456 (" + plus(fn) + ")", "           R:0 T:1 IO:1 EX:1 Key:0 M:1 W:0 P:0 AS:3 CC:0 PM:0 RI:0 EA:3", "Krnl GPRS: 0000000000000000 001c000000000000 0000000000000000 0000000000000000", "           0000000000000000 0000000000000000 0000000000000000 0000000000000000", "Krnl Code: 000003ffe0123446: e310f0a00004\tlg\t%r1,160(%r15)", "          #000003ffe0123456: e320100c0004\tlg\t%r2,12(%r1)"}
 		},
 		entry: []string{"__s390x_sys_ioctl", "__do_syscall", "system_call"},
+		irq:   []string{"do_irq_async", "do_ext_irq", "ext_int_handler"},
 		fault: []string{"Unable to handle kernel pointer dereference in virtual kernel address space", "Failing address: 0000000000000000 TEID: 0000000000000803", "Fault in home space mode while using kernel ASCE.", "AS:00000000029ac007 R3:00000001ffffc007 S:00000001ffffb801 P:000000000000013d ", "Oops: 0004 ilc:2 [#1] SMP "},
 		title: "BUG: unable to handle kernel pointer dereference in {F}", bug: "monitor event: 0040 ilc:2 [#1] SMP "},
 	{name: "loongarch", call: "Call Trace:", frame: bracketed,
@@ -98,6 +108,7 @@ var archs = []arch{
 			return []string{"pc 9000000000123456 ra 9000000000123456 tp 9000000100b34000 sp 9000000100b37c10", "a0 0000000000000000 a1 9000000100b37c30 a2 0000000000000000 a3 0000000000000000", "   ra: 9000000000123456 " + plus("do_dentry_open"), "  ERA: 9000000000123456 " + plus(fn), " CRMD: 000000b0 (PLV0 -IE -DA +PG DACF=CC DACM=CC -WE)", "ESTAT: 00010000 [PIL] (IS= ECode=1 EsubCode=0)", " BADV: 0000000000000008", "Process syz-executor (pid: 4242, threadinfo=00000000d6b3b0b6, task=00000000dd9a2a3b)", "Stack : 0000000000000000 0000000000000000 0000000000000000 0000000000000000"}
 		},
 		entry: []string{"sys_ioctl", "do_syscall", "handle_syscall"},
+		irq:   []string{"constant_timer_interrupt", "handle_cpu_irq", "handle_loongarch_irq", "do_vint", "handle_vint"},
 		fault: []string{"CPU 0 Unable to handle kernel paging request at virtual address 0000000000000008, era == 9000000000123456, ra == 9000000000123456", "Oops[#1]:"},
 		title: "BUG: unable to handle kernel paging request in {F}", bug: "Oops - BUG[#1]:"},
 	{name: "mips", call: "Call Trace:", frame: bracketed,
@@ -105,6 +116,7 @@ var archs = []arch{
 			return []string{"$ 0   : 0000000000000000 0000000014009ce0 0000000000000000 0000000000000000", "Hi    : 0000000000000000", "Lo    : 0000000000000000", "epc   : ffffffff80123456 " + plus(fn), "ra    : ffffffff80123456 " + plus("do_dentry_open"), "Status: 14009ce3\tKX SX UX KERNEL EXL IE ", "Cause : 00800008 (ExcCode 02)", "BadVA : 0000000000000008", "Process syz-executor (pid: 4242, threadinfo=00000000d6b3b0b6, task=00000000dd9a2a3b, tls=0000000000000000)", "Stack : 0000000000000000 0000000000000000 0000000000000000 0000000000000000"}
 		},
 		entry: []string{"sys_ioctl", "syscall_common"},
+		irq:   []string{"c0_compare_interrupt", "handle_percpu_irq", "do_IRQ", "plat_irq_dispatch", "handle_int"},
 		fault: []string{"CPU 0 Unable to handle kernel paging request at virtual address 0000000000000008, epc == ffffffff80123456, ra == ffffffff80123456", "Oops[#1]:"},
 		title: "BUG: unable to handle kernel paging request in {F}", bug: "Kernel bug detected[#1]:"},
 	{name: "sparc64", call: "Call Trace:", frame: func(fn string) string { return "[<0000000000456789>] " + plus(fn) },
@@ -112,6 +124,7 @@ var archs = []arch{
 			return []string{"TSTATE: 0000004411001606 TPC: 0000000000456789 TNPC: 000000000045678c Y: 00000000    Not tainted", "TPC: <" + plus(fn) + ">", "g0: 0000000000000000 g1: 0000000000000000 g2: 0000000000000000 g3: 0000000000000000", "RPC: <" + plus("do_dentry_open") + ">", "l0: 0000000000000000 l1: 0000000000000000 l2: 0000000000000000 l3: 0000000000000000", "I7: <" + plus("do_dentry_open") + ">"}
 		},
 		entry: []string{"sys_ioctl", "linux_sparc_syscall"},
+		irq:   []string{"timer_interrupt", "tl0_irq14"},
 		fault: []string{"Unable to handle kernel NULL pointer dereference", "tsk->{mm,active_mm}->context = 000000000000011f", "tsk->{mm,active_mm}->pgd = fff8000123456000", "              \\|/ ____ \\|/", "              \"@'/ .. \\`@\"", "              /_| \\__/ |_\\", "                 \\__U_/", "syz-executor(4242): Oops [#1]"},
 		title: "BUG: unable to handle kernel NULL pointer dereference in {F}", bug: "syz-executor(4242): Kernel bad sw trap 5 [#1]"},
 }
@@ -253,6 +266,18 @@ var reports = []struct {
 		m.put(m.arch.regs(fn)...)
 		m.stack(nil, m.name())
 		m.put("---[ end trace 0000000000000000 ]---")
+	}},
+	// kernel/rcu/tree_stall.h: print_cpu_stall prints the stack of the CPU that it
+	// runs on, from the interrupt of the timer.
+	{"INFO: rcu detected stall in {F}", func(m *maker, fn string) {
+		m.put("rcu: INFO: rcu_preempt self-detected stall on CPU", "rcu: \t1-....: (10499 ticks this GP) idle=a8dc/1/0x4000000000000000 softirq=14389/14389 fqs=5250", "rcu: \t(t=10500 jiffies g=8217 q=339 ncpus=2)", m.cpu(), "Hardware name: linux,dummy-virt (DT)")
+		// The loop turns anywhere below what the system call called.
+		frames := append([]string{"dump_cpu_task", "rcu_sched_clock_irq", "update_process_times", "tick_nohz_handler", "__hrtimer_run_queues"}, m.arch.irq...)
+		m.put(m.arch.call)
+		m.frames(append(append(frames, "_raw_spin_unlock_irqrestore", m.name(), m.name(), fn), m.arch.entry...))
+		if m.arch.end != "" {
+			m.put(m.arch.end)
+		}
 	}},
 	{"INFO: task hung in {F}", func(m *maker, fn string) {
 		m.put("INFO: task syz.0.17:4242 blocked for more than 143 seconds.", "      Not tainted 6.12.0-syzkaller #0", `"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.`, "task:syz.0.17        state:D stack:25360 pid:4242  tgid:4241  ppid:5823   flags:0x00004006")

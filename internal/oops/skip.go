@@ -73,7 +73,7 @@ var never = [][]string{
 	},
 	// Tracing, fault injection and coverage.
 	{
-		`^trace_event_(raw|buffer)`, `^_*traceiter`, `^perf_trace_(run|buf)`, `^_*should_fail`, `^fail_dump`, `^_*kcov`, `^write_comp_data`, `^check_kcov_mode`,
+		`^trace_event_(raw|buffer)`, `^_*traceiter`, `^perf_trace_(run|buf_update)`, `^_*should_fail`, `^fail_dump`, `^_*kcov`, `^write_comp_data`, `^check_kcov_mode`,
 	},
 }
 

@@ -43,7 +43,7 @@ type body struct {
 	sections []section
 	// opened says that "[ cut here ]" stood before the first line.
 	opened bool
-	// cut says that another report begins in the middle of the last stack.
+	// cut says that another report begins before the stack came to its end.
 	cut bool
 	// pc is the first program counter in the report.
 	pc *Frame
@@ -70,7 +70,7 @@ var headers = []struct {
 var (
 	eoiRe = compile(`^\s*(?:</IRQ>|<EOI>|</NMI>|<<EOE>>|</SOFTIRQ>)`)
 	// irqEntry matches the functions through which an interrupt enters.
-	irqEntry = compile(`apic_timer_interrupt|^(?:asm_)?(?:__)?(?:sysvec|common_interrupt)|^ret_from_intr|^el[01]_irq|^el[01][ht]?_64_irq$|^__irq_(?:svc|usr)|^do_IRQ$|^reschedule_interrupt|^call_function(?:_single)?_interrupt|^handle_riscv_irq|^do_irq$|^timer_interrupt|^ext_int_handler|^hardware_interrupt_common|^decrementer_common|^retint_|^xen_hvm_callback`)
+	irqEntry = compile(`apic_timer_interrupt|^(?:asm_)?(?:__)?(?:sysvec|common_interrupt)|^ret_from_intr|^el[01]_irq|^el[01][ht]?_64_irq$|^__irq_(?:svc|usr)|^do_IRQ$|^reschedule_interrupt|^call_function(?:_single)?_interrupt|^handle_riscv_irq|^do_irq$|^do_vint$|^handle_int$|^tl0_irq|^timer_interrupt|^ext_int_handler|^hardware_interrupt_common|^decrementer_common|^retint_|^xen_hvm_callback`)
 )
 
 // frameLook is a cheap test that rules out most lines.

@@ -150,7 +150,7 @@ func collect(dir string, names map[string]bool) error {
 	return err
 }
 
-var test = regexp.MustCompile(`(?:^|/)test_|_(?:kunit|test)\.c$|selftest`)
+var test = regexp.MustCompile(`(?:^|/)test_|_(?:kunit|test)(?:_c|_module)?\.c$|selftest`)
 
 // isHelper decides about a name that may be defined in several places. One that
 // is global in a helper's file is a helper; headers define stubs for what is

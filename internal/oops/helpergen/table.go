@@ -50,7 +50,7 @@ var rules = []rule{
 	{files: []string{"mm/vmalloc.c", "mm/percpu.c", "mm/nommu.c"}, only: `^_*k?vm?[mzc]?alloc|^_*vmap_pages|^_*get_vm_area|^alloc_vmap_area|^vm_area_alloc_pages|^_*vm_map_ram$|^pcpu_mem_zalloc`, except: `_(?:dump|info)\w*$|^vmalloc_(?:to|init|sync|user_range)`, why: "as in mm/slub.c"},
 	{files: []string{"mm/mempool.c", "mm/dmapool.c", "mm/page_frag_cache.c"}, only: `alloc`, except: `_(?:free|exit|destroy)|_show$`, why: "as in mm/slub.c"},
 	{files: []string{"mm/util.c"}, only: `^_*k?v?(?:mem|str)n?dup|^_*kstrn?dup|dup_user|^kv?m?alloc|^_*kv[mzc]?alloc|^kvrealloc|^kfree_const|^kvfree|^strndup_user`, why: "copies for a caller"},
-	{files: []string{"mm/usercopy.c", "mm/kmemleak.c", "mm/page_owner.c", "mm/page_poison.c", "mm/failslab.c", "mm/fail_page_alloc.c", "mm/debug.c", "mm/debug_page_alloc.c", "mm/kasan/", "mm/kmsan/", "mm/kfence/"}, except: `_show$|^kasan_test`, why: "checks that the compiler or the allocator inserts; the rest are files of debugfs"},
+	{files: []string{"mm/usercopy.c", "mm/kmemleak.c", "mm/page_owner.c", "mm/page_poison.c", "mm/failslab.c", "mm/fail_page_alloc.c", "mm/debug.c", "mm/debug_page_alloc.c", "mm/kasan/", "mm/kmsan/", "mm/kfence/"}, except: `_show$|_open$|_threshold_[gs]et$|^kasan_test`, why: "checks that the compiler or the allocator inserts; the rest are files of debugfs"},
 
 	// Locks, waiting, printing, tracing.
 	{files: []string{"kernel/locking/*.c"}, except: `torture|^lock_stat|^lockdep_stats|_show$|^(?:remove|add)_wait_queue`, why: "tests and files of proc"},
@@ -89,6 +89,7 @@ var rules = []rule{
 	{files: []string{"fs/sysfs/*.c"}, only: `^_*sysfs_remove|^remove_files`, why: "a driver takes its files away; making one that is there already is noticed by sysfs"},
 	// A file system's own way to say that something is wrong.
 	{files: []string{"fs/xfs/xfs_message.c", "fs/btrfs/messages.c", "fs/reiserfs/prints.c", "fs/gfs2/util.c", "fs/xfs/xfs_error.c", "fs/fat/misc.c", "fs/ext4/super.c", "fs/ext2/super.c", "fs/jfs/super.c", "fs/nilfs2/super.c", "fs/ocfs2/super.c", "fs/f2fs/super.c", "fs/ntfs3/super.c", "fs/ntfs/debug.c", "fs/hfsplus/super.c", "fs/ufs/super.c", "fs/udf/super.c", "fs/ubifs/misc.c"},
-		only: `_error(?:_inode|_file|_report)?$|_(?:panic|abort|warning|msg|printk|err|warn|assert\w*|consist\w*)(?:_i)?$|assfail|assertfail|^_*btrfs_(?:handle|printk)|^_*ext4_(?:error|warning|msg|std|grp)|^xfs_(?:printk|alert|corruption|emerg|crit|err|warn|notice|info)`,
-		why:  "it is called where the error is"},
+		only:   `_error(?:_inode|_file|_report)?$|_(?:panic|abort|warning|msg|printk|err|warn|assert\w*|consist\w*)(?:_i)?$|assfail|assertfail|^_*btrfs_(?:handle|printk)|^_*ext4_(?:error|warning|msg|std|grp)|^xfs_(?:printk|alert|corruption|emerg|crit|err|warn|notice|info)`,
+		except: `errortag|_check_\w+_consistency$`,
+		why:    "it is called where the error is; injecting errors and reading mount options are none of it"},
 }
