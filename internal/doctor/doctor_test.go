@@ -178,7 +178,7 @@ func TestChecks(t *testing.T) {
 		{"no pam", func(f *fakeHost) { f.files = nil }, "suite pamcap", Fail, "pam_cap.so, pam_permit.so, pam_deny.so, pam_debug.so and libpam.so.0: not installed", "sudo apt-get install libpam-cap libpam-modules libpam0g"},
 		{"no pam on fedora", func(f *fakeHost) { f.files, f.tools = nil, []string{"dnf"} }, "suite pamcap", Fail, "not installed", "sudo dnf install libcap pam pam-libs"},
 		{"no pam_cap", func(f *fakeHost) { delete(f.files, "/lib/x86_64-linux-gnu/security/pam_cap.so") }, "suite pamcap", Fail, "pam_cap.so: not installed", "sudo apt-get install libpam-cap"},
-		{"no compiler", func(f *fakeHost) { f.compiles = true }, "suite pamcap", Fail, "cc, stdio.h, pam_modules.h and capability.h: not installed", "sudo apt-get install gcc libc6-dev libpam0g-dev libcap-dev"},
+		{"no compiler", func(f *fakeHost) { f.compiles = true }, "suite pamcap", Fail, "cc, stdio.h, pam_modules.h, capability.h and libc.a: not installed", "sudo apt-get install gcc libc6-dev libpam0g-dev libcap-dev"},
 		{"pam on fedora", func(f *fakeHost) {
 			f.files = map[string]string{}
 			for _, name := range []string{"libpam.so.0", "security/pam_cap.so", "security/pam_permit.so", "security/pam_deny.so", "security/pam_debug.so"} {

@@ -71,7 +71,8 @@ func (c creds) execve(f image) outcome {
 	}
 	// Root's programs, unless SECBIT_NOROOT says otherwise; not those that are
 	// set-user-ID root with file capabilities, run by another.
-	if c.securebits&secbitNoRoot == 0 && !(fileCaps && o.euid == 0 && o.uid != 0) {
+	suidRootWithCaps := fileCaps && o.euid == 0 && o.uid != 0
+	if c.securebits&secbitNoRoot == 0 && !suidRootWithCaps {
 		if o.euid == 0 || o.uid == 0 {
 			o.p = c.b | c.i
 		}
