@@ -80,6 +80,13 @@ type Config struct {
 	Accel Accel
 	// CPUs is the number of processors, 0 meaning DefaultCPUs.
 	CPUs int
+	// LateCPUs has the kernel boot with the first processor only under TCG, and
+	// leave the others to be brought online by the guest's init, by writing 1 to
+	// /sys/devices/system/cpu/cpu*/online. QEMU before 8.1 now and then goes on with
+	// code that the kernel has changed since, when another processor was translating
+	// it meanwhile; most of what a kernel changes in its code it changes in its boot.
+	// The kernel needs CONFIG_HOTPLUG_CPU.
+	LateCPUs bool
 	// HZ is the kernel's CONFIG_HZ, timer ticks a second, 0 when it is not known.
 	// With it the processors' delay loops need not be measured, which goes wrong
 	// on a busy host.
@@ -181,7 +188,7 @@ func (c Config) withDefaults() (Config, args.Arch, error) {
 func (c Config) shape(arch args.Arch, accel string) args.Spec {
 	s := args.Spec{
 		Arch: arch, Kernel: c.Kernel, Initrd: c.Initrd, Cmdline: c.Cmdline,
-		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, HZ: c.HZ,
+		Machine: c.Machine, CPU: c.CPU, Accel: accel, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, HZ: c.HZ, LateCPUs: c.LateCPUs,
 		Inspect: c.OnEnd != nil, Balloon: c.Balloon,
 	}
 	for _, name := range c.Ports {

@@ -8,9 +8,12 @@ import (
 	"os"
 	"os/signal"
 	"path"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/kvmrun/kvmrun/internal/wire"
 )
 
 // modulesFile is initramfs.ModulesFile, which cannot be imported here: guest
@@ -102,7 +105,32 @@ func setUp(sys system, open func() (*ports, error)) (*ports, *bootReport, error)
 	loadModules(sys, list, b)
 	p, err := open()
 	b.warnings = append(b.warnings, (<-rest).warnings...)
+	bringUpCPUs(sys, b)
 	return p, b, err
+}
+
+// bringUpCPUs brings those processors online that the host has kept out of the boot
+// (vmtest.Config.LateCPUs).
+func bringUpCPUs(sys system, b *bootReport) {
+	text, err := sys.readFile("/proc/cmdline")
+	if err != nil {
+		b.warn("read the kernel's command line: %v", err)
+		return
+	}
+	n := 0
+	for _, param := range strings.Fields(text) {
+		if v, ok := strings.CutPrefix(param, wire.CPUsParam); ok {
+			if n, err = strconv.Atoi(v); err != nil {
+				b.warn("parameter %s of the kernel's command line: %v", param, err)
+				return
+			}
+		}
+	}
+	for cpu := 1; cpu < n; cpu++ {
+		if err := sys.writeFile(fmt.Sprintf("/sys/devices/system/cpu/cpu%d/online", cpu), "1\n"); err != nil {
+			b.warn("bring CPU %d online: %v", cpu, err)
+		}
+	}
 }
 
 // setUpRest does what the ports do not need.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/initramfs/busybox"
+	"github.com/kvmrun/kvmrun/internal/wire"
 	"github.com/kvmrun/kvmrun/suites"
 	"github.com/kvmrun/kvmrun/vmtest"
 )
@@ -211,10 +213,17 @@ func (h *Host) prepare(ctx context.Context, r Recipe, o Options) (*prepared, err
 
 // shape is the configuration of a machine of the recipe, but for files.
 func (h *Host) shape(r Recipe) vmtest.Config {
-	return vmtest.Config{
+	c := vmtest.Config{
 		QEMU: h.QEMU, Accel: h.Accel, Cmdline: slices.Concat(h.Append, r.Cmdline), Ports: r.Ports, Log: h.Log,
 		MemoryMiB: cmp.Or(h.MemoryMiB, r.MemoryMiB), CPUs: cmp.Or(h.CPUs, r.CPUs), HZ: r.Kernel.hz(),
 	}
+	// Who says himself how many processors boot gets just these.
+	own := slices.ContainsFunc(c.Cmdline, func(p string) bool { return strings.HasPrefix(p, "maxcpus=") })
+	if c.CPUs > 1 && !own && r.Kernel.Config["HOTPLUG_CPU"] == "y" {
+		c.LateCPUs = true
+		c.Cmdline = append(c.Cmdline, wire.CPUsParam+strconv.Itoa(c.CPUs))
+	}
+	return c
 }
 
 // config is the configuration with the kernel.

@@ -110,6 +110,12 @@ type Run struct {
 	Nonce string `json:"nonce"`
 }
 
+// CPUsParam begins the parameter of the kernel's command line that says how many
+// processors the agent brings online before it is ready, those included that the
+// kernel has booted with: the number follows. The kernel takes a name with a dot in it
+// for a module's parameter and leaves it alone (init/main.c: unknown_bootoption).
+const CPUsParam = "kvmrun.cpus="
+
 // FilesDisk is the serial of the disk from which Run.Files are read. An agent opens
 // it when it is asked to Freeze, and reads nothing of it before Run: what it has
 // then is the fork's own.

@@ -135,6 +135,7 @@ type Spec struct {
 	CPU       string // "" for the architecture's default
 	Accel     string // TCG or KVM
 	TSCKHz    int    // speed of the guest's time stamp counter, 0 when it is not known
+	LateCPUs  bool   // under TCG the kernel boots with the first processor only
 	HZ        int    // the kernel's timer ticks a second, 0 when they are not known
 	CPUs      int
 	MemoryMiB int
@@ -258,6 +259,12 @@ func source(s Spec) []Arg {
 	params := append([]string(nil), s.Arch.Params...)
 	if s.Accel == TCG {
 		params = append(params, s.Arch.Patience...)
+		if s.LateCPUs && s.CPUs > 1 {
+			// noreplace-smp: without it the kernel rewrites all its locked
+			// instructions for one processor, and again for two
+			// (arch/x86/kernel/alternative.c: alternatives_enable_smp).
+			params = append(params, "maxcpus=1", "noreplace-smp")
+		}
 		if s.TSCKHz > 0 {
 			// The kernel finds that out by the ticks of another timer while it
 			// boots. On a busy host it gets a fraction of the truth, and its clock

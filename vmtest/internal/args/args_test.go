@@ -23,6 +23,8 @@ func TestBuild(t *testing.T) {
 		"sandbox": func(s *args.Spec) { s.Sandbox = true },
 		"inspect": func(s *args.Spec) { s.Inspect = true },
 		"ticks":   func(s *args.Spec) { s.HZ = 250; s.CPUs = 2 },
+		"late":    func(s *args.Spec) { s.LateCPUs = true; s.CPUs = 2 },
+		"late-1":  func(s *args.Spec) { s.LateCPUs = true },
 		"kvm":     func(s *args.Spec) { s.Accel = args.KVM; s.CPUs = 4 },
 		"chosen": func(s *args.Spec) {
 			s.Machine, s.CPU, s.Initrd = "pc", "qemu64", "/k/initrd, odd.cpio"

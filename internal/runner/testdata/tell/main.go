@@ -53,6 +53,13 @@ func main() {
 		modules = append(modules, strings.Fields(line)[0])
 	}
 	say("modules", strings.Join(modules, " "))
+	var speeds []string
+	for line := range strings.Lines(read("/proc/cpuinfo")) {
+		if key, value, _ := strings.Cut(line, ":"); strings.TrimSpace(key) == "bogomips" {
+			speeds = append(speeds, strings.TrimSpace(value))
+		}
+	}
+	say("bogomips", strings.Join(speeds, " "))
 	var files []string
 	_ = filepath.WalkDir("/", func(p string, d fs.DirEntry, err error) error {
 		switch p {
