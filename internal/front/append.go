@@ -74,7 +74,7 @@ var reservedParams = map[string]string{
 	"log_buf_len":            "kvmrun has a buffer in which what is logged between two looks at it fits",
 	"panic":                  whyPanic,
 	"init":                   whyInit, "rdinit": whyInit, "initrd": whyInit, "initrdmem": whyInit, "noinitrd": whyInit,
-	"no_timer_check": whyClock, "tsc": whyClock, "tsc_early_khz": whyClock,
+	"no_timer_check": whyClock, "tsc": whyClock, "tsc_early_khz": whyClock, "lpj": whyClock,
 	"GODEBUG": whyAgent,
 	"--":      "what follows it would go to /init, which is kvmrun's agent",
 }

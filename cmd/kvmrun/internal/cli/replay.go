@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -80,6 +81,9 @@ func (r *replayCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string
 		}
 	}
 	y.Dir = front.Absolute(y.Dir)
+	if err := os.MkdirAll(y.Dir, 0o755); err != nil {
+		return err
+	}
 	y.Stdout, y.Stderr = suiterun.WithoutMarks{W: io.Out}, io.Err
 	if r.gdb {
 		y.GDB = func(command string) { ui.say("waiting for a debugger: " + command) }
