@@ -23,13 +23,10 @@ import (
 const (
 	pamSuccess       = 0
 	pamAuthErr       = 7
-	pamCredErr       = 17
-	pamPermDenied    = 6
 	pamNoModuleData  = 18
 	pamMaxTries      = 11
 	pamIgnore        = 25
 	pamModuleUnknown = 28
-	pamSessionErr    = 14
 
 	pamEstablish    = 0x2
 	pamDelete       = 0x4

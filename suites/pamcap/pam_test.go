@@ -447,3 +447,84 @@ func TestPAMEndToEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestCapboundSession is a login as su and login(1) do it: the module authenticates,
+// establishes credentials and opens a session, which may be closed and opened again;
+// the user's program has what all of it gave him. Users and groups are the host's C
+// library's to look up.
+func TestCapboundSession(t *testing.T) {
+	raw, kill := caps(unix.CAP_NET_RAW), caps(unix.CAP_KILL)
+	auth := conf(t, "i:cap_net_raw,cap_kill @webadm", "b:cap_sys_chroot *")
+	inSession := conf(t, "i:cap_net_raw @users", "b:cap_sys_module tak")
+	service := serviceOf(t,
+		"auth required "+capbound.ModulePath+" "+auth, "auth required pam_permit.so",
+		"account required pam_permit.so",
+		"session required "+capbound.ModulePath+" "+inSession, "session required pam_permit.so")
+	s := session{Service: service, User: "tak", Steps: []step{
+		{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish}, {Call: "open_session"},
+		{Call: "close_session"}, {Call: "open_session"}, {Call: "setcred", Flags: pamReinitialize}, {Call: "close_session"},
+	}}
+	chroot, module := caps(unix.CAP_SYS_CHROOT), caps(unix.CAP_SYS_MODULE)
+	wants := []struct{ i, dropped set }{
+		{0, 0}, {raw | kill, chroot}, {raw, chroot | module}, {raw, chroot | module}, {raw, chroot | module}, {raw | kill, chroot | module}, {raw | kill, chroot | module},
+	}
+	for n, r := range drive(t, s).Steps {
+		rc(t, s.Steps[n].String(), r, pamSuccess)
+		iab(t, r.State, wants[n].i, 0, wants[n].dropped)
+	}
+
+	prog := program(t, 0, 0o755)
+	fileCaps{I: raw | kill, Effective: true}.set(t, prog)
+	s.Steps = s.Steps[:3]
+	got, err := driveExec(t, s, 1001, prog)
+	assert.NilError(t, err)
+	want(t, "CapPrm of the user's program", got.P, raw)
+	want(t, "CapEff of the user's program", got.E, raw)
+
+	// Who has no rule is let in by nobody else.
+	r := drive(t, session{
+		Service: serviceOf(t, "auth sufficient "+capbound.ModulePath+" "+conf(t, "cap_kill ymj"), "auth required pam_deny.so"),
+		User:    "tak", Steps: []step{{Call: "authenticate"}},
+	})
+	rc(t, "authentication without a rule", r.Steps[0], pamAuthErr)
+}
+
+// TestCapboundCached: what counts is the configuration that pam_authenticate read.
+func TestCapboundCached(t *testing.T) {
+	c := conf(t, "cap_kill tak")
+	path := strings.TrimPrefix(c, "config=")
+	other := strings.TrimPrefix(conf(t, "cap_net_raw tak", "b:all tak"), "config=")
+	r := drive(t, session{Service: returning(t, capbound.ModulePath, c), User: "tak", Steps: []step{
+		{Call: "authenticate"}, {Call: "rename", Arg: other + ":" + path}, {Call: "setcred", Flags: pamEstablish},
+		{Call: "authenticate"}, {Call: "setcred", Flags: pamEstablish},
+	}})
+	for n, s := range r.Steps {
+		rc(t, fmt.Sprintf("step %d", n), s, pamSuccess)
+	}
+	iab(t, r.Steps[2].State, caps(unix.CAP_KILL), 0, 0)
+	iab(t, r.Steps[4].State, 0, 0, full(t))
+}
+
+// TestCapboundConfigRefused: a configuration that somebody else may have written is an
+// error, and nothing is done.
+func TestCapboundConfigRefused(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"mode":  func(path string) error { return os.Chmod(path, 0o666) },
+		"owner": func(path string) error { return os.Chown(path, 1001, 0) },
+		"link": func(path string) error {
+			if err := os.Rename(path, path+".real"); err != nil {
+				return err
+			}
+			return os.Symlink(path+".real", path)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := conf(t, "cap_net_raw tak")
+			assert.NilError(t, spoil(strings.TrimPrefix(c, "config=")))
+			auth, cred := directTo(t, capbound.ModulePath, session{User: "tak", I: caps(capA)}, c)
+			rc(t, "pam_sm_authenticate", auth, pamAuthErr)
+			rc(t, "pam_sm_setcred", cred, pamNoModuleData)
+			iab(t, cred.State, caps(capA), 0, 0)
+		})
+	}
+}
