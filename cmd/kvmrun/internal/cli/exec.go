@@ -79,7 +79,7 @@ type guestFlags struct {
 
 func (g *guestFlags) register(fs *flag.FlagSet) {
 	g.v.register(fs, false)
-	fs.Var(&g.files, "file", "take a host `file` along, at the same place in the guest, or HOST:GUEST; repeatable")
+	fs.Var(&g.files, "file", "take a host `file` or directory along, at the same place in the guest, or HOST:GUEST; PATTERN[:DIR] those that match, @LIST those in a file, a line each; repeatable")
 	fs.Var(&g.modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
 	fs.StringVar(&g.boot, "boot", bootAuto, "`where` the VM comes from: auto forks it from one that was booted before for this kernel and size, or boots one for that; cold boots; warm makes that machine and runs nothing")
 	fs.StringVar(&g.dir, "o", "", "keep the kernel log in this `directory`; default: in the cache")
@@ -315,6 +315,9 @@ func (g *guestProgram) pack(p *runner.Program, wd string) error {
 				return fmt.Errorf("-module: %w", err)
 			}
 		}
+	}
+	if g.files, err = expandFiles(g.files); err != nil {
+		return err
 	}
 	for _, f := range g.files {
 		host, guest, given := strings.Cut(f, ":")
