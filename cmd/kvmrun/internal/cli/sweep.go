@@ -18,6 +18,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/fault"
 	"github.com/kvmrun/kvmrun/internal/front"
 	"github.com/kvmrun/kvmrun/internal/gotest"
+	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/runner"
@@ -93,31 +94,21 @@ func sweepFlags(fs *flag.FlagSet) action {
 	return c.run
 }
 
+// sweepWork is one sweep, and the command that repeats a point of it.
+type sweepWork struct {
+	job   sweeprun.SweepJob
+	repro string
+}
+
 func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
-	report, err := openFiles(c.json)
+	files, err := openFiles(c.json)
 	if err != nil {
 		return err
 	}
-	var o sweeprun.SweepOptions
-	f, err := sweepOptions(&o, c.spec, c.points, c.at)
-	switch {
-	case err != nil:
-		return front.Usage(err)
-	case (c.suite == "") == (fs.NArg() == 0):
-		return front.Usagef("sweep: give -suite S, or a program after --")
-	case c.test != "" && c.suite == "":
-		return front.Usagef("sweep: -run goes with -suite")
-	case c.resume && c.dir == "":
-		return front.Usagef("sweep: -resume needs the -o DIR of the sweep to continue")
-	case f.Kind == fault.PowerCut && c.suite == "":
-		return front.Usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
-	case c.policy.Jobs < 1:
-		return front.Usagef("-j %d: want 1 or more", c.policy.Jobs)
-	}
-	if err := check(&c.guestFlags, &c.policy); err != nil {
+	f, o, err := c.options(fs)
+	if err != nil {
 		return err
 	}
-	o.Jobs, o.Resume = c.policy.Jobs, c.resume
 	ui := newProgress(io.Err)
 	defer ui.close()
 	m, err := c.v.machine(ui.say)
@@ -127,138 +118,39 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 	if m.Allow, err = c.policy.AllowList(front.Resolver{}); err != nil {
 		return err
 	}
-	ks, err := c.v.open(ctx, io, m)
+	k, err := c.kernel(ctx, io, m, f)
 	if err != nil {
 		return err
 	}
-	k := ks[0]
-	if f.Kind != fault.PowerCut {
-		if err := k.CheckFaults(ctx, &m.Host, fault.Plan{f}, nil); err != nil {
-			return front.Usage(err)
-		}
-	}
-	if k.Config["DEBUG_FS"] == "" && k.Config != nil {
-		return front.Usagef("kernel %s lacks CONFIG_DEBUG_FS=y", k.Path)
-	}
-	if c.dir == "" {
-		if c.dir, err = m.NewRunDir("sweep"); err != nil {
-			return err
-		}
-	}
-	out := front.Absolute(c.dir)
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	out, err := c.directory(m)
+	if err != nil {
 		return err
 	}
 	command := self() + " sweep -kernel " + words.Quote(k.Path) + " -fault " + words.Quote(f.String()) + sameFlags(fs)
-	var work []sweeprun.SweepJob
-	var repros []string
+	var work []sweepWork
 	if c.suite != "" {
-		source, err := suiterun.FindSource(front.Absolute(c.src))
-		if err != nil && !allFiles([]string{c.suite}) {
-			return front.Usage(err)
-		}
-		suites, err := suiterun.New(m).Suites(ctx, source, []string{c.suite})
-		if err != nil {
-			return front.Usage(err)
-		}
-		s := suites[0]
-		if miss := k.Config.Missing(s.Spec.Kconfig); len(miss) > 0 {
-			return front.Usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
-		}
-		if f.Kind == fault.PowerCut {
-			g := f
-			g.Nth = 1
-			if err := k.CheckFaults(ctx, &m.Host, fault.Plan{g}, s.Spec.Disks); err != nil {
-				return front.Usage(err)
-			}
-		}
-		caches := front.List(s.Spec.SlabCaches)
-		fs.Visit(func(f *flag.Flag) {
-			if f.Name == "caches" {
-				caches = c.caches
-			}
-		})
-		var args gotest.Args
-		if c.test != "" {
-			args = gotest.Args{"-test.run=" + c.test}
-		}
-		tests := args.Remaining(s.Tests, nil)
-		if len(tests) == 0 {
-			return front.Usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, c.test, words.Nearest(c.test, s.Tests))
-		}
-		for _, name := range tests {
-			t := args.Only(name)
-			p := suiterun.SuiteProgram(k, s, nil)
-			p.Dir = out
-			if len(tests) > 1 {
-				p.Dir = filepath.Join(out, name)
-				if err := output.MkdirAll(out, p.Dir); err != nil {
-					return err
-				}
-			}
-			work = append(work, sweeprun.SweepJob{Program: p, Test: t, Fault: f, Caches: caches})
-			repros = append(repros, command+" -suite "+words.Quote(c.suite)+" -run "+words.Quote(t)+" -at %s")
-		}
+		work, err = c.ofSuite(ctx, m, k, f, fs, out, command)
 	} else {
-		g := guestProgram{guestFlags: c.guestFlags, argv: fs.Args()}
-		self, err := os.Executable()
-		if err != nil {
-			return err
-		}
-		wd, err := os.Getwd()
-		if err != nil {
-			return err
-		}
-		p := runner.Program{Kernel: k, Init: self, Modules: c.modules, Shell: true, Dir: out,
-			Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, Hold: wire.HoldExec}}
-		if err := g.pack(&p, wd); err != nil {
-			return front.Usage(err)
-		}
-		work = append(work, sweeprun.SweepJob{Program: p, Fault: f, Caches: c.caches})
-		repro := command + " -at %s --"
-		for _, a := range fs.Args() {
-			repro += " " + words.Quote(a)
-		}
-		repros = append(repros, repro)
+		work, err = c.ofProgram(io, k, f, fs, out, command)
+	}
+	if err != nil {
+		return err
 	}
 	found := false
 	stack := sweeprun.Positions(ctx, m, k)
-	for i, j := range work {
-		o := o
-		o.Repro = repros[i]
-		var last time.Time
-		o.Progress = func(done, total, findings int, rate float64, left time.Duration) {
-			if time.Since(last) < 5*time.Second && done < total {
-				return
-			}
-			last = time.Now()
-			ui.say(fmt.Sprintf("%d of %d points, %.1f a second, %v left; findings: %d", done, total, rate, left, findings))
-		}
-		rep, err := sweeprun.Sweep(ctx, m, j, o)
-		var refused *sweep.Refused
-		switch {
-		case errors.As(err, &refused), errors.Is(err, sweep.ErrNothing), errors.Is(err, sweep.ErrChanged), rep == nil && c.resume && errors.Is(err, os.ErrNotExist):
-			return front.Usage(err)
-		case rep == nil:
+	for _, w := range work {
+		rep, err := c.sweep(ctx, m, ui, w, o)
+		if rep == nil {
 			return err
 		}
-		var text bytes.Buffer
-		err = errors.Join(err, rep.JSON(&text), output.Save(filepath.Join(j.Program.Dir, "report.json"), text.Bytes()))
 		if len(work) == 1 {
-			w := report[0].Write
-			if report[0].standard {
-				w = func(write func(io2) error) error { return write(io.Out) }
-			}
-			err = errors.Join(err, w(rep.JSON))
+			err = errors.Join(err, writeSweep(io, files[0], rep))
 		}
-		if e := rep.Text(io.Out, stack); e != nil {
-			err = errors.Join(err, e)
-		}
-		if err != nil {
+		if err = errors.Join(err, rep.Text(io.Out, stack)); err != nil {
 			return fmt.Errorf("%w; continue with -resume -o %s", err, out)
 		}
 		if n := rep.Counts[sweep.Infra]; n > 0 {
-			return fmt.Errorf("%d points could not be tried; the report has the reasons: %s", n, filepath.Join(j.Program.Dir, "report.json"))
+			return fmt.Errorf("%d points could not be tried; the report has the reasons: %s", n, filepath.Join(w.job.Program.Dir, "report.json"))
 		}
 		found = found || rep.Failed()
 	}
@@ -266,6 +158,169 @@ func (c *sweepCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string)
 		return &front.Error{Code: result.ExitFail}
 	}
 	return nil
+}
+
+// options are the fault and the points, once all that needs no kernel is checked.
+func (c *sweepCmd) options(fs *flag.FlagSet) (f fault.Fault, o sweeprun.SweepOptions, err error) {
+	f, err = sweepOptions(&o, c.spec, c.points, c.at)
+	switch {
+	case err != nil:
+		err = front.Usage(err)
+	case (c.suite == "") == (fs.NArg() == 0):
+		err = front.Usagef("sweep: give -suite S, or a program after --")
+	case c.test != "" && c.suite == "":
+		err = front.Usagef("sweep: -run goes with -suite")
+	case c.resume && c.dir == "":
+		err = front.Usagef("sweep: -resume needs the -o DIR of the sweep to continue")
+	case f.Kind == fault.PowerCut && c.suite == "":
+		err = front.Usagef("sweep: -fault power-cut goes with -suite, whose disks have names")
+	case c.policy.Jobs < 1:
+		err = front.Usagef("-j %d: want 1 or more", c.policy.Jobs)
+	default:
+		err = check(&c.guestFlags, &c.policy)
+	}
+	o.Jobs, o.Resume = c.policy.Jobs, c.resume
+	return f, o, err
+}
+
+// kernel opens the kernel, which must be able to inject the fault.
+func (c *sweepCmd) kernel(ctx context.Context, io IO, m *runner.Machine, f fault.Fault) (*machine.Kernel, error) {
+	ks, err := c.v.open(ctx, io, m)
+	if err != nil {
+		return nil, err
+	}
+	k := ks[0]
+	if f.Kind != fault.PowerCut {
+		if err := k.CheckFaults(ctx, &m.Host, fault.Plan{f}, nil); err != nil {
+			return nil, front.Usage(err)
+		}
+	}
+	if k.Config["DEBUG_FS"] == "" && k.Config != nil {
+		return nil, front.Usagef("kernel %s lacks CONFIG_DEBUG_FS=y", k.Path)
+	}
+	return k, nil
+}
+
+// directory makes the one for logs, state and report.
+func (c *sweepCmd) directory(m *runner.Machine) (string, error) {
+	if c.dir == "" {
+		var err error
+		if c.dir, err = m.NewRunDir("sweep"); err != nil {
+			return "", err
+		}
+	}
+	out := front.Absolute(c.dir)
+	return out, os.MkdirAll(out, 0o755)
+}
+
+// ofSuite is a sweep for each of the suite's tests that are chosen.
+func (c *sweepCmd) ofSuite(ctx context.Context, m *runner.Machine, k *machine.Kernel, f fault.Fault, fs *flag.FlagSet, out, command string) ([]sweepWork, error) {
+	source, err := suiterun.FindSource(front.Absolute(c.src))
+	if err != nil && !allFiles([]string{c.suite}) {
+		return nil, front.Usage(err)
+	}
+	suites, err := suiterun.New(m).Suites(ctx, source, []string{c.suite})
+	if err != nil {
+		return nil, front.Usage(err)
+	}
+	s := suites[0]
+	if miss := k.Config.Missing(s.Spec.Kconfig); len(miss) > 0 {
+		return nil, front.Usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
+	}
+	if f.Kind == fault.PowerCut {
+		g := f
+		g.Nth = 1
+		if err := k.CheckFaults(ctx, &m.Host, fault.Plan{g}, s.Spec.Disks); err != nil {
+			return nil, front.Usage(err)
+		}
+	}
+	caches := front.List(s.Spec.SlabCaches)
+	fs.Visit(func(f *flag.Flag) {
+		if f.Name == "caches" {
+			caches = c.caches
+		}
+	})
+	var args gotest.Args
+	if c.test != "" {
+		args = gotest.Args{"-test.run=" + c.test}
+	}
+	tests := args.Remaining(s.Tests, nil)
+	if len(tests) == 0 {
+		return nil, front.Usagef("sweep: no test of suite %s matches %q%s", s.Spec.Name, c.test, words.Nearest(c.test, s.Tests))
+	}
+	var work []sweepWork
+	for _, name := range tests {
+		t := args.Only(name)
+		p := suiterun.SuiteProgram(k, s, nil)
+		p.Dir = out
+		if len(tests) > 1 {
+			p.Dir = filepath.Join(out, name)
+			if err := output.MkdirAll(out, p.Dir); err != nil {
+				return nil, err
+			}
+		}
+		work = append(work, sweepWork{
+			sweeprun.SweepJob{Program: p, Test: t, Fault: f, Caches: caches},
+			command + " -suite " + words.Quote(c.suite) + " -run " + words.Quote(t) + " -at %s",
+		})
+	}
+	return work, nil
+}
+
+// ofProgram is the sweep of a program of the host's.
+func (c *sweepCmd) ofProgram(io IO, k *machine.Kernel, f fault.Fault, fs *flag.FlagSet, out, command string) ([]sweepWork, error) {
+	g := guestProgram{guestFlags: c.guestFlags, argv: fs.Args()}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	p := runner.Program{Kernel: k, Init: self, Modules: c.modules, Shell: true, Dir: out,
+		Run: wire.Run{Argv: g.argv, Env: g.environ(io), Dir: wd, Hold: wire.HoldExec}}
+	if err := g.pack(&p, wd); err != nil {
+		return nil, front.Usage(err)
+	}
+	repro := command + " -at %s --"
+	for _, a := range fs.Args() {
+		repro += " " + words.Quote(a)
+	}
+	return []sweepWork{{sweeprun.SweepJob{Program: p, Fault: f, Caches: c.caches}, repro}}, nil
+}
+
+// sweep carries one sweep out, tells of its progress and keeps its report. The report
+// is nil when there is none; an error beside a report is about one that is not whole,
+// or was not kept.
+func (c *sweepCmd) sweep(ctx context.Context, m *runner.Machine, ui *progress, w sweepWork, o sweeprun.SweepOptions) (*sweep.Report, error) {
+	o.Repro = w.repro
+	var last time.Time
+	o.Progress = func(done, total, findings int, rate float64, left time.Duration) {
+		if time.Since(last) < 5*time.Second && done < total {
+			return
+		}
+		last = time.Now()
+		ui.say(fmt.Sprintf("%d of %d points, %.1f a second, %v left; findings: %d", done, total, rate, left, findings))
+	}
+	rep, err := sweeprun.Sweep(ctx, m, w.job, o)
+	var refused *sweep.Refused
+	switch {
+	case errors.As(err, &refused), errors.Is(err, sweep.ErrNothing), errors.Is(err, sweep.ErrChanged), rep == nil && c.resume && errors.Is(err, os.ErrNotExist):
+		return nil, front.Usage(err)
+	case rep == nil:
+		return nil, err
+	}
+	var text bytes.Buffer
+	return rep, errors.Join(err, rep.JSON(&text), output.Save(filepath.Join(w.job.Program.Dir, "report.json"), text.Bytes()))
+}
+
+// writeSweep writes it where -json says.
+func writeSweep(io IO, to userFile, rep *sweep.Report) error {
+	if to.standard {
+		return rep.JSON(io.Out)
+	}
+	return to.Write(rep.JSON)
 }
 
 // sameFlags are the flags that were given and that repeating one point needs as
