@@ -359,45 +359,51 @@ type gaps struct {
 	tested         bool
 }
 
-// ending says how the test binary ended.
-func ending(e *wire.Exited) string {
+// exitOf says how the test binary ended.
+func exitOf(e *wire.Exited) string {
 	if e.Signal != 0 {
 		return fmt.Sprintf("signal %d", e.Signal)
 	}
 	return fmt.Sprintf("exit status %d", e.Code)
 }
 
+// ending is how a VM of a suite ended, as far as that decides what follows.
+type ending struct {
+	// ours says that the guest is to blame for it, and neither this host nor the user.
+	ours bool
+	// poisoned is when the test binary ended itself, because the kernel had failed.
+	poisoned bool
+	// hung is when the VM was given up, lost when it ended itself, and cut when only
+	// the test binary ended before it had come to its end.
+	hung, lost, cut bool
+}
+
+func endingOf(out *runner.Outcome) (e ending) {
+	e.ours = out.Infra == nil && out.GuestFault == "" && out.Ready != nil && out.Exit.Cause != vmtest.Cancelled
+	e.poisoned = out.Exited != nil && poisonedExit(out.Exited.Code) && out.EndMarker
+	e.hung = e.ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
+	e.lost = e.ours && out.Exited == nil && !e.hung && out.Exit.Cause != vmtest.Killed
+	return e
+}
+
 // after ends a VM's output and decides what follows it: the tests that the next
 // one has to run, or none. Whatever kept a test from its verdict, it gets one
 // here.
 func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) (more []string) {
-	ours := out.Infra == nil && out.GuestFault == "" && out.Ready != nil && out.Exit.Cause != vmtest.Cancelled
-	poisoned := out.Exited != nil && poisonedExit(out.Exited.Code) && out.EndMarker
-	hung := ours && out.Exited == nil && (out.Deadline != "" || out.Hung != "")
-	lost := ours && out.Exited == nil && !hung && out.Exit.Cause != vmtest.Killed
-	r.bad = r.bad || hung || lost || out.Exited != nil && out.Exited.Code == wire.ExitPoisoned ||
+	e := endingOf(out)
+	r.bad = r.bad || e.hung || e.lost || out.Exited != nil && out.Exited.Code == wire.ExitPoisoned ||
 		slices.ContainsFunc(out.Splats, func(s klog.Splat) bool { return !s.Excused() })
 	r.tested = r.tested || slices.ContainsFunc(out.Ended, func(t string) bool { return !slices.Contains(out.Skipped, t) })
-	final := s.end(poisoned, r.bad && out.Exited != nil)
-	cut := ours && j.cutShort(out, final, r.done)
-	if cut {
+	final := s.end(e.poisoned, r.bad && out.Exited != nil)
+	if e.cut = e.ours && j.cutShort(out, final, r.done); e.cut {
 		r.bad = true
 		if j.onCut != nil {
 			j.onCut()
 		}
 	}
-	// What a test said last may not have left the VM when the next one ended
-	// that: it has no verdict yet. One that failed has, which running it again
-	// must not turn.
 	var untold []string
-	if hung || lost {
-		for _, t := range s.untold(out) {
-			if slices.Contains(out.Failed, t) {
-				s.fail(t, "it failed, and the VM ended before what it said had left it", "")
-				continue
-			}
-			untold = append(untold, t)
-		}
+	if e.hung || e.lost {
+		untold = failUntold(s, out)
 		s.repeat(untold)
 	}
 	for _, t := range out.Ended {
@@ -405,26 +411,11 @@ func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) 
 			r.done = append(r.done, t)
 		}
 	}
-	var why, text string
-	switch {
-	case hung:
+	if e.hung || e.cut && r.timedOut {
 		r.hangs++
-		why = "the VM was given up during this test: " + out.Deadline + out.Hung
-	case lost:
-		why = "the VM ended during this test: " + out.Exit.String()
-		for _, sp := range out.Splats {
-			if sp.Test != "" || sp.Panicked {
-				why, text = "the kernel died during this test: "+sp.Title, string(sp.Raw)
-				break
-			}
-		}
-	case cut && r.timedOut:
-		r.hangs++
-		why = "the test binary ran out of its time during this test"
-	case cut:
-		why = "the test binary ended during this test: " + ending(out.Exited)
 	}
-	if hung || lost || cut {
+	if e.hung || e.lost || e.cut {
+		why, text := e.why(out, r.timedOut)
 		for _, t := range out.Running {
 			s.fail(t, why, text)
 			text = "" // once is enough
@@ -432,50 +423,98 @@ func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) 
 			r.unended = append(r.unended, missing{t, why})
 		}
 	}
-	if !poisoned && !lost && !hung && !cut {
+	if !e.poisoned && !e.lost && !e.hung && !e.cut {
 		return nil
 	}
 	more = j.Args.Remaining(j.Suite.Tests, r.done)
-	if cut && len(out.Running)+len(more) == 0 { // in no test that has a name
-		s.say("kvmrun: the test binary ended without a final PASS: " + ending(out.Exited))
+	if e.cut && len(out.Running)+len(more) == 0 { // in no test that has a name
+		s.say("kvmrun: the test binary ended without a final PASS: " + exitOf(out.Exited))
 	}
-	stop := ""
-	switch {
-	case len(more) == 0 && len(j.Suite.Tests) > 0:
-	case j.KeepGoing || !j.Args.Resumable() || len(j.Suite.Tests) == 0:
-		stop = "the run ended before, and its arguments keep all tests in one VM"
-	case !poisoned && len(out.Running) == 0 && (!cut || len(out.Ended) == 0):
-		stop = "the VM ended outside all tests" // starting again would not help
-		if cut {
-			stop = "the test binary ended outside all tests: " + ending(out.Exited)
-		}
-	case hung && j.NoLimit && out.Deadline != "":
-		stop = "the time was used up before"
-	case r.hangs == maxHangs:
-		stop = fmt.Sprintf("%d VMs hung before", maxHangs)
-	case last:
-		stop = fmt.Sprintf("%d VMs ended with a kernel splat or without a word before", maxVMs)
-	}
+	stop := j.stop(e, out, r, more, last)
 	if stop == "" {
 		return more
 	}
-	const gone = "the VM ended before this test's result had left it"
 	if len(j.Suite.Tests) == 0 { // nobody knows what was selected
 		more = untold
 	}
-	for _, t := range more {
+	j.giveUp(s, r, more, untold, stop)
+	return nil
+}
+
+// failUntold fails the tests whose failure may not have left a VM that is gone, and
+// returns those of which nobody knows how they ended: they have no verdict yet. One
+// that failed has, which running it again must not turn.
+func failUntold(s *stream, out *runner.Outcome) (untold []string) {
+	for _, t := range s.untold(out) {
+		if slices.Contains(out.Failed, t) {
+			s.fail(t, "it failed, and the VM ended before what it said had left it", "")
+			continue
+		}
+		untold = append(untold, t)
+	}
+	return untold
+}
+
+// why is what ended the tests that were running, and a text that shows it.
+func (e ending) why(out *runner.Outcome, timedOut bool) (why, text string) {
+	switch {
+	case e.hung:
+		return "the VM was given up during this test: " + out.Deadline + out.Hung, ""
+	case e.lost:
+		for _, sp := range out.Splats {
+			if sp.Test != "" || sp.Panicked {
+				return "the kernel died during this test: " + sp.Title, string(sp.Raw)
+			}
+		}
+		return "the VM ended during this test: " + out.Exit.String(), ""
+	case timedOut:
+		return "the test binary ran out of its time during this test", ""
+	}
+	return "the test binary ended during this test: " + exitOf(out.Exited), ""
+}
+
+// oneVM says whether all tests are kept in one VM.
+func (j *SuiteJob) oneVM() bool {
+	return j.KeepGoing || !j.Args.Resumable() || len(j.Suite.Tests) == 0
+}
+
+// stop says why no further VM runs the tests that are left, "" if one does.
+func (j *SuiteJob) stop(e ending, out *runner.Outcome, r *relayed, more []string, last bool) string {
+	switch {
+	case len(more) == 0 && len(j.Suite.Tests) > 0:
+	case j.oneVM():
+		return "the run ended before, and its arguments keep all tests in one VM"
+	case !e.poisoned && len(out.Running) == 0 && (!e.cut || len(out.Ended) == 0): // starting again would not help
+		if e.cut {
+			return "the test binary ended outside all tests: " + exitOf(out.Exited)
+		}
+		return "the VM ended outside all tests"
+	case e.hung && j.NoLimit && out.Deadline != "":
+		return "the time was used up before"
+	case r.hangs == maxHangs:
+		return fmt.Sprintf("%d VMs hung before", maxHangs)
+	case last:
+		return fmt.Sprintf("%d VMs ended with a kernel splat or without a word before", maxVMs)
+	}
+	return ""
+}
+
+// giveUp fails the tests that no VM will run, and those that ran and whose result
+// nobody knows.
+func (j *SuiteJob) giveUp(s *stream, r *relayed, tests, untold []string, stop string) {
+	const gone = "the VM ended before this test's result had left it"
+	for _, t := range tests {
 		switch {
 		case !slices.Contains(untold, t):
 			s.fail(t, "not run: "+stop, "")
 			r.unrun = append(r.unrun, missing{t, stop})
-		case j.KeepGoing || !j.Args.Resumable() || len(j.Suite.Tests) == 0:
+		case j.oneVM():
 			s.fail(t, gone, "")
 		default:
 			s.fail(t, gone+", and it was not run again: "+stop, "")
 		}
 	}
-	r.done, r.bad = append(r.done, more...), true
-	return nil
+	r.done, r.bad = append(r.done, tests...), true
 }
 
 // cutShort says whether the test binary ended without having come to its end: a

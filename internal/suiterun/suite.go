@@ -220,7 +220,7 @@ func complete(job *result.Job, j SuiteJob, out runner.Outcome, miss gaps) {
 	case out.Deadline+out.Hung != "":
 		why = out.Deadline + out.Hung
 	case out.Exited != nil:
-		why = "the test binary ended before: " + ending(out.Exited)
+		why = "the test binary ended before: " + exitOf(out.Exited)
 	case out.BootFailed:
 		why = "the VM did not boot"
 	}
