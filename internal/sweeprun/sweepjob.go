@@ -70,37 +70,13 @@ func Sweep(ctx context.Context, m *runner.Machine, j SweepJob, o SweepOptions) (
 			return nil, err
 		}
 	}
-	var target sweep.Target
-	var survey func() (sweep.Header, error)
-	limit := func() {}
-	jobs := o.Jobs
-	if j.Fault.Kind == fault.PowerCut {
-		c, err := newCutter(ctx, m, j)
-		if err != nil {
-			return nil, errors.Join(err, closeState(st))
-		}
-		defer c.close() //nolint:errcheck // it was only read
-		if c.note != "" {
-			m.Say("%s", c.note)
-		}
-		target, survey = c, func() (sweep.Header, error) { return c.survey(ctx, o) }
-	} else {
-		s, err := NewSweeper(ctx, m, j, false)
-		if err != nil {
-			return nil, errors.Join(err, closeState(st))
-		}
-		defer s.Close() //nolint:errcheck // it was only read
-		if s.Note != "" {
-			m.Say("%s", s.Note)
-		}
-		target, survey = s, func() (sweep.Header, error) { return surveyCalls(ctx, m, s, j, o) }
-		limit = func() {
-			s.Timeout = s.limit()
-			jobs = s.AtATime(o.Jobs)
-		}
+	e, err := newEngine(ctx, m, j, o)
+	if err != nil {
+		return nil, errors.Join(err, closeState(st))
 	}
+	defer e.close() //nolint:errcheck // it was only read
 	if st == nil {
-		if h, err = survey(); err != nil {
+		if h, err = e.survey(); err != nil {
 			return nil, err
 		}
 		if len(h.Points) == 0 {
@@ -111,29 +87,15 @@ func Sweep(ctx context.Context, m *runner.Machine, j SweepJob, o SweepOptions) (
 			return nil, err
 		}
 	}
-	began, fresh, findings := time.Now(), 0, 0
-	for _, r := range done {
-		if r.Verdict.Bad() {
-			findings++
-		}
-	}
-	c := sweep.Config{Target: target, Listing: h.Listing, Points: h.Points, Baseline: h.Baseline, Done: done, Jobs: o.Jobs}
-	c.OnResult = func(r sweep.Result) error {
-		fresh++
-		if r.Verdict.Bad() {
-			findings++
-		}
-		if o.Progress != nil {
-			n := len(done) + fresh
-			rate := float64(fresh) / time.Since(began).Seconds()
-			left := time.Duration(float64(len(h.Points)-n) / rate * float64(time.Second))
-			o.Progress(n, len(h.Points), findings, rate, left.Round(time.Second))
-		}
-		return st.Add(r)
-	}
-	limit()
-	c.Jobs = jobs
-	results, err := c.Run(ctx)
+	began, fresh := time.Now(), 0
+	keep := counted(st, done, len(h.Points), began, o.Progress)
+	results, err := sweep.Config{
+		Target: e.target, Listing: h.Listing, Points: h.Points, Baseline: h.Baseline, Done: done, Jobs: e.begin(),
+		OnResult: func(r sweep.Result) error {
+			fresh++
+			return keep(r)
+		},
+	}.Run(ctx)
 	rep := &sweep.Report{
 		Kernel: j.Program.Kernel.Path, Release: j.Program.Kernel.Release, Subject: subject(j), Fault: j.Fault.String(),
 		Elapsed: time.Since(began), Repro: o.Repro,
@@ -143,6 +105,64 @@ func Sweep(ctx context.Context, m *runner.Machine, j SweepJob, o SweepOptions) (
 	return rep, errors.Join(err, st.Close())
 }
 
+// engine is how one kind of fault is swept.
+type engine struct {
+	target sweep.Target
+	// survey finds the points.
+	survey func() (sweep.Header, error)
+	// begin is called when they are known, and returns how many are tried at a time.
+	begin func() int
+	close func() error
+}
+
+func newEngine(ctx context.Context, m *runner.Machine, j SweepJob, o SweepOptions) (engine, error) {
+	if j.Fault.Kind == fault.PowerCut {
+		c, err := newCutter(ctx, m, j)
+		if err != nil {
+			return engine{}, err
+		}
+		if c.note != "" {
+			m.Say("%s", c.note)
+		}
+		return engine{c, func() (sweep.Header, error) { return c.survey(ctx, o) }, func() int { return o.Jobs }, c.close}, nil
+	}
+	s, err := NewSweeper(ctx, m, j, false)
+	if err != nil {
+		return engine{}, err
+	}
+	if s.Note != "" {
+		m.Say("%s", s.Note)
+	}
+	return engine{s, func() (sweep.Header, error) { return survey(ctx, m, s, j, o) }, func() int {
+		s.Timeout = s.limit()
+		return s.AtATime(o.Jobs)
+	}, s.Close}, nil
+}
+
+// counted keeps each result in the state, and tells how far the sweep of total points
+// is, of which some were done before.
+func counted(st *sweep.State, done []sweep.Result, total int, began time.Time, tell func(done, total, findings int, rate float64, left time.Duration)) func(sweep.Result) error {
+	fresh, findings := 0, 0
+	for _, r := range done {
+		if r.Verdict.Bad() {
+			findings++
+		}
+	}
+	return func(r sweep.Result) error {
+		fresh++
+		if r.Verdict.Bad() {
+			findings++
+		}
+		if tell != nil {
+			n := len(done) + fresh
+			rate := float64(fresh) / time.Since(began).Seconds()
+			left := time.Duration(float64(total-n) / rate * float64(time.Second))
+			tell(n, total, findings, rate, left.Round(time.Second))
+		}
+		return st.Add(r)
+	}
+}
+
 func closeState(st *sweep.State) error {
 	if st == nil {
 		return nil
@@ -150,8 +170,8 @@ func closeState(st *sweep.State) error {
 	return st.Close()
 }
 
-// surveyCalls finds the points, after a run that has to pass.
-func surveyCalls(ctx context.Context, m *runner.Machine, s *Sweeper, j SweepJob, o SweepOptions) (h sweep.Header, err error) {
+// survey finds the points, after a run that has to pass.
+func survey(ctx context.Context, m *runner.Machine, s *Sweeper, j SweepJob, o SweepOptions) (h sweep.Header, err error) {
 	if h.Baseline, err = sweep.DryRun(ctx, s, 2); err != nil {
 		return h, err
 	}
