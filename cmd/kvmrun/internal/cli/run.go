@@ -21,6 +21,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/output"
 	"github.com/kvmrun/kvmrun/internal/report"
 	"github.com/kvmrun/kvmrun/internal/result"
+	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/suiterun"
 )
 
@@ -76,7 +77,7 @@ type runCmd struct {
 }
 
 func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
-	x, names := r.x, r.names
+	x := r.x
 	if fs.NArg() > 0 {
 		return front.Usagef("run: unexpected argument %q; kernels are given by -kernel, suites by -suite", fs.Arg(0))
 	}
@@ -103,29 +104,8 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 	if x.Kernels, err = r.v.open(ctx, io, m); err != nil {
 		return err
 	}
-	source, err := suiterun.FindSource(front.Absolute(r.src))
-	if err != nil && !allFiles(names) {
+	if x.Suites, err = r.suites(ctx, m, x); err != nil {
 		return front.Usage(err)
-	}
-	if len(names) == 0 {
-		if names, err = source.Names(); err != nil {
-			return front.Usage(err)
-		}
-	}
-	if x.Suites, err = suiterun.New(m).Suites(ctx, source, names); err != nil {
-		return front.Usage(err)
-	}
-	for _, s := range x.Suites {
-		if err := r.v.vm.Append.Contradict(s.Spec.Name, s.Spec.Cmdline); err != nil {
-			return front.Usage(err)
-		}
-	}
-	for _, k := range x.Kernels {
-		for _, s := range x.Suites {
-			if err := k.CheckFaults(ctx, &m.Host, x.Faults, s.Spec.Disks); err != nil {
-				return front.Usage(err)
-			}
-		}
 	}
 	if x.Dir = r.dir; x.Dir == "" {
 		if x.Dir, err = m.NewRunDir("run"); err != nil {
@@ -148,6 +128,52 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 		return front.Usage(err)
 	}
 	res.AllowNothing = r.policy.AllowNothing
+	err = writeResults(io, files, x.Dir, res)
+	complain(io.Err, known)
+	if err != nil {
+		return fmt.Errorf("write the results: %w", err)
+	}
+	if code := res.ExitCode(); code != result.ExitPass {
+		return &front.Error{Code: code}
+	}
+	return nil
+}
+
+// suites builds and describes the suites, all that there are without names, whose disks
+// the faults must fit.
+func (r *runCmd) suites(ctx context.Context, m *runner.Machine, x suiterun.Matrix) ([]suiterun.Suite, error) {
+	names := []string(r.names)
+	source, err := suiterun.FindSource(front.Absolute(r.src))
+	if err != nil && !allFiles(names) {
+		return nil, err
+	}
+	if len(names) == 0 {
+		if names, err = source.Names(); err != nil {
+			return nil, err
+		}
+	}
+	list, err := suiterun.New(m).Suites(ctx, source, names)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list {
+		if err := r.v.vm.Append.Contradict(s.Spec.Name, s.Spec.Cmdline); err != nil {
+			return nil, err
+		}
+	}
+	for _, k := range x.Kernels {
+		for _, s := range list {
+			if err := k.CheckFaults(ctx, &m.Host, x.Faults, s.Spec.Disks); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return list, nil
+}
+
+// writeResults writes the results in each format to where its flag says, as JSON beside
+// the logs in dir, and as a table.
+func writeResults(io IO, files []userFile, dir string, res result.Run) error {
 	var errs []error
 	table := io.Out
 	for i, format := range []func(io2, result.Run) error{report.TAP, report.JSON, report.JUnit} {
@@ -159,19 +185,12 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 		errs = append(errs, files[i].Write(func(w io2) error { return format(w, res) }))
 	}
 	var text bytes.Buffer
-	errs = append(errs, report.JSON(&text, res), output.Save(filepath.Join(x.Dir, "result.json"), text.Bytes()))
+	errs = append(errs, report.JSON(&text, res), output.Save(filepath.Join(dir, "result.json"), text.Bytes()))
 	if s := io.getenv("GITHUB_STEP_SUMMARY"); s != "" {
 		errs = append(errs, appendFile(s, func(w io2) error { return report.GitHub(w, res) }))
 	}
 	errs = append(errs, report.Table(table, res, tableOptions(table)))
-	complain(io.Err, known)
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("write the results: %w", err)
-	}
-	if code := res.ExitCode(); code != result.ExitPass {
-		return &front.Error{Code: code}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // io2 is io.Writer; the parameter io hides the package.
