@@ -16,7 +16,7 @@ import (
 )
 
 // client is the least of an NBD client. What QEMU makes of the server is tested
-// in package runner.
+// in package suiterun.
 type client struct {
 	t    *testing.T
 	c    net.Conn

@@ -6,7 +6,7 @@
 // It holds data and the two policies that give the data a meaning: [Judge]
 // turns the facts of one job into its verdict, and [Run.ExitCode] turns the
 // verdicts of a run into an exit status. It knows no formats, no clocks, no
-// terminals and no files; who fills the model (package runner) and who prints
+// terminals and no files; who fills the model (package suiterun) and who prints
 // it (package report) live elsewhere.
 //
 // The zero [Status] and the zero [Verdict] are invalid, never a pass, and the
