@@ -117,48 +117,17 @@ func (m Runner) keepBinary(ctx context.Context, path, sum string) (string, error
 // of one of its jobs, or a file of results in JSON.
 func FindRecorded(path, test string) (*Recorded, error) {
 	top, _, _ := strings.Cut(test, "/")
-	dirs := []string{path}
-	if isFile(path) {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		var run struct {
-			Jobs []struct {
-				Dir string `json:"dir"`
-			} `json:"jobs"`
-		}
-		if err := json.Unmarshal(text, &run); err != nil {
-			return nil, fmt.Errorf("read results: %s: %w", path, err)
-		}
-		dirs = nil
-		for _, j := range run.Jobs {
-			// The file may have been moved with the jobs' directories beside it.
-			if beside := filepath.Join(filepath.Dir(path), filepath.Base(j.Dir)); !isFile(filepath.Join(j.Dir, replayFile)) && isFile(filepath.Join(beside, replayFile)) {
-				j.Dir = beside
-			}
-			dirs = append(dirs, j.Dir)
-		}
-	} else if entries, err := os.ReadDir(path); err != nil {
-		return nil, fmt.Errorf("read results: %w", err)
-	} else {
-		for _, e := range entries {
-			if e.IsDir() {
-				dirs = append(dirs, filepath.Join(path, e.Name()))
-			}
-		}
+	dirs, err := jobDirs(path)
+	if err != nil {
+		return nil, err
 	}
 	var found []*Recorded
 	var all []string
 	jobs := 0
 	for _, d := range dirs {
-		text, err := os.ReadFile(filepath.Join(d, replayFile))
+		r, err := readRecorded(d)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
-		}
-		r := &Recorded{Dir: d}
-		if err == nil {
-			r.JobSpec, err = plan.Decode(text)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read results: %s: %w", filepath.Join(d, replayFile), err)
@@ -186,6 +155,56 @@ func FindRecorded(path, test string) (*Recorded, error) {
 		return nil, fmt.Errorf("the test binary %s is gone (the last %d are kept): run the suite again, and replay that", r.Program.File, keepBinaries)
 	}
 	return r, nil
+}
+
+// jobDirs are the directories of jobs that path may stand for.
+func jobDirs(path string) ([]string, error) {
+	if !isFile(path) {
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			return nil, fmt.Errorf("read results: %w", err)
+		}
+		dirs := []string{path}
+		for _, e := range entries {
+			if e.IsDir() {
+				dirs = append(dirs, filepath.Join(path, e.Name()))
+			}
+		}
+		return dirs, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var run struct {
+		Jobs []struct {
+			Dir string `json:"dir"`
+		} `json:"jobs"`
+	}
+	if err := json.Unmarshal(text, &run); err != nil {
+		return nil, fmt.Errorf("read results: %s: %w", path, err)
+	}
+	var dirs []string
+	for _, j := range run.Jobs {
+		// The file may have been moved with the jobs' directories beside it.
+		if beside := filepath.Join(filepath.Dir(path), filepath.Base(j.Dir)); !isFile(filepath.Join(j.Dir, replayFile)) && isFile(filepath.Join(beside, replayFile)) {
+			j.Dir = beside
+		}
+		dirs = append(dirs, j.Dir)
+	}
+	return dirs, nil
+}
+
+// readRecorded reads what record wrote. The error wraps os.ErrNotExist for a directory
+// without it.
+func readRecorded(dir string) (*Recorded, error) {
+	text, err := os.ReadFile(filepath.Join(dir, replayFile))
+	if err != nil {
+		return nil, err
+	}
+	r := &Recorded{Dir: dir}
+	r.JobSpec, err = plan.Decode(text)
+	return r, err
 }
 
 // Machine sets up a machine as for the job.
