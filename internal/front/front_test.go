@@ -77,20 +77,22 @@ func TestAppend(t *testing.T) {
 	}
 	assert.DeepEqual(t, p, front.Params{"a=1", "b", `"c=x y"`, `d="e f"g`, "--x", "panic_on_warn=1", "tsc-x"})
 	for in, want := range map[string]string{
-		"x init=/bin/sh":         "init=/bin/sh: kvmrun's agent is /init",
-		`"init=/bin/sh x"`:       "kvmrun's agent is /init",
-		`in"it"=/x`:              "kvmrun's agent is /init",
-		"console=":               "first serial port",
-		"ignore-loglevel=0":      "first serial port",
-		"printk.time=0":          "only what has printk's time in front",
-		"printk.devkmsg=off":     "the marks around each test",
-		"log-buf-len=4K":         "what is logged",
-		"a -- b":                 "what follows it would go to /init",
-		"tsc=unstable":           "the guest's clock",
-		`a="b`:                   "a double quote has no end",
-		"a\nb":                   `'\n' is no printable ASCII character`,
-		"é":                      "is no printable ASCII character",
-		strings.Repeat("x", 990): "bytes of kernel parameters: there is room for 1024 beside",
+		"x init=/bin/sh":            "init=/bin/sh: kvmrun's agent is /init",
+		`"init=/bin/sh x"`:          "kvmrun's agent is /init",
+		`in"it"=/x`:                 "kvmrun's agent is /init",
+		"console=":                  "first serial port",
+		"ignore-loglevel=0":         "first serial port",
+		"console_msg_format=syslog": "first serial port",
+		"sysctl.kernel.panic=0":     "must end its VM",
+		"printk.time=0":             "only what has printk's time in front",
+		"printk.devkmsg=off":        "the marks around each test",
+		"log-buf-len=4K":            "what is logged",
+		"a -- b":                    "what follows it would go to /init",
+		"tsc=unstable":              "the guest's clock",
+		`a="b`:                      "a double quote has no end",
+		"a\nb":                      `'\n' is no printable ASCII character`,
+		"é":                         "is no printable ASCII character",
+		strings.Repeat("x", 990):    "bytes of kernel parameters: there is room for 1024 beside",
 	} {
 		before := p.String()
 		assert.Check(t, is.ErrorContains(p.Set(in), want), in)

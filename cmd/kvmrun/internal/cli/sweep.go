@@ -224,6 +224,9 @@ func (c *sweepCmd) ofSuite(ctx context.Context, m *runner.Machine, k *machine.Ke
 		return nil, front.Usage(err)
 	}
 	s := suites[0]
+	if err := c.v.vm.Append.Contradict(s.Spec.Name, s.Spec.Cmdline); err != nil {
+		return nil, front.Usage(err)
+	}
 	if miss := k.Config.Missing(s.Spec.Kconfig); len(miss) > 0 {
 		return nil, front.Usagef("suite %s needs CONFIG_%s, which %s has not", s.Spec.Name, miss[0], k.Path)
 	}
