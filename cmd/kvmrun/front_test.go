@@ -87,6 +87,7 @@ func TestFrontEndsAgree(t *testing.T) {
 		{"-hang 5", "give a unit, as 5s or 5m"},
 		{"-hang -2m", "must not be negative"},
 		{"-isolate everything", "-isolate: isolation \"everything\" is not known: use none, suite or test"},
+		{"-boot hot", "-boot hot: want auto, cold or warm"},
 		{"-keep-going=maybe", "invalid boolean value \"maybe\" for -keep-going"},
 		{"-panic-on-warn=7", "invalid boolean value"},
 		{"-strict=no", "invalid boolean value"},
@@ -115,7 +116,7 @@ func TestFrontEndsAgree(t *testing.T) {
 		// What is right is no reason to refuse: the kernel is, which comes last.
 		{"-accel tcg -memory 300 -cpus 2 -append slub_debug=FZPU -append a.b=1 -qemu q -cache c -j 1 -hang 9m -isolate suite -keep-going -panic-on-warn " +
 			"-strict -allow-nothing -vmcore=kdump-zlib -fault failslab,nth=3 -kernel none", "/none: no such file"},
-		{"--memory=2G --isolate=test -vmcore -keep-going=false -kernel none", "/none: no such file"},
+		{"--memory=2G -boot cold --isolate=test -vmcore -keep-going=false -kernel none", "/none: no such file"},
 	} {
 		for _, m := range regexp.MustCompile(`(?:^| )--?([a-z][a-z-]*)`).FindAllStringSubmatch(c.args, -1) {
 			tried[m[1]] = true

@@ -26,7 +26,15 @@ type Policy struct {
 	AllowNothing, Strict   bool
 	Faults                 fault.Flag
 	VMCore                 Core
+	Boot                   string // one of BootAuto, BootCold and BootWarm
 }
+
+// What -boot takes.
+const (
+	BootAuto = "auto"
+	BootCold = "cold"
+	BootWarm = "warm"
+)
 
 var policyFlags = []def[Policy]{
 	{"timeout", "limit for one suite in a VM, e.g. `5m`; default: the suite's own, three times that without KVM;\nthe tests after one that used it up go on in a fresh VM, twice at most", nil,
@@ -52,6 +60,9 @@ var policyFlags = []def[Policy]{
 	{"vmcore", "write the memory of a guest that hangs or dies to a file beside its kernel log, for crash\nand drgn: an ELF core, or with -vmcore=kdump-zlib a smaller one",
 		[]string{coreELF, coreKdump},
 		func(p *Policy, fs *flag.FlagSet, name, text string) { fs.Var(&p.VMCore, name, text) }},
+	{"boot", "`where` the VM comes from: auto forks it from one that was booted before for this kernel and size, or boots one for that;\ncold boots; warm, for exec and shell, makes that machine and runs nothing",
+		[]string{BootAuto, BootCold, BootWarm},
+		func(p *Policy, fs *flag.FlagSet, name, text string) { fs.StringVar(&p.Boot, name, BootAuto, text) }},
 	{"allow-nothing", "do not fail where nothing is tested: all tests are skipped, or none is selected", nil,
 		func(p *Policy, fs *flag.FlagSet, name, text string) { fs.BoolVar(&p.AllowNothing, name, false, text) }},
 	{"strict", "fail, instead of skipping, what the kernel's configuration has no support for", nil,
@@ -76,6 +87,9 @@ func (p *Policy) RegisterWithout(fs *flag.FlagSet, without ...string) {
 func (p *Policy) Check() error {
 	if _, err := suites.ParseIsolation(string(p.Isolate)); err != nil {
 		return Usagef("-isolate: %w", err)
+	}
+	if p.Boot != "" && !slices.Contains(Choices("boot"), p.Boot) {
+		return Usagef("-boot %s: want auto, cold or warm", p.Boot)
 	}
 	return nil
 }

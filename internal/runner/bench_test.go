@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -165,4 +167,51 @@ func BenchmarkMemory4VMs(b *testing.B) {
 	}
 	b.ReportMetric(0, "ns/op")
 	b.ReportMetric(kib/1024, "MiB-peak")
+}
+
+// BenchmarkWarm measures a program from the request to its end, in turn in a machine
+// that boots and in a fork of a warm one, and prints medians and their ratio. The
+// program is another one each time.
+func BenchmarkWarm(b *testing.B) {
+	dir := b.TempDir()
+	bin := runnertest.Build(b, "test", "-c", "-ldflags=-s -w", "./testdata/trivial")
+	text, err := os.ReadFile(bin)
+	assert.NilError(b, err)
+	var cold, warm, first []time.Duration
+	for i := range rounds + 1 {
+		for _, how := range []string{"cold", "warm"} {
+			// As a process of its own would: nothing is remembered but in the cache.
+			m, err := runner.NewMachine(dir, "")
+			assert.NilError(b, err)
+			prog := filepath.Join(b.TempDir(), "program")
+			assert.NilError(b, os.WriteFile(prog, append(text[:len(text):len(text)], how+strconv.Itoa(i)...), 0o700))
+			began := time.Now()
+			var fw firstWrite
+			p := runner.Program{
+				Kernel: runnertest.Kernel(b, &m.Host), Init: bin, Dir: b.TempDir(), Stdout: &fw,
+				Files: []initramfs.File{{Host: prog, Guest: "/program", Runs: true}},
+				Run:   wire.Run{Argv: []string{"/program", "-test.v"}, Env: []string{wire.GuestEnv + "=1"}},
+			}
+			exec := m.ExecWarm
+			if how == "cold" {
+				exec = m.Exec
+			}
+			out := exec(b.Context(), p)
+			took := time.Since(began)
+			assert.NilError(b, out.Infra)
+			assert.Assert(b, out.EndMarker && out.Exited.Code == 0, "%+v", out)
+			switch {
+			case i == 0: // the caches are filled, and the warm machine is made
+			case how == "cold":
+				cold = append(cold, took)
+			default:
+				assert.Equal(b, out.Start, runner.StartedWarm)
+				warm, first = append(warm, took), append(first, fw.at.Sub(began))
+			}
+		}
+	}
+	c, w := median(cold), median(warm)
+	fmt.Printf("a changed program: %v when its VM boots, %v in a fork of a warm machine (first output after %v), ratio %.2f\n",
+		c.Round(time.Millisecond), w.Round(time.Millisecond), median(first).Round(time.Millisecond), float64(w)/float64(c))
+	b.ReportMetric(float64(w)/float64(c), "warm/cold")
 }

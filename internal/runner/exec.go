@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kvmrun/kvmrun/initramfs"
@@ -37,6 +38,8 @@ type Machine struct {
 	// VMCore asks for memory dumps of guests that hang or die, beside their
 	// kernel logs.
 	VMCore machine.CoreFormat
+
+	warming sync.Mutex // held while a warm machine is made
 }
 
 // Time limits. TCG runs a guest 10 to 30 times slower than KVM (measured with

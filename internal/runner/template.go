@@ -35,8 +35,10 @@ type Template struct {
 	// kernel log until the freeze, in the file given by Program.Dir and Log.
 	boot Outcome
 	log  string
-	// bare says that it knows no program, see Program.bare.
-	bare bool
+	// bare says that it knows no program, see Program.bare. The logs of its forks begin
+	// with bootLog then, which nothing else shows.
+	bare    bool
+	bootLog string
 	// held says that the program runs and is held, with this process ID; what it
 	// had printed before, its siblings have too.
 	held           bool
@@ -152,13 +154,7 @@ func (t *Template) fork(ctx context.Context, m *Machine, o machine.Options, twin
 	g.from = t
 	g.con.Resumed() // it has booted before its log begins
 	o.Console, o.Preface = g.con, wire.ForkMark(g.id(twin))+"\n"
-	if t.bare { // nothing else shows the boot to whoever reads the log
-		log, err := os.ReadFile(t.log)
-		if err != nil {
-			return nil, fmt.Errorf("read the log of the boot: %w", err)
-		}
-		o.Preface = string(log) + o.Preface
-	}
+	o.Preface = t.bootLog + o.Preface
 	var err error
 	if g.vm, err = t.frozen.Fork(ctx, &m.Host, o); err != nil {
 		return nil, err
@@ -318,7 +314,9 @@ func loadTemplate(slot *machine.Slot, p Program) (*Template, error) {
 	}
 	t := &Template{frozen: frozen, log: filepath.Join(p.Dir, p.LogName()), bare: p.bare}
 	var k kept
-	if err = json.Unmarshal(about.State, &k); err == nil {
+	if err = json.Unmarshal(about.State, &k); err == nil && p.bare {
+		t.bootLog = string(about.Log)
+	} else if err == nil {
 		err = output.Save(t.log, about.Log)
 	}
 	if err != nil {

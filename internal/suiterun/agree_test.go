@@ -246,24 +246,64 @@ func TestFaultsInIsolatedTests(t *testing.T) {
 // under the name "".
 func verdicts(t *testing.T, m *runner.Machine, k *machine.Kernel, s suiterun.Suite, how suites.Isolation, args []string) map[string]verdictOf {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), string(how))
-	assert.NilError(t, os.Mkdir(dir, 0o755))
-	job := suiterun.New(m).RunSuite(t.Context(), suiterun.SuiteJob{
-		ID: s.Spec.Name, Kernel: k, Suite: s, Dir: dir,
-		Task: plan.Task{Args: append([]string{"-test.v=test2json"}, args...), Policy: plan.Policy{Isolate: how}},
-	})
-	t.Logf("-isolate %s: %d tests in %v: %s %s %q", how, len(job.Cases), job.Elapsed, job.Verdict, job.Reason, job.Notes)
+	out, _ := jobVerdicts(t, m, suiterun.SuiteJob{Kernel: k, Suite: s, Task: plan.Task{Args: args, Policy: plan.Policy{Isolate: how}}})
+	return out
+}
+
+// jobVerdicts is verdicts of a job, with its kernel log.
+func jobVerdicts(t *testing.T, m *runner.Machine, j suiterun.SuiteJob) (out map[string]verdictOf, log string) {
+	t.Helper()
+	j.ID, j.Dir, j.Args = j.Suite.Spec.Name, t.TempDir(), append([]string{"-test.v=test2json"}, j.Args...)
+	job := suiterun.New(m).RunSuite(t.Context(), j)
+	t.Logf("%+v: %d tests in %v: %s %s %q", []any{j.Isolate, j.Warm}, len(job.Cases), job.Elapsed, job.Verdict, job.Reason, job.Notes)
 	titles := func(splats []result.Splat) (out []string) {
 		for _, s := range splats {
 			out = append(out, s.Title)
 		}
 		return out
 	}
-	out := map[string]verdictOf{"": {Reason: job.Verdict.String(), Splats: titles(job.Splats)}}
+	out = map[string]verdictOf{"": {Reason: job.Verdict.String(), Splats: titles(job.Splats)}}
 	for _, c := range job.Cases {
 		_, twice := out[c.Name]
 		assert.Check(t, !twice, "%s came twice", c.Name)
 		out[c.Name] = verdictOf{c.Status, c.Reason, c.Unearned, titles(c.Splats)}
 	}
-	return out
+	text, err := os.ReadFile(filepath.Join(j.Dir, "console.log"))
+	assert.NilError(t, err)
+	return out, string(text)
+}
+
+// TestWarmSuitesAgree: a suite has the same tests with the same verdicts in a VM that
+// boots and in a fork of a warm machine, that which was made for it and that which is
+// there: with a kernel command line, disks and modules of its own, and with failures.
+func TestWarmSuitesAgree(t *testing.T) {
+	m, err := runner.NewMachine(t.TempDir(), "tcg")
+	assert.NilError(t, err)
+	var said []string
+	m.Progress = func(s string) { said = append(said, s) }
+	k := runnertest.Kernel(t, &m.Host)
+	build := func(pkg string) suiterun.Suite {
+		s, err := suiterun.Describe(t.Context(), runnertest.Build(t, "test", "-c", "-ldflags=-s -w", pkg))
+		assert.NilError(t, err)
+		return s
+	}
+	for i, j := range []suiterun.SuiteJob{
+		{Suite: build("./testdata/apart"), Task: plan.Task{Policy: plan.Policy{Isolate: suites.IsolateSuite}}},
+		{Suite: build("../../suites/uffdwp"), Task: plan.Task{Args: []string{"-test.run=Fork|Huge"}}},
+	} {
+		j.Kernel = k
+		cold, log := jobVerdicts(t, m, j)
+		assert.Equal(t, strings.Count(log, wire.ForkMark("")), 0)
+		assert.Assert(t, len(cold) > 3, "%v", cold)
+		j.Warm = true
+		for range 2 {
+			warm, log := jobVerdicts(t, m, j)
+			assert.Equal(t, strings.Count(log, wire.ForkMark("")), 1)
+			assert.Equal(t, cmp.Diff(cold, warm), "")
+			kept, err := filepath.Glob(filepath.Join(m.Cache.Root(), "template", "*", "ram"))
+			assert.NilError(t, err)
+			assert.Equal(t, len(kept), i+1)
+		}
+	}
+	assert.Assert(t, !strings.Contains(strings.Join(said, "\n"), "warm machine"), "%q", said)
 }

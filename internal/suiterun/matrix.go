@@ -38,6 +38,8 @@ type Matrix struct {
 	Jobs int
 	// Dir gets a directory per job.
 	Dir string
+	// Warm is SuiteJob.Warm.
+	Warm bool
 	// From is the jobs' SuiteJob.From, for a matrix of one kernel and one suite.
 	From *runner.Template
 	// Command is the start of the command line that runs a job again: all of it
@@ -191,6 +193,7 @@ func (m Runner) runItem(ctx context.Context, x Matrix, i int, id string, it item
 	job := SuiteJob{
 		ID: id, Kernel: k, Suite: s, Task: it.spec.Task, Short: x.Short, Dir: dir, Repro: repro, ReproOne: one,
 		From: x.From, Jobs: x.Jobs, slots: x.forks,
+		Warm: x.Warm,
 	}
 	if x.OnEvent != nil {
 		job.OnEvent = func(e gotest.Event) { x.OnEvent(i, e) }

@@ -78,7 +78,10 @@ type SuiteJob struct {
 	// From, when set, is a machine that Machine.SuiteTemplate made for this kernel
 	// and suite: the job goes on from it in place of booting. Not with KernelArgs,
 	// nor with faults in the guest, nor with isolation by test: these boot.
-	From  *runner.Template
+	From *runner.Template
+	// Warm lets the job's VMs go on from a warm machine, see runner.Machine.ExecWarm,
+	// unless they have From, faults in the guest, or are those of isolation by test.
+	Warm  bool
 	onCut func() // the test binary of a VM ended without its end; nil is ignored
 	// OnEvent, when set, sees tests begin and end. Not with Raw.
 	OnEvent func(gotest.Event)
@@ -291,8 +294,16 @@ func (m Runner) runVMs(ctx context.Context, j SuiteJob, p runner.Program) (runne
 	}
 	var all runner.Outcome
 	var r relayed
+	exec := m.Exec
+	if j.Warm && p.From == nil && p.Run.Hold == "" {
+		w := m.StartWarm(ctx, p)
+		defer w.Close()
+		p.From = w.From
+		exec = w.Exec
+	}
 	for vm := 1; ; vm++ {
-		o := m.Exec(ctx, p)
+		o := exec(ctx, p)
+		exec = m.Exec
 		r.timedOut = clock.rang()
 		more := j.after(out, &o, &r, vm == maxVMs)
 		if vm == 1 {

@@ -124,6 +124,9 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
 		return 0, front.Usagef("-fuzz: fuzzing needs a corpus that outlives the VM; run the seeds with -run instead")
 	}
+	if h.policy.Boot == front.BootWarm {
+		return 0, front.Usagef("-boot warm is for kvmrun exec and shell; a run makes the machine that it needs by itself")
+	}
 	find, err := resolver()
 	if err != nil {
 		return 0, err
@@ -215,7 +218,7 @@ func (h *hostFlags) boot(m *testing.M, spec suites.Spec) (int, error) {
 		Raw: os.Stdout, RawErr: os.Stderr, Short: testing.Short(), Dir: dir, Transient: true,
 		Task: plan.Task{Args: args, Env: passedEnv(), Merge: merge, Policy: plan.Policy{Timeout: limit, NoLimit: true}},
 	}
-	job.Isolate, job.Jobs = h.policy.Isolate, h.policy.Jobs
+	job.Isolate, job.Jobs, job.Warm = h.policy.Isolate, h.policy.Jobs, h.policy.Boot == front.BootAuto
 	job.KeepGoing, job.PanicOnWarn, job.Idle, job.Faults = h.policy.KeepGoing, h.policy.PanicOnWarn, h.policy.Hang, h.policy.Faults.Plan
 	again(&job, flag.CommandLine, h.isOwn, kernel)
 	res, exited := suiterun.New(mach).RunRaw(ctx, job)

@@ -204,7 +204,8 @@ var listCommand = command{
 	name: "list", short: "kernels, sources, build trees and templates in the cache",
 	long: `Lists what kernels take space for in the cache, the most recently used first. A
 template is a VM of a kernel that was booted and frozen, to be forked by the next
-run with -isolate test; at most eight are kept, of 2 GiB together. Each build leaves at most 8 GiB of
+run: one of a kernel and the size of a VM, for any program, or one of a suite for
+-isolate test. At most eight are kept, of 2 GiB together. Each build leaves at most 8 GiB of
 kernels and 12 build trees: the least recently used go, but nothing that is in
 use or was within the hour, and never the last two kernels.`,
 	flags: func(fs *flag.FlagSet) action {

@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 
@@ -74,14 +73,12 @@ type guestFlags struct {
 	v                   vmFlags
 	files, modules, env front.Multi
 	dir                 string
-	boot                string
 }
 
 func (g *guestFlags) register(fs *flag.FlagSet) {
 	g.v.register(fs, false)
 	fs.Var(&g.files, "file", "take a host `file` or directory along, at the same place in the guest, or HOST:GUEST; PATTERN[:DIR] those that match, @LIST those in a file, a line each; repeatable")
 	fs.Var(&g.modules, "module", "load a kernel `module` first, with what it depends on: a name, or a file as ./x.ko; repeatable")
-	fs.StringVar(&g.boot, "boot", bootAuto, "`where` the VM comes from: auto forks it from one that was booted before for this kernel and size, or boots one for that; cold boots; warm makes that machine and runs nothing")
 	fs.StringVar(&g.dir, "o", "", "keep the kernel log in this `directory`; default: in the cache")
 }
 
@@ -90,32 +87,22 @@ func (g *guestFlags) Check() error {
 	if err := g.v.Check(); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{bootAuto, bootCold, bootWarm}, g.boot) {
-		return front.Usagef("-boot %s: want auto, cold or warm", g.boot)
-	}
 	return front.CheckEnv(g.env)
 }
-
-// What -boot takes.
-const (
-	bootAuto = "auto"
-	bootCold = "cold"
-	bootWarm = "warm"
-)
 
 func execFlags(fs *flag.FlagSet) action {
 	var g guestFlags
 	var p front.Policy
 	g.register(fs)
 	fs.Var(&g.env, "env", "set `NAME=VALUE` in the program's environment; repeatable")
-	p.Register(fs, "allow", "vmcore", "timeout", "allow-nothing", "fault")
+	p.Register(fs, "allow", "vmcore", "timeout", "allow-nothing", "fault", "boot")
 	front.Explain(fs, "timeout", "limit for the program, e.g. `5m`; default: none")
 	tapFile := fs.String("tap", "", "write the tests the program reported as TAP 14 to this `file`")
 	return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
 		switch {
-		case g.boot == bootWarm && fs.NArg() > 0:
+		case p.Boot == front.BootWarm && fs.NArg() > 0:
 			return front.Usagef("exec: -boot warm makes the machine that programs go on from and runs none: leave out %s", words.Quote(fs.Arg(0)))
-		case g.boot != bootWarm && fs.NArg() == 0:
+		case p.Boot != front.BootWarm && fs.NArg() == 0:
 			return front.Usagef("exec: no program; usage: kvmrun exec -kernel K -- PROGRAM [ARGUMENT...]")
 		}
 		if err := check(&g, &p); err != nil {
@@ -135,7 +122,7 @@ func doExec(ctx context.Context, io IO, flags guestFlags, p front.Policy, argv [
 		return err
 	}
 	g := guestProgram{guestFlags: flags, argv: argv, policy: p, allow: known}
-	if g.boot == bootWarm {
+	if g.policy.Boot == front.BootWarm {
 		return g.warm(ctx, io)
 	}
 	doc := ktap.NewParser(ktap.Config{})
@@ -249,7 +236,7 @@ func (g *guestProgram) run(ctx context.Context, io IO) (runner.Outcome, error) {
 		defer cancel()
 	}
 	exec := m.ExecWarm
-	if g.boot == bootCold {
+	if g.policy.Boot == front.BootCold {
 		exec = m.Exec
 	}
 	out := exec(ctx, p)
@@ -401,7 +388,7 @@ type execEnd struct {
 // conclude turns facts into an exit status, and says in result.json whose it is.
 func (g *guestProgram) conclude(io IO, out runner.Outcome, doc *ktap.Doc, tap *output.File) error {
 	verdict, reason, err := g.judge(io, out, doc, tap)
-	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: result.ExitPass, Boot: cmp.Or(out.Start, bootCold)}
+	r := execResult{Format: "kvmrun-exec/1", Verdict: verdict, Reason: reason, ExitCode: result.ExitPass, Boot: cmp.Or(out.Start, front.BootCold)}
 	var exit *front.Error
 	switch {
 	case errors.As(err, &exit):
@@ -566,20 +553,25 @@ modules and files as for kvmrun exec. Leave it with exit or Ctrl-D.`,
 
 func shellFlags(fs *flag.FlagSet) action {
 	var g guestFlags
+	var p front.Policy
 	g.register(fs)
+	p.Register(fs, "boot")
 	return func(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) error {
 		if err := front.CheckDone(fs, "shell", "kvmrun exec runs programs"); err != nil {
 			return err
 		}
-		if err := check(&g); err != nil {
+		if err := check(&g, &p); err != nil {
 			return err
 		}
-		return doShell(ctx, io, g)
+		return doShell(ctx, io, g, p)
 	}
 }
 
-func doShell(ctx context.Context, io IO, flags guestFlags) error {
-	g := guestProgram{guestFlags: flags, argv: []string{"/bin/sh"}, stdout: io.Out}
+func doShell(ctx context.Context, io IO, flags guestFlags, p front.Policy) error {
+	g := guestProgram{guestFlags: flags, argv: []string{"/bin/sh"}, policy: p, stdout: io.Out}
+	if p.Boot == front.BootWarm {
+		return g.warm(ctx, io)
+	}
 	var out runner.Outcome
 	if err := onTerminal(io, "shell", func(s *suiterun.Shell) (err error) {
 		g.tty, g.resize, g.onReady = &s.Size, s.Resize, s.OnReady

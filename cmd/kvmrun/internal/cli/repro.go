@@ -37,7 +37,7 @@ var runDecides = map[string]bool{
 	"skip": false, "run": false, "suite": false, "kernel": false, "fault": false,
 	"tap": false, "json": false, "junit": false, "o": false,
 	"short": true, "count": true, "timeout": true, "hang": true, "keep-going": true, "panic-on-warn": true,
-	"isolate": true, "j": true, "allow": true, "vmcore": true, "strict": true, "src": true, "allow-nothing": true,
+	"isolate": true, "boot": true, "j": true, "allow": true, "vmcore": true, "strict": true, "src": true, "allow-nothing": true,
 }
 
 // again is the command line of kvmrun run that was given, without the choice of

@@ -93,6 +93,10 @@ func (r *runCmd) run(ctx context.Context, io IO, fs *flag.FlagSet, _ []string) e
 		return err
 	}
 	x.Timeout, x.Idle, x.Jobs, x.Isolate = r.policy.Timeout, r.policy.Hang, r.policy.Jobs, r.policy.Isolate
+	if r.policy.Boot == front.BootWarm {
+		return front.Usagef("run: -boot warm is for kvmrun exec and shell; a run makes the machines that it needs by itself")
+	}
+	x.Warm = r.policy.Boot == front.BootAuto
 	x.KeepGoing, x.PanicOnWarn, x.Faults = r.policy.KeepGoing, r.policy.PanicOnWarn, r.policy.Faults.Plan
 	ui := newProgress(io.Err)
 	defer ui.close()
