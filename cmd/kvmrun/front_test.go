@@ -193,7 +193,7 @@ func TestFrontEndsMakeTheSameMachine(t *testing.T) {
 					}
 					return err
 				}))
-				assert.Check(t, strings.Contains(string(text), "smp: Brought up 1 node, 2 CPUs"))
+				assert.Check(t, strings.Contains(string(text), "Booting Node 0 Processor 1"))
 				// All but half a MiB, which the firmware has.
 				memory := regexp.MustCompile(`Memory: \d+K/(\d+)K available`).FindSubmatch(text)
 				assert.Assert(t, memory != nil)
