@@ -21,17 +21,24 @@ const (
 func (p *pending) analyze() *Report {
 	own := p.texts(false)
 	mixed := p.mixedAt > p.first && p.mixedAt-p.first < len(own)
-	if mixed { // what follows is another report's, and nothing tells the two apart
+	all := own
+	if mixed { // what follows is another report's, or nothing tells the two apart
 		own = own[:p.mixedAt-p.first]
 	}
 	r, f := p.read(own, mixed)
+	if mixed && r.Corrupted && stackIn(own) {
+		// Its stack had begun: the rest may be behind the other's first lines.
+		if whole, g := p.read(all, false); !whole.Corrupted {
+			r, f, own, mixed = whole, g, all, false
+		}
+	}
 	if p.dropped() {
 		r.corrupt("the console dropped lines of the report")
 	}
 	if r.Corrupted && f.allContexts && !mixed && len(p.lines) > len(own)+p.first {
 		// Other CPUs print parts of this kind of report in their own context.
-		if all, _ := p.read(p.texts(true), false); !all.Corrupted {
-			r = all
+		if whole, _ := p.read(p.texts(true), false); !whole.Corrupted {
+			r = whole
 		}
 	}
 	start := p.lines[p.first]
@@ -210,6 +217,16 @@ func (p *pending) mixed(b *body, fn string) string {
 		}
 	}
 	return "mixed with the dump of another task"
+}
+
+// stackIn reports whether the lines hold a frame after the first.
+func stackIn(lines []string) bool {
+	for _, text := range lines[1:] {
+		if frameLook(text) {
+			return true
+		}
+	}
+	return false
 }
 
 // dropped reports whether printk lost lines between those of the report, which

@@ -24,8 +24,6 @@ type mutation struct {
 	// apply returns the changed log and title, or nil where the change does not fit
 	// the log.
 	apply func(m *mutator) ([]string, string)
-	// mixed says that a report which tells that it is corrupted is right as well.
-	mixed bool
 }
 
 // mutator is a log on its way through a mutation.
@@ -280,29 +278,6 @@ var mutations = []mutation{
 		}
 		return nil, ""
 	}},
-	{name: "another report between", apply: func(m *mutator) ([]string, string) {
-		if m.report.Context != "" || m.report.Corrupted {
-			return nil, ""
-		}
-		other := slices.Clone(m.others[m.rnd.IntN(len(m.others))])
-		for i, l := range other {
-			other[i] = callerField.ReplaceAllStringFunc(l, func(f string) string { return f[:strings.Index(f, "]")+1] })
-		}
-		if strings.Contains(strings.Join(other, ""), "Kernel panic") {
-			return nil, "" // it could be this report's
-		}
-		start := strings.Count(strings.Join(m.lines, "\n")[:m.report.Start], "\n") + 8
-		out, at := []string{}, 0
-		for i, l := range m.lines {
-			out = append(out, l)
-			if i > start {
-				n := min(len(other)-at, m.rnd.IntN(3))
-				out = append(out, other[at:at+n]...)
-				at += n
-			}
-		}
-		return out, m.report.Title
-	}, mixed: true},
 	{name: "carriage returns", apply: func(m *mutator) ([]string, string) {
 		out := slices.Clone(m.lines)
 		for i := range out[:len(out)-1] {
@@ -357,7 +332,7 @@ func TestMutations(t *testing.T) {
 				continue
 			}
 			got := oops.ParseFirst([]byte(strings.Join(lines, "\n")))
-			ok := got != nil && (got.Title == want || got.Corrupted && mut.mixed)
+			ok := got != nil && got.Title == want
 			s.add(ok)
 			switch {
 			case got == nil:
