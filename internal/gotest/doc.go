@@ -18,7 +18,10 @@
 // events are the word of the guest; exit status, end marker and kernel log
 // come from elsewhere and outrank them (result.Judge).
 //
-// Neither type ever fails on its input: lines of any length, NULs and invalid
+// [Joiner] makes the output of several binaries, which ran one suite by turns, that of
+// one. What the host knows of a test it is told by methods, and becomes text in it only.
+//
+// Neither Parser nor Folder ever fails on its input: lines of any length, NULs and invalid
 // UTF-8 are output, and memory stays within the limits of [FoldConfig]
 // whatever is written.
 //

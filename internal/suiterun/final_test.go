@@ -12,6 +12,8 @@ import (
 
 	"gotest.tools/v3/assert"
 	is "gotest.tools/v3/assert/cmp"
+
+	"github.com/kvmrun/kvmrun/internal/gotest"
 )
 
 // TestFinalOfARealBinary reads the final word out of what a test binary of this Go
@@ -36,13 +38,13 @@ func TestFinalOfARealBinary(t *testing.T) {
 			cmd.Env = append(os.Environ(), "SAMPLE_PLAIN=1")
 			text, err := cmd.CombinedOutput()
 			assert.Assert(t, cmd.ProcessState != nil, "%v", err)
-			s := newStream(nil, args)
-			alone := &withoutFinal{w: &bytes.Buffer{}, finals: []string{s.mark + "PASS\n", s.mark + "FAIL\n"}}
+			s := gotest.NewJoiner(nil, args, false)
+			alone := &withoutFinal{w: &bytes.Buffer{}, finals: s.Finals()}
 			for _, b := range text { // in the smallest pieces
 				_, _ = s.Write([]byte{b})
 				_, _ = alone.Write([]byte{b})
 			}
-			assert.Check(t, is.Equal(s.end(false, false), c.final), "%q: %q", args, text)
+			assert.Check(t, is.Equal(s.End(false, false), c.final), "%q: %q", args, text)
 			assert.Check(t, is.Equal(alone.end(), c.final), "%q: %q", args, text)
 		}
 	}

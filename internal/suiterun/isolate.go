@@ -331,11 +331,9 @@ func (x *isolated) join(stop func()) (runner.Outcome, gaps) {
 	if x.tmpl != nil { // whose boot's log is the beginning
 		logEnd, err = logSize(filepath.Join(x.p.Dir, x.p.LogName()))
 	}
-	s := newStream(x.p.Stdout, x.j.Args)
-	s.lines = nil // nothing is held back: what ends has been decided
-	finals := []string{s.mark + "PASS\n", s.mark + "FAIL\n"}
+	s := gotest.NewJoiner(x.p.Stdout, x.j.Args, true)
 	for _, u := range x.units {
-		out := &withoutFinal{w: s, finals: finals}
+		out := &withoutFinal{w: s, finals: s.Finals()}
 		u.stdout.Live(out)
 		if x.p.Stderr != nil {
 			u.stderr.Live(x.p.Stderr)
@@ -351,7 +349,7 @@ func (x *isolated) join(stop func()) (runner.Outcome, gaps) {
 		o := &u.result
 		if u.unrun != "" {
 			if u.test != "" { // what else there is, is known when all is done
-				s.fail(u.test, "not run: "+u.unrun, "")
+				s.Fail(u.test, "not run: "+u.unrun, "")
 				x.unrun = append(x.unrun, missing{u.test, u.unrun})
 			}
 			failed = true
@@ -365,16 +363,16 @@ func (x *isolated) join(stop func()) (runner.Outcome, gaps) {
 		ended := u.test == "" || slices.Contains(o.Ended, u.test)
 		// One whose result has been told is not told another because the kernel
 		// log broke off: the log is what is wrong then.
-		unheard := o.Infra == nil || !s.heard(u.test)
+		unheard := o.Infra == nil || !s.Told(u.test)
 		cut := x.cutShort(u, final)
 		if cut && x.j.onCut != nil {
 			x.j.onCut()
 		}
 		switch why, text := whyUnended(o); {
 		case (len(o.Running) > 0 || !ended) && unheard,
-			u.test != "" && o.Exited == nil && len(s.untold(o)) > 0: // its result died with the VM
-			s.end(false, false)
-			s.fail(u.test, why, text)
+			u.test != "" && o.Exited == nil && len(s.Untold(o.Ended, o.Failed)) > 0: // its result died with the VM
+			s.End(false, false)
+			s.Fail(u.test, why, text)
 			x.unended = append(x.unended, missing{u.test, why})
 		}
 		if n := u.lostOutput(); n > 0 {
@@ -394,9 +392,9 @@ func (x *isolated) join(stop func()) (runner.Outcome, gaps) {
 	if err != nil {
 		x.all.Fail(fmt.Errorf("join the kernel logs: %w", err))
 	}
-	verdict := finals[0]
+	verdict := s.Finals()[0]
 	if failed {
-		verdict = finals[1]
+		verdict = s.Finals()[1]
 	}
 	_, _ = s.Write([]byte(verdict))
 	x.all.Disks = joinChecks(x.units)

@@ -3,12 +3,9 @@
 package suiterun
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/klog"
@@ -66,279 +63,6 @@ func untested(args gotest.Args, cases []result.Case) string {
 // missing is a test without a result of its own, and why.
 type missing struct{ test, why string }
 
-// stream joins the output of a suite's VMs. It passes on everything at once but
-// two kinds of line, whose meaning depends on what follows: "=== RUN" of a test
-// that a poisoned VM leaves to the next one, and the final "PASS" of a run in
-// which an earlier VM failed.
-type stream struct {
-	w    io.Writer
-	mark string // what begins package testing's own lines: ^V or nothing
-	// verbose says that tests are said to begin.
-	verbose bool
-	// lines begin those that are held back, without the mark.
-	lines []string
-
-	mu sync.Mutex // of all below
-	// begun are the tests that did begin, by the kernel log: their "=== RUN"
-	// need not wait for what follows.
-	begun map[string]bool
-	// shown are the tests that were said to begin, told the top-level ones whose
-	// result was, line the beginning of the line that is being written.
-	shown, told map[string]bool
-	line        []byte
-	// again are the top-level tests that run once more, because their result
-	// died with their VM: what began there has begun.
-	again map[string]bool
-	// start is what of the current line was held back while it may still
-	// become one of those; line says that the current line is none of them.
-	held []byte
-	pass bool // the rest of the current line passes
-	// end of the current line, and the line with which the VM's test binary ended:
-	// "PASS", "FAIL", "" if there is none so far.
-	tail  []byte
-	final string
-	err   error
-}
-
-var heldLines = []string{runLine, "PASS\n"}
-
-// newStream returns a stream to w for a binary run with args.
-func newStream(w io.Writer, args gotest.Args) *stream {
-	if w == nil {
-		w = io.Discard
-	}
-	s := &stream{w: w, lines: heldLines, begun: map[string]bool{}, shown: map[string]bool{}, told: map[string]bool{}, again: map[string]bool{}}
-	s.verbose, s.mark = args.Verbose()
-	return s
-}
-
-// candidate says whether line may be, or become, one that is held back.
-func (s *stream) candidate(line []byte) bool {
-	for _, h := range s.lines {
-		h = s.mark + h
-		n := min(len(h), len(line))
-		if string(line[:n]) == h[:n] {
-			return true
-		}
-	}
-	return false
-}
-
-// runLine is what begins the line that says that a test begins.
-const runLine = "=== RUN   "
-
-// began tells the stream that a test has begun. It does not wait for a stream
-// that is busy.
-func (s *stream) began(test string) {
-	go func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.begun[test] = true; s.sure() {
-			s.flush()
-		}
-	}()
-}
-
-// begins returns the test whose beginning the line held back is, "" if it is
-// none.
-func (s *stream) begins() string {
-	name, ok := strings.CutPrefix(string(s.held), s.mark+runLine)
-	name, whole := strings.CutSuffix(name, "\n")
-	if !ok || !whole {
-		return ""
-	}
-	return name
-}
-
-// sure says whether the line held back is the beginning of a test that did
-// begin. Subtests have no mark of their own, and need none: the kernel's state
-// is looked at before the test above them.
-func (s *stream) sure() bool {
-	name := s.begins()
-	return name != "" && (s.begun[name] || strings.Contains(name, "/"))
-}
-
-// said says whether the line held back is the beginning of a test that an
-// earlier VM began and could not tell the end of.
-func (s *stream) said() bool {
-	name := s.begins()
-	top, _, _ := strings.Cut(name, "/")
-	return s.again[top] && s.shown[name]
-}
-
-// Write implements io.Writer; its error is that of the underlying writer.
-func (s *stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := len(p)
-	for len(p) > 0 && s.err == nil {
-		if len(s.held) > 0 && s.held[len(s.held)-1] == '\n' {
-			s.flush() // a line came after it
-		}
-		i := bytes.IndexByte(p, '\n') + 1
-		if i == 0 {
-			i = len(p)
-		}
-		part := p[:i]
-		p = p[i:]
-		ends := part[len(part)-1] == '\n'
-		if s.pass {
-			s.put(part)
-			s.pass = !ends
-			continue
-		}
-		s.held = append(s.held, part...)
-		switch {
-		case !s.candidate(s.held) || len(s.held) > klog.MaxLine:
-			s.flush()
-			s.pass = !ends
-		case s.said():
-			s.held = s.held[:0]
-		case s.sure():
-			s.flush()
-		}
-	}
-	return n, s.err
-}
-
-func (s *stream) put(b []byte) {
-	for rest := b; len(rest) > 0; {
-		part, after, ends := bytes.Cut(rest, []byte("\n"))
-		s.line = append(s.line, part[:min(len(part), klog.MaxLine-len(s.line))]...)
-		if s.tail = append(s.tail, part...); len(s.tail) > 2*len(s.mark+"PASS") {
-			s.tail = append(s.tail[:0], s.tail[len(s.tail)-len(s.mark+"PASS"):]...)
-		}
-		if rest = after; ends {
-			// Without a mark, what a test has printed last may stand before it.
-			for _, word := range []string{"PASS", "FAIL"} {
-				if strings.HasSuffix(string(s.tail), s.mark+word) {
-					s.final = word
-				}
-			}
-			s.tail = s.tail[:0]
-			if name, ok := strings.CutPrefix(string(s.line), s.mark+runLine); ok && len(s.shown) < klog.MaxMarks {
-				s.shown[name] = true
-			}
-			if name := s.ends(string(s.line)); name != "" && len(s.told) < klog.MaxMarks {
-				s.told[name] = true
-			}
-			s.line = s.line[:0]
-		}
-	}
-	if s.err == nil && len(b) > 0 {
-		_, s.err = s.w.Write(b)
-	}
-}
-
-// ends returns the top-level test whose result the line is, "" if it is none.
-// Where there is no mark, the line may begin with what the test has printed.
-func (s *stream) ends(line string) string {
-	begin := s.mark + "--- "
-	_, result, _ := strings.Cut(line[max(0, strings.LastIndex(line, begin)):], begin)
-	status, rest, _ := strings.Cut(result, ": ")
-	name, took, ok := strings.Cut(rest, " (")
-	if !ok || !strings.HasSuffix(took, "s)") || strings.Contains(name, "/") || !slices.Contains([]string{"PASS", "FAIL", "SKIP"}, status) {
-		return ""
-	}
-	return name
-}
-
-// untold returns the tests that ended in a VM without a word of how: each says
-// so, or, unless -v is given, each that failed does.
-func (s *stream) untold(out *runner.Outcome) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	said := out.Failed
-	if s.verbose {
-		said = out.Ended
-	}
-	var lost []string
-	for _, t := range said {
-		if !s.told[t] {
-			lost = append(lost, t)
-		}
-	}
-	return lost
-}
-
-// heard says whether a test's result was told.
-func (s *stream) heard(test string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.told[test]
-}
-
-// repeat tells the stream that the tests may run again.
-func (s *stream) repeat(tests []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, t := range tests {
-		s.again[t] = true
-	}
-}
-
-func (s *stream) flush() {
-	s.put(s.held)
-	s.held = s.held[:0]
-}
-
-// end ends the output of one VM: poisoned drops the beginning of a test that
-// the next VM runs, failed turns a final PASS into FAIL. It returns the word with
-// which the test binary had ended, "" if it had not said any.
-func (s *stream) end(poisoned, failed bool) (final string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	turned := false
-	switch held := string(s.held); {
-	case poisoned && strings.HasPrefix(held, s.mark+runLine):
-		s.held = s.held[:0]
-	case failed && held == s.mark+"PASS\n":
-		s.held, turned = append(s.held[:0], s.mark+"FAIL\n"...), true
-	}
-	s.flush()
-	if s.pass { // the last line had no end
-		s.put([]byte("\n"))
-		s.pass = false
-	}
-	if final, s.final = s.final, ""; turned {
-		final = "PASS"
-	}
-	return final
-}
-
-// fail says, as package testing would have, that a test failed: one that was
-// running, or one that never will. That it had begun may have died with its VM.
-func (s *stream) fail(test, why, text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var b strings.Builder
-	if s.verbose && !s.shown[test] {
-		fmt.Fprintf(&b, "%s%s%s\n", s.mark, runLine, test)
-	}
-	if s.mark != "" {
-		fmt.Fprintf(&b, "%s=== NAME  %s\n", s.mark, test)
-	} else {
-		fmt.Fprintf(&b, "--- FAIL: %s (0.00s)\n", test)
-	}
-	fmt.Fprintf(&b, "    kvmrun: %s\n", why)
-	for _, l := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
-		if l = strings.TrimRight(l, "\r"); l != "" {
-			fmt.Fprintf(&b, "        %s\n", visible.Short(l))
-		}
-	}
-	if s.mark != "" {
-		fmt.Fprintf(&b, "%s--- FAIL: %s (0.00s)\n", s.mark, test)
-	}
-	s.put([]byte(b.String()))
-}
-
-// say adds a line of the host's own.
-func (s *stream) say(line string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.put([]byte(line + "\n"))
-}
-
 // relayed is what is known of a job's VMs so far.
 type relayed struct {
 	done  []string // tests that have had their verdict
@@ -389,12 +113,12 @@ func endingOf(out *runner.Outcome) (e ending) {
 // after ends a VM's output and decides what follows it: the tests that the next
 // one has to run, or none. Whatever kept a test from its verdict, it gets one
 // here.
-func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) (more []string) {
+func (j *SuiteJob) after(s *gotest.Joiner, out *runner.Outcome, r *relayed, last bool) (more []string) {
 	e := endingOf(out)
 	r.bad = r.bad || e.hung || e.lost || out.Exited != nil && out.Exited.Code == wire.ExitPoisoned ||
 		slices.ContainsFunc(out.Splats, func(s klog.Splat) bool { return !s.Excused() })
 	r.tested = r.tested || slices.ContainsFunc(out.Ended, func(t string) bool { return !slices.Contains(out.Skipped, t) })
-	final := s.end(e.poisoned, r.bad && out.Exited != nil)
+	final := s.End(e.poisoned, r.bad && out.Exited != nil)
 	if e.cut = e.ours && j.cutShort(out, final, r.done); e.cut {
 		r.bad = true
 		if j.onCut != nil {
@@ -404,7 +128,7 @@ func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) 
 	var untold []string
 	if e.hung || e.lost {
 		untold = failUntold(s, out)
-		s.repeat(untold)
+		s.Again(untold)
 	}
 	for _, t := range out.Ended {
 		if !slices.Contains(untold, t) {
@@ -417,7 +141,7 @@ func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) 
 	if e.hung || e.lost || e.cut {
 		why, text := e.why(out, r.timedOut)
 		for _, t := range out.Running {
-			s.fail(t, why, text)
+			s.Fail(t, why, text)
 			text = "" // once is enough
 			r.done = append(r.done, t)
 			r.unended = append(r.unended, missing{t, why})
@@ -428,7 +152,7 @@ func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) 
 	}
 	more = j.Args.Remaining(j.Suite.Tests, r.done)
 	if e.cut && len(out.Running)+len(more) == 0 { // in no test that has a name
-		s.say("kvmrun: the test binary ended without a final PASS: " + exitOf(out.Exited))
+		s.Say("kvmrun: the test binary ended without a final PASS: " + exitOf(out.Exited))
 	}
 	stop := j.stop(e, out, r, more, last)
 	if stop == "" {
@@ -444,10 +168,10 @@ func (j *SuiteJob) after(s *stream, out *runner.Outcome, r *relayed, last bool) 
 // failUntold fails the tests whose failure may not have left a VM that is gone, and
 // returns those of which nobody knows how they ended: they have no verdict yet. One
 // that failed has, which running it again must not turn.
-func failUntold(s *stream, out *runner.Outcome) (untold []string) {
-	for _, t := range s.untold(out) {
+func failUntold(s *gotest.Joiner, out *runner.Outcome) (untold []string) {
+	for _, t := range s.Untold(out.Ended, out.Failed) {
 		if slices.Contains(out.Failed, t) {
-			s.fail(t, "it failed, and the VM ended before what it said had left it", "")
+			s.Fail(t, "it failed, and the VM ended before what it said had left it", "")
 			continue
 		}
 		untold = append(untold, t)
@@ -501,17 +225,17 @@ func (j *SuiteJob) stop(e ending, out *runner.Outcome, r *relayed, more []string
 
 // giveUp fails the tests that no VM will run, and those that ran and whose result
 // nobody knows.
-func (j *SuiteJob) giveUp(s *stream, r *relayed, tests, untold []string, stop string) {
+func (j *SuiteJob) giveUp(s *gotest.Joiner, r *relayed, tests, untold []string, stop string) {
 	const gone = "the VM ended before this test's result had left it"
 	for _, t := range tests {
 		switch {
 		case !slices.Contains(untold, t):
-			s.fail(t, "not run: "+stop, "")
+			s.Fail(t, "not run: "+stop, "")
 			r.unrun = append(r.unrun, missing{t, stop})
 		case j.oneVM():
-			s.fail(t, gone, "")
+			s.Fail(t, gone, "")
 		default:
-			s.fail(t, gone+", and it was not run again: "+stop, "")
+			s.Fail(t, gone+", and it was not run again: "+stop, "")
 		}
 	}
 	r.done, r.bad = append(r.done, tests...), true

@@ -14,6 +14,7 @@ import (
 	is "gotest.tools/v3/assert/cmp"
 
 	"github.com/kvmrun/kvmrun/internal/agent"
+	"github.com/kvmrun/kvmrun/internal/gotest"
 	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
@@ -22,41 +23,6 @@ import (
 	"github.com/kvmrun/kvmrun/internal/runner"
 	"github.com/kvmrun/kvmrun/internal/wire"
 )
-
-// TestStreamJoinsTwoVMs compares whole output, written in pieces of every size.
-func TestStreamJoinsTwoVMs(t *testing.T) {
-	first := "=== RUN   TestA\nPASS\nhello\n--- FAIL: TestA (0.00s)\n=== RUN   TestB\n"
-	second := "=== RUN   TestB\nno newline--- PASS: TestB (0.00s)\nPASS\n"
-	want := "=== RUN   TestA\nPASS\nhello\n--- FAIL: TestA (0.00s)\n=== RUN   TestB\nno newline--- PASS: TestB (0.00s)\nFAIL\n"
-	for size := 1; size < 40; size++ {
-		var b bytes.Buffer
-		s := newStream(&b, nil)
-		for _, vm := range []struct {
-			text     string
-			poisoned bool
-		}{{first, true}, {second, false}} {
-			for i := 0; i < len(vm.text); i += size {
-				_, err := s.Write([]byte(vm.text[i:min(len(vm.text), i+size)]))
-				assert.NilError(t, err)
-			}
-			s.end(vm.poisoned, true)
-		}
-		assert.Equal(t, b.String(), want, "in pieces of %d", size)
-	}
-}
-
-func TestStreamLeavesAGoodRunAlone(t *testing.T) {
-	const text = "\x16=== RUN   TestA\nPASS\npartial \x16--- PASS: TestA (0.00s)\n\x16PASS\ncoverage: 3%\n"
-	for size := 1; size < 20; size++ {
-		var b bytes.Buffer
-		s := newStream(&b, []string{"-test.v=test2json"})
-		for i := 0; i < len(text); i += size {
-			_, _ = s.Write([]byte(text[i:min(len(text), i+size)]))
-		}
-		s.end(false, false)
-		assert.Equal(t, b.String(), text)
-	}
-}
 
 // TestStreamAgain: a test whose result died with its VM begins once, and so do
 // its subtests.
@@ -77,7 +43,7 @@ func TestStreamAgain(t *testing.T) {
 		for size := 1; size < 40; size++ {
 			var b bytes.Buffer
 			job := SuiteJob{Suite: Suite{Tests: []string{"TestA", "TestB", "TestC"}}, Task: plan.Task{Args: []string{"-test.v=" + c.v}}}
-			s := newStream(&b, job.Args)
+			s := gotest.NewJoiner(&b, job.Args, false)
 			write := func(text string) {
 				for i := 0; i < len(text); i += size {
 					_, err := s.Write([]byte(text[i:min(len(text), i+size)]))
@@ -90,65 +56,8 @@ func TestStreamAgain(t *testing.T) {
 			assert.DeepEqual(t, more, []string{"TestA", "TestC"})
 			assert.DeepEqual(t, r.done, []string{"TestB"})
 			write(c.second)
-			s.end(false, false)
+			s.End(false, false)
 			assert.Equal(t, b.String(), c.want, "in pieces of %d", size)
-		}
-	}
-}
-
-// TestStreamPassesAtOnce: what cannot be one of the held lines is not delayed.
-func TestStreamPassesAtOnce(t *testing.T) {
-	var b bytes.Buffer
-	s := newStream(&b, nil)
-	_, _ = s.Write([]byte("progress..."))
-	assert.Equal(t, b.String(), "progress...")
-	_, _ = s.Write([]byte("\n=== RU"))
-	assert.Equal(t, b.String(), "progress...\n")
-	_, _ = s.Write([]byte("LE\n"))
-	assert.Equal(t, b.String(), "progress...\n=== RULE\n")
-}
-
-// TestStreamBegun: a test that did begin, by the kernel log, is shown at once.
-func TestStreamBegun(t *testing.T) {
-	for _, first := range []bool{true, false} {
-		r, w := io.Pipe()
-		s := newStream(w, nil)
-		write := func() { _, _ = s.Write([]byte("=== RUN   TestA\n")) }
-		if first {
-			s.began("TestA")
-			go write()
-		} else {
-			write()
-			s.began("TestA")
-		}
-		b := make([]byte, 100)
-		n, err := r.Read(b)
-		assert.NilError(t, err)
-		assert.Equal(t, string(b[:n]), "=== RUN   TestA\n")
-	}
-	var b bytes.Buffer
-	s := newStream(&b, nil)
-	_, _ = s.Write([]byte("=== RUN   TestA/sub\n=== RUN   TestB\n"))
-	assert.Equal(t, b.String(), "=== RUN   TestA/sub\n")
-}
-
-// TestStreamFails: that a test began is said once, wherever it got lost.
-func TestStreamFails(t *testing.T) {
-	for _, c := range []struct{ v, before, want string }{
-		{"true", "=== RUN   TestA\n", "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: why\n        a\n        b\n"},
-		{"true", "", "=== RUN   TestA\n--- FAIL: TestA (0.00s)\n    kvmrun: why\n        a\n        b\n"},
-		{"false", "", "--- FAIL: TestA (0.00s)\n    kvmrun: why\n        a\n        b\n"},
-		{"test2json", "", "\x16=== RUN   TestA\n\x16=== NAME  TestA\n    kvmrun: why\n        a\n        b\n\x16--- FAIL: TestA (0.00s)\n"},
-	} {
-		for size := 1; size < 20; size++ {
-			var b bytes.Buffer
-			s := newStream(&b, []string{"-test.v=" + c.v})
-			for i := 0; i < len(c.before); i += size {
-				_, _ = s.Write([]byte(c.before[i:min(len(c.before), i+size)]))
-			}
-			s.end(false, false)
-			s.fail("TestA", "why", "a\r\n\nb")
-			assert.Equal(t, b.String(), c.want)
 		}
 	}
 }
@@ -221,7 +130,7 @@ func TestAfter(t *testing.T) {
 			if c.job.Args == nil {
 				c.job.Args = []string{"-test.v=true"}
 			}
-			s := newStream(&b, c.job.Args)
+			s := gotest.NewJoiner(&b, c.job.Args, false)
 			_, err := s.Write([]byte(c.said))
 			assert.NilError(t, err)
 			more := c.job.after(s, c.out, &r, c.last)

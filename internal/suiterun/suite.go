@@ -278,7 +278,7 @@ func (m Runner) runVMs(ctx context.Context, j SuiteJob, p runner.Program) (runne
 	case suites.IsolateNone:
 		j.KeepGoing = true
 	}
-	out := newStream(p.Stdout, j.Args)
+	out := gotest.NewJoiner(p.Stdout, j.Args, false)
 	if p.Stdout != nil {
 		p.Stdout = out
 	}
@@ -287,7 +287,7 @@ func (m Runner) runVMs(ctx context.Context, j SuiteJob, p runner.Program) (runne
 		env = append(env[:len(env):len(env)], wire.ResumeEnv+"=1")
 	}
 	p.Run.Env = env
-	p.OnTest = out.began
+	p.OnTest = out.Began
 	clock := &alarm{w: p.Stderr}
 	if p.Stderr != nil {
 		p.Stderr = clock
