@@ -82,7 +82,7 @@ type Config struct {
 	CPUs int
 	// LateCPUs has the kernel boot with the first processor only under TCG, and
 	// leave the others to be brought online by the guest's init, by writing 1 to
-	// /sys/devices/system/cpu/cpu*/online. QEMU before 8.1 now and then goes on with
+	// /sys/devices/system/cpu/cpu*/online. QEMU 7.2 now and then goes on with
 	// code that the kernel has changed since, when another processor was translating
 	// it meanwhile; most of what a kernel changes in its code it changes in its boot.
 	// The kernel needs CONFIG_HOTPLUG_CPU.
