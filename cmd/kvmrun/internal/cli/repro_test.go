@@ -19,7 +19,7 @@ func TestRunDecides(t *testing.T) {
 	assert.Equal(t, Run(t.Context(), []string{"run", "-h"}, IO{Out: &help, Err: &help}), result.ExitPass)
 	flags := regexp.MustCompile(`(?m)^  -([a-z-]+)`).FindAllStringSubmatch(help.String(), -1)
 	assert.Assert(t, len(flags) > 20)
-	machine := map[string]bool{"modules": true, "kconfig": true, "accel": true, "memory": true, "cpus": true, "qemu": true, "cache": true}
+	machine := map[string]bool{"modules": true, "kconfig": true, "accel": true, "memory": true, "cpus": true, "qemu": true, "cache": true, "append": true}
 	for _, f := range flags {
 		_, known := runDecides[f[1]]
 		assert.Check(t, known || machine[f[1]], "-%s: say in runDecides whether it decides how a run ends", f[1])
