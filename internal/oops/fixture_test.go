@@ -28,6 +28,25 @@ func fixtures(t testing.TB) map[string]sample {
 	return out
 }
 
+// TestNoBreakpoint: one that the code dump shows, none that it shows, no dump, and
+// another trap.
+func TestNoBreakpoint(t *testing.T) {
+	stale := fixtures(t)["int3-stale.txt"].log
+	for _, test := range []struct {
+		log  []byte
+		want bool
+	}{
+		{stale, true},
+		{bytes.ReplaceAll(stale, []byte("66 <90>"), []byte("cc <90>")), false},
+		{bytes.ReplaceAll(stale, []byte("Code: "), []byte("Bytes: ")), false},
+		{bytes.ReplaceAll(stale, []byte("int3: 0000"), []byte("invalid opcode: 0000")), false},
+	} {
+		all := oops.Parse(test.log)
+		assert.Assert(t, len(all) == 1)
+		assert.Equal(t, all[0].NoBreakpoint(), test.want, "%s", test.log)
+	}
+}
+
 func TestFixtures(t *testing.T) {
 	type expect struct {
 		Title     string

@@ -1,9 +1,11 @@
 package oops
 
 import (
+	"bytes"
 	"encoding/json"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // Frame is one entry of a stack, as the kernel printed it.
@@ -132,6 +134,19 @@ func (r *Report) MarshalJSON() ([]byte, error) {
 		p.AltTitles = []string{}
 	}
 	return json.Marshal(&p)
+}
+
+// NoBreakpoint reports whether the kernel died of a breakpoint where its code dump has
+// none: the byte before the one in angle brackets, at which the processor would have
+// gone on, is not int3 (arch/x86/kernel/dumpstack.c: show_opcodes). The code was changed
+// between the trap and the dump, or the processor did not execute what is in memory.
+func (r *Report) NoBreakpoint() bool {
+	_, rest, trap := bytes.Cut(r.Raw, []byte("int3: 0000 [#"))
+	_, rest, code := bytes.Cut(rest, []byte("Code: "))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	list := strings.Fields(string(line))
+	at := slices.IndexFunc(list, func(b string) bool { return strings.HasPrefix(b, "<") })
+	return trap && code && at > 0 && list[at-1] != "cc"
 }
 
 // Titled reports whether a regular expression matches all of the report's title

@@ -16,6 +16,7 @@ import (
 	"github.com/kvmrun/kvmrun/initramfs"
 	"github.com/kvmrun/kvmrun/internal/agent"
 	"github.com/kvmrun/kvmrun/internal/fault"
+	"github.com/kvmrun/kvmrun/internal/klog"
 	"github.com/kvmrun/kvmrun/internal/machine"
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/visible"
@@ -294,6 +295,18 @@ func (m *Machine) drive(ctx context.Context, p Program, g *guest, out *Outcome) 
 	}
 }
 
+// staleCode says of a breakpoint where there is none what it may be. It excuses nothing:
+// only the user can know whether the kernel changes its code as it should.
+func (o *Outcome) staleCode() []string {
+	if o.Accel == vmtest.AccelTCG && slices.ContainsFunc(o.Splats, func(s klog.Splat) bool { return s.NoBreakpoint() }) {
+		return []string{staleCode}
+	}
+	return nil
+}
+
+const staleCode = "the kernel died of an int3 where its code has none: QEMU 7.2 now and then goes on with code that another processor has changed (see vmtest.Config.LateCPUs); " +
+	"run it again, with -cpus 1, or with a QEMU of version 10"
+
 // conclude waits for the end of a session's machine and says what it showed.
 func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 	out, con := s.out, s.con
@@ -328,6 +341,7 @@ func (m *Machine) conclude(ctx context.Context, p Program, s *session) {
 		}
 		out.Panicked = out.Panicked || out.Splats[i].Panicked
 	}
+	out.Notes = append(out.Notes, out.staleCode()...)
 	m.symbolize(ctx, p.Kernel, out.Splats)
 	out.Ended, out.Failed, out.Skipped, out.Running = con.Progress()
 	// Whatever ended it then: a fork is killed when it is done.

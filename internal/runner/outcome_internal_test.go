@@ -4,6 +4,7 @@ package runner
 
 import (
 	"errors"
+	"os"
 	"testing"
 
 	"gotest.tools/v3/assert"
@@ -14,6 +15,7 @@ import (
 	"github.com/kvmrun/kvmrun/internal/oops"
 	"github.com/kvmrun/kvmrun/internal/result"
 	"github.com/kvmrun/kvmrun/internal/wire"
+	"github.com/kvmrun/kvmrun/vmtest"
 )
 
 // TestOutcomesAddUp: nothing that one of two machines showed is forgotten, whichever
@@ -61,4 +63,14 @@ func TestOutcomesAddUp(t *testing.T) {
 	a := Outcome{Findings: agent.Findings{Exited: &wire.Exited{Code: 3}, EndMarker: true}, Running: []string{"TestA"}}
 	a.GoOn(Outcome{Ended: []string{"TestB"}})
 	assert.Assert(t, a.Exited == nil && !a.EndMarker && a.Running == nil && len(a.Ended) == 1)
+}
+
+// TestStaleCode: an emulator's fault is named where there can be one.
+func TestStaleCode(t *testing.T) {
+	log, err := os.ReadFile("../oops/testdata/vm/int3-stale.txt")
+	assert.NilError(t, err)
+	stale := []klog.Splat{{Report: oops.Parse(log)[0]}}
+	assert.DeepEqual(t, (&Outcome{Accel: vmtest.AccelTCG, Splats: stale}).staleCode(), []string{staleCode})
+	assert.Assert(t, (&Outcome{Accel: vmtest.AccelKVM, Splats: stale}).staleCode() == nil)
+	assert.Assert(t, (&Outcome{Accel: vmtest.AccelTCG, Splats: []klog.Splat{{Report: &oops.Report{Title: "BUG"}}}}).staleCode() == nil)
 }
