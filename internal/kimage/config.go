@@ -49,14 +49,15 @@ func (c *Config) Value(symbol string) string {
 }
 
 // Config returns the kernel's configuration: the embedded one (CONFIG_IKCONFIG),
-// else config-<release> in the kernel's directory, else in /boot. When there is
-// none, the error is an [*Error] of kind [ErrNoConfig] that lists where it was
-// looked for.
+// else config-<release> in the kernel's directory, else config in the directory of its
+// modules (Fedora, and Debian from Linux 7 on), else config-<release> in /boot. When
+// there is none, the error is an [*Error] of kind [ErrNoConfig] that lists where it
+// was looked for.
 func (img *Image) Config(ctx context.Context, c *cache.Cache) (*Config, error) {
-	return img.config(ctx, c, bootDir)
+	return img.config(ctx, c, bootDir, rootDir)
 }
 
-func (img *Image) config(ctx context.Context, c *cache.Cache, boot string) (*Config, error) {
+func (img *Image) config(ctx context.Context, c *cache.Cache, boot, root string) (*Config, error) {
 	var tried []string
 	d, err := img.Details(ctx, c)
 	switch {
@@ -74,8 +75,18 @@ func (img *Image) config(ctx context.Context, c *cache.Cache, boot string) (*Con
 		release = d.Release
 	}
 	if validRelease(release) {
-		for _, dir := range append(img.dirs(), boot) {
-			path := filepath.Join(dir, "config-"+release)
+		var places []string
+		for _, dir := range img.dirs() {
+			places = append(places, filepath.Join(dir, "config-"+release))
+		}
+		modules, err := img.modulesDir(ctx, c, "", root)
+		if err != nil {
+			return nil, err
+		}
+		if modules != "" {
+			places = append(places, filepath.Join(modules, "config"))
+		}
+		for _, path := range append(places, filepath.Join(boot, "config-"+release)) {
 			text, err := readBounded(path)
 			if err == nil {
 				return &Config{Text: text, Source: path}, nil

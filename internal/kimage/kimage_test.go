@@ -130,7 +130,7 @@ func TestVmlinuxVariants(t *testing.T) {
 		assert.NilError(t, err)
 		assert.Assert(t, !d.PVH())
 		assert.Equal(t, d.Release+d.Compiler+d.BuildID, "")
-		_, err = img.config(ctx, nil, t.TempDir())
+		_, err = img.config(ctx, nil, t.TempDir(), t.TempDir())
 		assert.ErrorIs(t, err, ErrNoConfig)
 	})
 	t.Run("32-bit PVH entry", func(t *testing.T) {
@@ -175,7 +175,7 @@ func TestVmlinuxVariants(t *testing.T) {
 		s := defaultSpec()
 		s.config = "CONFIG_A=y\n" + strings.Repeat("x", maxConfig)
 		img := mustOpen(t, write(t, "vmlinux", s.build()))
-		_, err := img.config(ctx, nil, t.TempDir())
+		_, err := img.config(ctx, nil, t.TempDir(), t.TempDir())
 		assert.ErrorIs(t, err, ErrNoConfig)
 	})
 	t.Run("arm64", func(t *testing.T) {
@@ -496,13 +496,13 @@ func TestFileShrinksAfterOpen(t *testing.T) {
 func TestConfigPlaces(t *testing.T) {
 	s := defaultSpec()
 	s.config = ""
-	dir, boot := t.TempDir(), t.TempDir()
+	dir, boot, root := t.TempDir(), t.TempDir(), t.TempDir()
 	path := filepath.Join(dir, "vmlinuz-renamed")
 	assert.NilError(t, os.WriteFile(path, bzImage(gzipped(t, s.build())), 0o600))
 	c := openCache(t)
 	img := mustOpen(t, path)
 
-	_, err := img.config(ctx, c, boot)
+	_, err := img.config(ctx, c, boot, root)
 	assert.ErrorIs(t, err, ErrNoConfig)
 	for _, want := range []string{"inside (CONFIG_IKCONFIG)", filepath.Join(dir, "config-"+testRelease), filepath.Join(boot, "config-"+testRelease), "-kconfig FILE"} {
 		assert.ErrorContains(t, err, want)
@@ -511,12 +511,18 @@ func TestConfigPlaces(t *testing.T) {
 		assert.NilError(t, os.WriteFile(filepath.Join(dir, "config-"+testRelease), []byte("CONFIG_FROM="+value+"\n"), 0o600))
 	}
 	get := func(img *Image) *Config {
-		cfg, err := img.config(ctx, c, boot)
+		cfg, err := img.config(ctx, c, boot, root)
 		assert.NilError(t, err)
 		return cfg
 	}
 	put(boot, "boot")
 	assert.Equal(t, get(img).Value("FROM"), "boot")
+	modules := filepath.Join(root, "lib", "modules", testRelease)
+	assert.NilError(t, os.MkdirAll(modules, 0o700))
+	for name, text := range map[string]string{"modules.order": "", "config": "CONFIG_FROM=modules\n"} {
+		assert.NilError(t, os.WriteFile(filepath.Join(modules, name), []byte(text), 0o600))
+	}
+	assert.Equal(t, get(img).Value("FROM"), "modules")
 	put(dir, "beside")
 	assert.Equal(t, get(img).Value("FROM"), "beside")
 	assert.Equal(t, get(img).Source, filepath.Join(dir, "config-"+testRelease))
@@ -529,7 +535,7 @@ func TestConfigPlaces(t *testing.T) {
 	// Not a file.
 	assert.NilError(t, os.Remove(filepath.Join(dir, "config-"+testRelease)))
 	assert.NilError(t, os.Mkdir(filepath.Join(dir, "config-"+testRelease), 0o700))
-	_, err = img.config(ctx, c, boot)
+	_, err = img.config(ctx, c, boot, root)
 	assert.ErrorContains(t, err, "not a kernel config")
 }
 
@@ -604,7 +610,7 @@ func TestHostileRelease(t *testing.T) {
 	s.config = ""
 	s.banner = "Linux version 6/../../../etc (a) (b) #1"
 	img := mustOpen(t, write(t, "vmlinux", s.build()))
-	_, err := img.config(ctx, nil, t.TempDir())
+	_, err := img.config(ctx, nil, t.TempDir(), t.TempDir())
 	assert.ErrorIs(t, err, ErrNoConfig)
 	assert.Assert(t, !strings.Contains(err.Error(), "etc"), "%v", err)
 	dir, err := img.ModulesDir(ctx, nil, "")

@@ -161,7 +161,7 @@ func hungIn(log string, pid int) string {
 		// In these a CPU has nothing to do, or only talks to us.
 		idle = regexp.MustCompile(`idle|^pv_native_safe_halt|^native_safe_halt|^io_serial_|^serial8250|^nmi_|^sysrq|^delay_|^__delay`)
 	)
-	var task, cpu, busy, waits string
+	var task, cpu, busy, busyCPU, waits string
 	blocked, own := false, false
 	for _, l := range strings.Split(log, "\n") {
 		if m := taskLine.FindStringSubmatch(l); m != nil {
@@ -172,8 +172,12 @@ func hungIn(log string, pid int) string {
 			cpu, task, blocked, own = m[1], "", false, false
 			continue
 		}
-		if m := ripLine.FindStringSubmatch(l); m != nil && cpu != "" && busy == "" && !idle.MatchString(m[1]) {
-			busy = fmt.Sprintf("CPU %s in %s", cpu, m[1])
+		// A CPU that was handling an interrupt shows further down what that had
+		// interrupted, which is what it is busy with.
+		if m := ripLine.FindStringSubmatch(l); m != nil && cpu != "" && (busy == "" || busyCPU == cpu) {
+			if busy, busyCPU = "", cpu; !idle.MatchString(m[1]) {
+				busy = fmt.Sprintf("CPU %s in %s", cpu, m[1])
+			}
 		}
 		m := frameLine.FindStringSubmatch(strings.TrimRight(l, "\r"))
 		switch {

@@ -27,12 +27,19 @@ const (
 [    9.606067]  schedule+0x27/0xc0
 [    9.606094]  jbd2_log_wait_commit+0x7a/0x130
 `
+	// A timer's interrupt of a loop, and of an idle CPU.
+	ticking = "[    7.000000] NMI backtrace for cpu 0\n[    7.000100] RIP: 0010:lapic_next_event+0x14/0x20\n[    7.000200]  <IRQ>\n[    7.000300]  clockevents_program_event+0x8a/0xf0\n" +
+		"[    7.000400]  </IRQ>\n[    7.000500]  <TASK>\n[    7.000600]  asm_sysvec_apic_timer_interrupt+0x1a/0x20\n[    7.000700] RIP: 0010:lkdtm_LOOP+0x5/0x10\n"
+	idling  = "[    7.000000] NMI backtrace for cpu 0\n[    7.000100] RIP: 0010:lapic_next_event+0x14/0x20\n[    7.000700] RIP: 0010:pv_native_safe_halt+0xf/0x20\n"
 	busyCPU = "[    6.430000] NMI backtrace for cpu 1\r\n[    6.430100] CPU: 1 UID: 0 PID: 7 Comm: x\r\n[    6.430200] RIP: 0010:lkdtm_SOFTLOCKUP+0x5/0x10\r\n[    6.430300]  other+0x1/0x2\r\n"
 )
 
 func TestHungIn(t *testing.T) {
 	assert.Equal(t, hungIn(sleeping+blockedTask+busyCPU, 136), "task ext4.test blocked in jbd2_log_wait_commit")
 	assert.Equal(t, hungIn(sleeping+busyCPU, 136), "CPU 1 in lkdtm_SOFTLOCKUP")
+	assert.Equal(t, hungIn(sleeping+ticking+busyCPU, 136), "CPU 0 in lkdtm_LOOP")
+	assert.Equal(t, hungIn(sleeping+idling+busyCPU, 136), "CPU 1 in lkdtm_SOFTLOCKUP")
+	assert.Equal(t, hungIn(sleeping+idling, 136), "task sleep waits in common_nsleep")
 	assert.Equal(t, hungIn(sleeping, 136), "task sleep waits in common_nsleep")
 	assert.Equal(t, hungIn(sleeping, 99), "")
 	assert.Equal(t, hungIn("", 0), "")
