@@ -138,7 +138,8 @@ func TestSwitchWrite(t *testing.T) {
 			}
 			for _, v := range []string{"0", "1"} {
 				mustWrite(t, node(n), v)
-				for _, text := range []string{"", "2", "x", "o", "-1", " 1", "\n", "\x00", "enforce"} {
+				// Newer kernels take e, d, t and f, too, for the first letters of words.
+				for _, text := range []string{"", "2", "x", "o", "-1", " 1", "\n", "\x00", "permissive"} {
 					kit.WantErrno(t, fmt.Sprintf("write %q", text), write(node(n), []byte(text)), unix.EINVAL)
 					assert.Check(t, cmp.Equal(read(t, node(n)), v), "after %q", text)
 				}
