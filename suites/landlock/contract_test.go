@@ -300,7 +300,11 @@ func TestRestrictSelfNeedsNoNewPrivsOrAdmin(t *testing.T) {
 	kit.OnThread(t, func() {
 		kit.DropCaps(t, unix.CAP_SYS_ADMIN)
 		kit.WantErrno(t, "neither", restrict(rs, 0), unix.EPERM)
-		kit.WantErrno(t, "neither, before bad flags", restrict(rs, 1<<31), unix.EPERM)
+		first := unix.EPERM
+		if abi(t) >= 11 { // has a flag that makes up for it, so the flags come first
+			first = unix.EINVAL
+		}
+		kit.WantErrno(t, "neither, and bad flags", restrict(rs, 1<<31), first)
 		kit.WantErrno(t, "neither, before a bad descriptor", restrict(-1, 0), unix.EPERM)
 		noNewPrivs(t)
 		kit.WantErrno(t, "flags before a bad descriptor", restrict(-1, 1<<31), unix.EINVAL)
