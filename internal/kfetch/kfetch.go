@@ -464,7 +464,10 @@ func dependencies(field string) map[string]bool {
 
 // get returns a certain kernel.
 func (f *Fetcher) get(ctx context.Context, r ref, v Candidate) (*Kernel, error) {
-	image := filepath.Join("boot", "vmlinuz-"+v.Release)
+	// Debian has both in the modules' directory from Linux 7 on.
+	modules := filepath.Join("usr", "lib", "modules", v.Release)
+	images := []string{filepath.Join("boot", "vmlinuz-"+v.Release), filepath.Join(modules, "vmlinuz")}
+	configs := []string{filepath.Join("boot", "config-"+v.Release), filepath.Join(modules, "config")}
 	dir, hit, err := f.entry(ctx, r, kindKernel, v, func(ctx context.Context, tmp string) error {
 		pkgs, err := f.find(ctx, r, v.Package, v.Version, v.Release)
 		if err != nil {
@@ -473,9 +476,9 @@ func (f *Fetcher) get(ctx context.Context, r ref, v Candidate) (*Kernel, error) 
 		if err := f.install(ctx, r, pkgs, tmp); err != nil {
 			return err
 		}
-		for _, want := range []string{image, filepath.Join("boot", "config-"+v.Release)} {
-			if err := regular(filepath.Join(tmp, want)); err != nil {
-				return &Error{Ref: r.String(), Kind: ErrPackage, Detail: fmt.Sprintf("%s %s has no %s", v.Package, v.Version, want), Err: err}
+		for _, want := range [][]string{images, configs} {
+			if _, err := firstRegular(tmp, want); err != nil {
+				return &Error{Ref: r.String(), Kind: ErrPackage, Detail: fmt.Sprintf("%s %s has no %s", v.Package, v.Version, strings.Join(want, " and no ")), Err: err}
 			}
 		}
 		return nil
@@ -483,8 +486,29 @@ func (f *Fetcher) get(ctx context.Context, r ref, v Candidate) (*Kernel, error) 
 	if err != nil {
 		return nil, err
 	}
+	image, err := firstRegular(dir, images)
+	if err != nil {
+		return nil, err
+	}
 	v.Cached = true
-	return &Kernel{Candidate: v, Path: filepath.Join(dir, image), Dir: dir, Hit: hit}, nil
+	return &Kernel{Candidate: v, Path: image, Dir: dir, Hit: hit}, nil
+}
+
+// firstRegular returns the first of the paths below dir that is a regular file, else
+// the error of the first one.
+func firstRegular(dir string, paths []string) (string, error) {
+	var first error
+	for _, p := range paths {
+		p = filepath.Join(dir, p)
+		err := regular(p)
+		if err == nil {
+			return p, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return "", first
 }
 
 // regular says whether path is a regular file and no link out of the package.

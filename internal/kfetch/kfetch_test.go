@@ -272,6 +272,27 @@ func TestFetchSplitPackages(t *testing.T) {
 	assert.Equal(t, k.Release, "6.8.0-40-generic")
 }
 
+// TestFetchDebian7: what Debian's packages of Linux 7 are: all in the directory of the
+// modules, in three packages that a fourth one, without files of its own, depends on.
+func TestFetchDebian7(t *testing.T) {
+	const rel, version = "7.2.13+deb14-cloud-amd64", "7.2.13-1"
+	dir := "usr/lib/modules/" + rel + "/"
+	a := newArchive(t, trusted,
+		testPkg{name: "linux-image-" + rel, version: version, files: map[string]string{"usr/share/doc/x": ""},
+			depends: "dracut | linux-initramfs-tool, linux-base-" + rel + " (= 7.2.13-1), linux-binary-" + rel + " (= 7.2.13-1), linux-modules-" + rel + " (= 7.2.13-1)"},
+		testPkg{name: "linux-base-" + rel, version: version, files: map[string]string{dir + "config": "CONFIG_A=y\n"}},
+		testPkg{name: "linux-binary-" + rel, version: version, files: map[string]string{dir + "vmlinuz": "kernel"}},
+		testPkg{name: "linux-modules-" + rel, version: version, files: map[string]string{dir + "modules.order": ""}},
+	)
+	f := a.fetcher(openCache(t))
+	for _, hit := range []bool{false, true} {
+		k, err := f.Fetch(ctx, "debian:7.2")
+		assert.NilError(t, err)
+		assert.Equal(t, k.Path, filepath.Join(k.Dir, dir, "vmlinuz"))
+		assert.Equal(t, k.Hit, hit)
+	}
+}
+
 func TestVersions(t *testing.T) {
 	a := debianLike(t)
 	c := openCache(t)
