@@ -29,7 +29,10 @@ func RunAsInit(main func() error) {
 	defer dieOnPanic(sys)
 	ignoreLibcSignals()
 	runtime.GOMAXPROCS(max(runtime.NumCPU(), 4)) // for ports' blocking reads, as in Main
-	_, boot, _ := setUp(sys, func() (*ports, error) { return nil, nil })
+	_, boot, err := setUp(sys, func() (*ports, error) { return nil, nil })
+	if err != nil {
+		die(sys, err.Error())
+	}
 	for _, w := range append(boot.warnings, <-boot.late...) {
 		sys.kernelLog("kvmrun: " + w)
 	}

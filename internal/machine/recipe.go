@@ -218,8 +218,10 @@ func (h *Host) shape(r Recipe) vmtest.Config {
 		MemoryMiB: cmp.Or(h.MemoryMiB, r.MemoryMiB), CPUs: cmp.Or(h.CPUs, r.CPUs), HZ: r.Kernel.hz(),
 	}
 	// Who says himself how many processors boot gets just these.
-	own := slices.ContainsFunc(c.Cmdline, func(p string) bool { return strings.HasPrefix(p, "maxcpus=") })
-	if c.CPUs > 1 && !own && r.Kernel.Config["HOTPLUG_CPU"] == "y" {
+	own := slices.ContainsFunc(c.Cmdline, func(p string) bool {
+		return p == "nosmp" || strings.HasPrefix(p, "maxcpus=") || strings.HasPrefix(p, "nr_cpus=")
+	})
+	if c.CPUs > 1 && !own && r.Kernel.Config["HOTPLUG_CPU"] == "y" && r.Kernel.Config["PROC_FS"] == "y" {
 		c.LateCPUs = true
 		c.Cmdline = append(c.Cmdline, wire.CPUsParam+strconv.Itoa(c.CPUs))
 	}

@@ -137,7 +137,7 @@ var mutants = []mutant{
 // TestModuleMutants: each fault is found by the case that is named.
 func TestModuleMutants(t *testing.T) {
 	if testing.Short() {
-		t.Skip("compiles the module for each mutant")
+		t.Skip("compiles the module for each mutant: run the tests without -short, as make test does")
 	}
 	good := build(t, Module, sanitize...)
 	all := kernelCaps(t, good)
